@@ -1,0 +1,330 @@
+"""Agent: starts, reloads and drains what the configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from ngcp_task_agent import __version__, background, control, journal
+from ngcp_task_agent.backends.base import Backend
+from ngcp_task_agent.config import Config, Loader
+from ngcp_task_agent.dispatch import Dispatcher
+from ngcp_task_agent.node import Identity, Node
+from ngcp_task_agent.pattern import Pattern
+from ngcp_task_agent.service import Notifier
+from ngcp_task_agent.settings import BackendConfig, TaskConfig
+from ngcp_task_agent.slots import Slots
+from ngcp_task_agent.task import Task
+from ngcp_task_agent.yamlfile import Fault
+
+EX_CONFIG = 78  # of sysexits.h: nothing is configured that could run
+
+_FLUSH = 5.0  # seconds to deliver the last answers
+_END = 10.0  # seconds that ending what still runs may take, twice
+
+# A task's place: the backend's name, the control channel, its own name.
+_Place = Tuple[str, str, str]
+
+
+class Agent:
+    """One run of the daemon, from its start to its end.
+
+    :param loader: reads the configuration
+    :param notifier: tells systemd
+    """
+
+    def __init__(self, loader: Loader, notifier: Notifier) -> None:
+        self._loader = loader
+        self._notifier = notifier
+        self._node: Optional[Node] = None
+        self._slots = Slots(0)
+        self._dispatcher = Dispatcher(self._identity, 0, 0)
+        self._stop_timeout = 0.0
+        self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
+        self._tasks: Dict[_Place, Tuple[TaskConfig, Task]] = {}
+        # What a reload has replaced, until its requests have ended.
+        self._retired: Set[Task] = set()
+        self._retiring: Set[asyncio.Task[None]] = set()
+        self._reload_lock = asyncio.Lock()
+        self._reloads: Set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._failed = False
+
+    async def run(self) -> int:
+        """Work until a signal asks for the end; the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_bug)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        alive = background.start(self._notifier.keep_alive(self._status))
+        try:
+            config = await asyncio.to_thread(self._loader.load)
+            tell(config)
+            if not config.backends:
+                journal.record(
+                    journal.NOTHING_TO_RUN,
+                    f"no usable backend in {self._loader.folder / 'backends'}"
+                    ": nothing to run",
+                )
+                return EX_CONFIG
+            server = await self._start(config)
+            await self._stopping.wait()
+            await self._drain()
+            if server:
+                await server.stop()
+        finally:
+            await background.end(alive)
+        return 1 if self._failed else 0
+
+    async def reload(self) -> Tuple[Fault, ...]:
+        """Put the files' configuration in force; returns their faults.
+
+        A file with a fault does not change what runs.
+        """
+        async with self._reload_lock:
+            if self._stopping.is_set():
+                return ()
+            self._notifier.reloading()
+            config = await asyncio.to_thread(self._loader.load)
+            tell(config)
+            await self._apply(config)
+            if config.faults:
+                journal.record(
+                    journal.RELOAD_FAULTY,
+                    f"reloaded, but {len(config.faults)} faults keep what "
+                    f"their files said before; {self._summary()}",
+                )
+            else:
+                journal.record(
+                    journal.RELOADED, f"reloaded: {self._summary()}"
+                )
+            self._notifier.ready()
+            return config.faults
+
+    def _on_stop(self) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def _on_reload(self) -> None:
+        task = background.start(self._reload_by_signal())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_by_signal(self) -> None:
+        await self.reload()
+
+    def _on_bug(
+        self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]
+    ) -> None:
+        error = context.get("exception")
+        try:
+            if error is not None:
+                raise error
+        except BaseException:
+            journal.record(
+                journal.BUG, f"a bug: {context['message']}", bug=True
+            )
+        else:
+            journal.record(journal.BUG, f"a bug: {context['message']}")
+        self._failed = True
+        self._stopping.set()
+
+    def _identity(self) -> Identity:
+        assert self._node, "nothing arrives before the node is known"
+        return self._node.identity()
+
+    async def _start(self, config: Config) -> Optional[control.Control]:
+        await self._apply(config)
+        server = None
+        if "RUNTIME_DIRECTORY" in os.environ:
+            server = control.Control(control.path(), self.reload)
+            await server.start()
+        journal.record(
+            journal.STARTED,
+            f"ngcp-task-agent {__version__} has started: {self._summary()}",
+        )
+        self._notifier.ready()
+        return server
+
+    async def _apply(self, config: Config) -> None:
+        """Make what runs what the configuration says."""
+        await self._set_node(config)
+        self._slots.limit = config.agent.max_running
+        self._stop_timeout = config.agent.stop_timeout
+        self._dispatcher.max_request = config.agent.max_request
+        self._dispatcher.max_response = config.agent.max_response
+        replaced = {
+            name
+            for name, (was, _) in self._backends.items()
+            if config.backends.get(name) != was
+        }
+        leaving = self._set_tasks(config, replaced)
+        self._set_routes()
+        await asyncio.gather(
+            *(self._retire(name, leaving) for name in replaced)
+        )
+        channels: Dict[str, Set[str]] = {
+            name: set() for name in config.backends
+        }
+        for backend, channel, _ in self._tasks:
+            channels[backend].add(channel)
+        await asyncio.gather(
+            *(
+                self._set_backend(config, name, frozenset(channels[name]))
+                for name in config.backends
+            )
+        )
+
+    async def _set_node(self, config: Config) -> None:
+        before = self._node
+        node = await asyncio.to_thread(Node, config.agent.node)
+        await node.start()
+        self._node = node
+        if before:
+            await before.stop()
+
+    def _set_tasks(self, config: Config, replaced: Set[str]) -> List[Task]:
+        """Keep the tasks that stay, make the others; returns what leaves."""
+        before, self._tasks = self._tasks, {}
+        for task in config.tasks:
+            place = (task.backend, task.channel, task.name)
+            was = before.get(place)
+            if was and was[0] == task and task.backend not in replaced:
+                self._tasks[place] = before.pop(place)
+            else:
+                self._tasks[place] = task, self._make_task(config, task)
+        leaving = [task for _, task in before.values()]
+        for left in leaving:
+            self._retired.add(left)
+            self._in_background(self._forget(left))
+        return leaving
+
+    def _make_task(self, config: Config, task: TaskConfig) -> Task:
+        return Task(
+            name=task.name,
+            broker=config.plugins.brokers[task.broker](task.broker_options),
+            agent_slots=self._slots,
+            max_running=task.max_running,
+            max_queued=task.max_queued,
+            allow_src=(
+                None
+                if task.allow_src is None
+                else tuple(map(Pattern, task.allow_src))
+            ),
+            data_schema=task.data_schema,
+        )
+
+    def _set_routes(self) -> None:
+        routes: Dict[Tuple[str, str], Dict[str, Task]] = {}
+        for (backend, channel, name), (_, task) in self._tasks.items():
+            routes.setdefault((backend, channel), {})[name] = task
+        self._dispatcher.set_routes(routes)
+
+    async def _set_backend(
+        self, config: Config, name: str, channels: frozenset[str]
+    ) -> None:
+        if name in self._backends:
+            await self._backends[name][1].listen(channels)
+            return
+        settings = config.backends[name]
+        kind = config.plugins.backends[settings.type]
+        backend = kind(name, settings.options, self._dispatcher.receive)
+        self._backends[name] = settings, backend
+        await backend.start(channels)
+
+    async def _retire(self, name: str, leaving: List[Task]) -> None:
+        """Listen no longer; end when the last answer is delivered."""
+        _, backend = self._backends.pop(name)
+        await backend.stop_listening()
+        self._in_background(self._stop_backend(backend, leaving))
+
+    async def _stop_backend(self, backend: Backend, after: List[Task]) -> None:
+        for task in after:
+            await task.finished()
+        await backend.stop(_FLUSH)
+
+    async def _forget(self, task: Task) -> None:
+        await task.finished()
+        self._retired.discard(task)
+
+    def _in_background(self, coroutine: Any) -> None:
+        task = background.start(coroutine)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _drain(self) -> None:
+        """Take nothing more, end what runs, deliver the last answers."""
+        journal.record(journal.STOPPING, f"stopping: {self._summary()}")
+        self._notifier.stopping(self._stop_timeout + 2 * _END + 2 * _FLUSH)
+        async with self._reload_lock:
+            backends = [backend for _, backend in self._backends.values()]
+            await asyncio.gather(*(b.stop_listening() for b in backends))
+        await self._end_tasks()
+        if self._retiring:
+            await asyncio.wait(set(self._retiring), timeout=_FLUSH)
+        await asyncio.gather(*(b.stop(_FLUSH) for b in backends))
+        if self._node:
+            await self._node.stop()
+        counts = self._dispatcher.counts
+        journal.record(
+            journal.STOPPED,
+            "stopped; since the start "
+            + ", ".join(
+                f"{counts[status]} {status}"
+                for status in (
+                    "accepted",
+                    "done",
+                    "error",
+                    "rejected",
+                    "ignored",
+                )
+            ),
+        )
+
+    async def _end_tasks(self) -> None:
+        tasks = {task for _, task in self._tasks.values()} | self._retired
+        self._slots.limit = sys.maxsize
+        for task in tasks:
+            task.refuse()
+        finished = asyncio.gather(*(task.finished() for task in tasks))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait(
+            [finished, hurry],
+            timeout=self._stop_timeout,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        hurry.cancel()
+        for step in (Task.end, Task.cancel):
+            for task in tasks:
+                step(task)
+            await asyncio.wait({finished}, timeout=_END)
+            if finished.done():
+                return
+
+    def _status(self) -> str:
+        """One line for ``systemctl status``."""
+        counts = self._dispatcher.counts
+        parts = [self._summary()]
+        parts += [f"{counts[key]} {key}" for key in sorted(counts)]
+        return ", ".join(parts)
+
+    def _summary(self) -> str:
+        backends = sorted(self._backends.items())
+        parts = [f"{name}: {b.status}" for name, (_, b) in backends]
+        parts.append(f"{len(self._tasks)} tasks")
+        parts.append(f"{self._slots.taken} running")
+        return ", ".join(parts)
+
+
+def tell(config: Config) -> None:
+    """Put the faults and warnings of a configuration into the journal."""
+    for fault in config.faults:
+        journal.record(journal.CONFIG_FAULT, str(fault))
+    for warning in config.warnings:
+        journal.record(journal.CONFIG_WARNING, str(warning))

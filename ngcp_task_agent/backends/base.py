@@ -1,0 +1,108 @@
+"""The interface of a backend: how messages arrive and how answers leave."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    ClassVar,
+    Mapping,
+    Optional,
+    Sequence,
+)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A message as it came from a control channel.
+
+    :ivar via_own_server: only clients of this machine can have sent it
+    """
+
+    backend: Backend
+    channel: str
+    body: bytes
+    via_own_server: bool = False
+
+
+Receiver = Callable[[Arrival], None]
+
+
+class Backend(ABC):
+    """Receives messages from control channels and delivers answers.
+
+    A class is found by the name of its type: in the table of
+    ``ngcp_task_agent.backends``, or as an entry point of that group.
+
+    :param name: what tasks call it, the name of its file
+    :param options: the keys of its file, which satisfy ``options_schema``
+    :param receive: takes each arrival; it neither blocks nor raises
+    """
+
+    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``
+    options_schema: ClassVar[Mapping[str, Any]]
+    #: JSON Schema (an object) of a task's ``backend_options``
+    task_options_schema: ClassVar[Mapping[str, Any]]
+
+    def __init__(
+        self, name: str, options: Mapping[str, Any], receive: Receiver
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.receive = receive
+
+    @classmethod
+    @abstractmethod
+    def channel(cls, task_options: Mapping[str, Any]) -> str:
+        """The control channel that a task's ``backend_options`` name."""
+
+    @property
+    @abstractmethod
+    def status(self) -> str:
+        """One word for the administrator, such as ``subscribed``."""
+
+    @abstractmethod
+    async def start(self, channels: AbstractSet[str]) -> None:
+        """Begin to listen on these control channels.
+
+        Returns when messages arrive, or when the first attempt has failed;
+        then the backend goes on trying by itself.  Bounded in time.
+        """
+
+    @abstractmethod
+    async def listen(self, channels: AbstractSet[str]) -> None:
+        """Listen on these channels from now on.
+
+        A channel that stays loses no message.  Returns when the new channels
+        are listened to, or when that cannot be had now.  Bounded in time.
+        """
+
+    @abstractmethod
+    def reply_address(self, options: Mapping[str, Any]) -> str:
+        """Where a request's ``options`` want its answers.
+
+        :raises NoReplyAddress: saying what is missing
+        """
+
+    @abstractmethod
+    def send(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        """Deliver messages, in order, as soon as it can be; never waits.
+
+        :param ref: the request's uuid, for the journal should they be lost
+        """
+
+    @abstractmethod
+    async def stop_listening(self) -> None:
+        """Take no more messages; answers still leave.  Bounded in time."""
+
+    @abstractmethod
+    async def stop(self, timeout: float) -> None:
+        """Deliver what is still to be sent, then end everything.
+
+        :param timeout: seconds for the delivery
+        """

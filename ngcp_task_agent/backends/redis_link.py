@@ -1,0 +1,238 @@
+"""Link: one connection to Redis, closed for good at its first error.
+
+Built on redis-py's Connection, which connects, authenticates and speaks the
+protocol alike in 4.3.4 and 8.1.  Its layers above, which reconnect by
+themselves, differ from version to version and lose messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Callable, Deque, Dict, List, Mapping, Sequence, Type
+
+import redis
+from redis.asyncio.connection import (
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.exceptions import RedisError, ResponseError
+
+from ngcp_task_agent import background
+
+Push = Callable[[Any], None]
+
+CLIENT_NAME = "ngcp-task-agent"
+
+
+class LinkError(Exception):
+    """The server could not be reached, or refused; says why."""
+
+
+def is_own_server(options: Mapping[str, Any]) -> bool:
+    """Whether the address is one of this machine's alone."""
+    if "unix_socket" in options:
+        return True
+    host = str(options.get("host", "127.0.0.1")).lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("localhost", "localhost.localdomain")
+
+
+def describe_server(options: Mapping[str, Any]) -> str:
+    """The server's address for the administrator."""
+    if "unix_socket" in options:
+        return str(options["unix_socket"])
+    host, port = options.get("host", "127.0.0.1"), options.get("port", 6379)
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class Link:
+    """A connection with a task that reads all that comes.
+
+    :param on_push: takes what Redis sends without having been asked
+    :ivar closed: done when the connection is lost; its result says why
+    :ivar heard: when anything came last, on the monotonic clock
+    """
+
+    def __init__(self, connection: Any, on_push: Push) -> None:
+        loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[str] = loop.create_future()
+        self.heard = time.monotonic()
+        self._connection = connection
+        self._on_push = on_push
+        self._asked: Deque[asyncio.Future[Any]] = deque()
+        self._reader = background.start(self._read())
+
+    @classmethod
+    async def open(
+        cls, options: Mapping[str, Any], on_push: Push, timeout: float
+    ) -> Link:
+        """Connect and authenticate.
+
+        :raises LinkError: also when it takes longer than ``timeout`` seconds
+        """
+        connection = None
+        try:
+            connection = _connection(options)
+            await asyncio.wait_for(connection.connect(), timeout)
+        except asyncio.TimeoutError:
+            await _disconnect(connection)
+            raise LinkError(f"no answer within {timeout:g} s") from None
+        except asyncio.CancelledError:
+            await _disconnect(connection)
+            raise
+        except (RedisError, OSError, ValueError) as error:
+            await _disconnect(connection)
+            raise LinkError(_why(error)) from None
+        return cls(connection, on_push)
+
+    async def send(self, *command: Any) -> None:
+        """Send a command whose answer, if any, is a push.
+
+        :raises LinkError: when the link is closed
+        """
+        await self._send([command])
+
+    async def call(
+        self, commands: Sequence[Sequence[Any]], timeout: float
+    ) -> List[Any]:
+        """Send commands at once and collect their replies.
+
+        Error replies are returned as exceptions.  There are fewer replies
+        than commands when the link is lost before the last; then nobody
+        knows whether Redis has carried out the others.
+
+        :raises LinkError: when nothing was sent, as the link is closed
+        """
+        loop = asyncio.get_running_loop()
+        asked = [loop.create_future() for _ in commands]
+        self._asked.extend(asked)
+        deadline = loop.time() + timeout
+        try:
+            await asyncio.wait_for(self._send(commands), timeout)
+        except asyncio.TimeoutError:
+            await self.close(f"no answer within {timeout:g} s")
+        if not self.closed.done():
+            await asyncio.wait(
+                {asked[-1], self.closed},
+                timeout=max(0.0, deadline - loop.time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        if not asked[-1].done() and not self.closed.done():
+            await self.close(f"no answer within {timeout:g} s")
+        return [reply.result() for reply in asked if reply.done()]
+
+    def refuse(self, reason: str) -> None:
+        """Take the link for closed; whoever waits on it closes it."""
+        self._end(reason)
+
+    async def close(self, reason: str) -> None:
+        """Close at once, whatever is still on its way."""
+        self._end(reason)
+        await background.end(self._reader)
+        await _disconnect(self._connection)
+
+    async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
+        if self.closed.done():
+            raise LinkError(self.closed.result())
+        try:
+            packed = self._connection.pack_commands(commands)
+            await self._connection.send_packed_command(
+                packed, check_health=False
+            )
+        except (RedisError, OSError) as error:
+            # Some of it may have been sent: the caller finds no replies.
+            self._end(_why(error))
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                reply: Any
+                try:
+                    reply = await self._connection.read_response()
+                except ResponseError as error:
+                    reply = error
+                self.heard = time.monotonic()
+                if self._asked:
+                    self._asked.popleft().set_result(reply)
+                else:
+                    self._on_push(reply)
+                    # What is already here must not starve the others.
+                    await asyncio.sleep(0)
+        except (RedisError, OSError) as error:
+            self._end(_why(error))
+            await _disconnect(self._connection)
+
+    def _end(self, reason: str) -> None:
+        if not self.closed.done():
+            self.closed.set_result(reason)
+
+
+def _connection(options: Mapping[str, Any]) -> Any:
+    """A connection of redis-py for a backend's options, not yet connected."""
+    kind: Type[Any]
+    keys: Dict[str, Any] = {
+        "client_name": CLIENT_NAME,
+        "username": options.get("username"),
+        "password": _password(options),
+        # Deadlines are the caller's: redis-py's make an idle subscriber
+        # reconnect, or fail, depending on its version.
+        "socket_timeout": None,
+    }
+    if "unix_socket" in options:
+        kind = UnixDomainSocketConnection
+        keys["path"] = options["unix_socket"]
+    else:
+        kind = Connection
+        keys["host"] = options.get("host", "127.0.0.1")
+        keys["port"] = options.get("port", 6379)
+        keys["socket_keepalive"] = True
+    tls = options.get("tls")
+    if tls is not None:
+        kind = SSLConnection
+        keys.update(
+            ssl_cert_reqs="required",
+            ssl_check_hostname=True,
+            ssl_ca_certs=tls.get("ca"),
+            ssl_certfile=tls.get("cert"),
+            ssl_keyfile=tls.get("key"),
+        )
+    if int(redis.__version__.partition(".")[0]) >= 5:
+        # With version 3 messages come in another form.
+        keys["protocol"] = 2
+    return kind(**keys)
+
+
+def _password(options: Mapping[str, Any]) -> Any:
+    """The password; its file is read again at each connection."""
+    if "password_file" in options:
+        text = Path(options["password_file"]).read_text()
+        return text.rstrip("\r\n")
+    return options.get("password")
+
+
+async def _disconnect(connection: Any) -> None:
+    """Close a connection without waiting for what it still has to send."""
+    writer = getattr(connection, "_writer", None)
+    if writer is not None:
+        # A polite close waits for a server that may be stalled.
+        writer.transport.abort()
+    if connection is not None:
+        try:
+            await asyncio.wait_for(connection.disconnect(), 1)
+        except (RedisError, OSError, asyncio.TimeoutError):
+            pass
+
+
+def _why(error: Exception) -> str:
+    """An error in words: redis-py's texts can have several sentences."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{named}"
+    return str(error) or type(error).__name__

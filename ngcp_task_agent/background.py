@@ -1,0 +1,34 @@
+"""Background tasks of the agent itself, which must not end by an error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Coroutine
+
+
+def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a coroutine in the background; the caller keeps the task.
+
+    If it ever raises, that goes to the loop's exception handler, with which
+    the agent ends itself: better restarted than half alive.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine)
+    task.add_done_callback(_tell)
+    return task
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a background task and wait until it is gone."""
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    if task.cancelled() or task.exception() is None:
+        return
+    task.get_loop().call_exception_handler(
+        {
+            "message": "a part of the agent has failed",
+            "exception": task.exception(),
+        }
+    )

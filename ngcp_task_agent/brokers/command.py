@@ -1,0 +1,276 @@
+"""The ``command`` broker: runs a program and answers with its output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import shlex
+import signal
+from typing import Any, List, Mapping, Optional, Tuple
+
+from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.errors import CannotStart, Rejected
+from ngcp_task_agent.messages import Request
+from ngcp_task_agent.process import (
+    Cause,
+    Command,
+    Outcome,
+    Process,
+    find_program,
+)
+from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
+from ngcp_task_agent.users import User, find_user, own_user
+
+logger = logging.getLogger(__name__)
+
+_FIND_USER_WITHIN = 10.0  # seconds for a name service that may be remote
+_IN_ENVIRONMENT = 65536  # bytes; one variable can have at most 128 KiB
+_LAST_LINE = 300  # characters of standard error that a reason repeats
+
+_WORDS = {
+    "type": ["string", "array"],
+    "items": {"type": "string"},
+    "title": "a string, split as a POSIX shell would, or a list of strings",
+}
+
+
+class CommandBroker(Broker):
+    """Runs the program that a task names."""
+
+    options_schema = {
+        "type": "object",
+        "required": ["run"],
+        "additionalProperties": False,
+        "properties": {
+            "run": {
+                "type": "string",
+                "pattern": r"^(/[^\0]*[^/\0]|[^/\0]+)\Z",
+                "title": "a program: an absolute path, or a name without '/'",
+            },
+            "as_user": {
+                "type": "string",
+                "minLength": 1,
+                "title": "the name of a user",
+            },
+            "args": _WORDS,
+            "extra_args": {
+                "type": ["boolean", "array"],
+                "items": {"type": "string", "format": "regex"},
+                "title": "yes, no, or a list of regular expressions",
+            },
+            "stdin": {"enum": ["none", "data"], "title": "'none' or 'data'"},
+            "timeout": {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 10**8,
+                "title": "a number of seconds, 0 for no limit",
+            },
+            "max_output": SIZE_SCHEMA,
+        },
+    }
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self._run: str = options["run"]
+        self._as_user: Optional[str] = options.get("as_user")
+        self._args = split_args(options.get("args", []))
+        self._allowed = _compile_allowed(options.get("extra_args", False))
+        self._stdin: bool = options.get("stdin", "none") == "data"
+        self._timeout: float = options.get("timeout", 300)
+        self._max_output = parse_size(options.get("max_output", "8M"))
+        # The agent's own user does not change; asking costs a file.
+        self._own_user = own_user()
+
+    def problems(self) -> str:
+        try:
+            find_program(self._run)
+            if self._as_user:
+                self._check_user(find_user(self._as_user))
+        except CannotStart as error:
+            return str(error)
+        return ""
+
+    def prepare(self, request: Request) -> CommandWork:
+        data = _unwrapped(request.data)
+        asked = data.get("extra_args") if isinstance(data, dict) else None
+        extra = self._check_extra(asked)
+        if extra:
+            logger.debug("request %s: extra_args %r", request.uuid, extra)
+        return CommandWork(self, request, extra)
+
+    def _check_extra(self, extra: Any) -> List[str]:
+        """The extra words of the command line, checked."""
+        if extra is None:
+            return []
+        if isinstance(extra, str):
+            extra = extra.split()
+        if not isinstance(extra, list) or not all(
+            isinstance(word, str) for word in extra
+        ):
+            raise Rejected("extra_args must be a string or a list of strings")
+        if self._allowed is None and extra:
+            raise Rejected("extra_args are not allowed for this task")
+        for number, word in enumerate(extra, 1):
+            if not _is_usable(word):
+                raise Rejected(
+                    f"extra_args: word {number} must not hold NUL or half a "
+                    "surrogate pair"
+                )
+            if self._allowed and not any(
+                allowed.fullmatch(word) for allowed in self._allowed
+            ):
+                raise Rejected(
+                    f"extra_args: word {number} matches nothing that this "
+                    "task allows"
+                )
+        return extra
+
+    def _check_user(self, user: User) -> None:
+        if not user.is_own and self._own_user.uid != 0:
+            raise CannotStart(
+                f"the agent runs as '{self._own_user.name}': only root can "
+                f"run commands as '{user.name}'"
+            )
+
+    async def command(self, request: Request, extra: List[str]) -> Command:
+        """The command for a request.
+
+        :raises CannotStart: when there is no such program or user
+        """
+        user = self._own_user
+        if self._as_user and self._as_user != user.name:
+            try:
+                user = await asyncio.wait_for(
+                    asyncio.to_thread(find_user, self._as_user),
+                    _FIND_USER_WITHIN,
+                )
+            except asyncio.TimeoutError:
+                raise CannotStart(
+                    f"who '{self._as_user}' is was not answered within "
+                    f"{_FIND_USER_WITHIN:.0f} s"
+                ) from None
+            self._check_user(user)
+        program = find_program(self._run)
+        data = json.dumps(_unwrapped(request.data))
+        environment = user.environment()
+        environment.update(
+            NGCP_TASK_NAME=request.task,
+            NGCP_TASK_UUID=request.uuid,
+            NGCP_TASK_SRC=request.src,
+            NGCP_TASK_DST=request.dst,
+        )
+        if len(data) <= _IN_ENVIRONMENT:
+            environment["NGCP_TASK_DATA"] = data
+        return Command(
+            argv=[program, *self._args, *extra],
+            user=user,
+            environment=environment,
+            max_output=self._max_output,
+            stdin=data.encode() if self._stdin else None,
+            timeout=self._timeout or None,
+        )
+
+    def result(self, outcome: Outcome) -> Result:
+        """What a command's end means to the client."""
+        data = outcome.stdout.decode(errors="replace")
+        error = self._error(outcome)
+        return Result(
+            data=data,
+            error=error,
+            detail=_last_line(outcome.last_words) if error else "",
+            exit_status=outcome.exit_status,
+        )
+
+    def _error(self, outcome: Outcome) -> str:
+        if outcome.cause is Cause.TIMEOUT:
+            return f"the command ran past its timeout of {self._timeout:g} s"
+        if outcome.cause is Cause.OUTPUT:
+            return f"the command wrote more than {self._max_output} bytes"
+        if outcome.cause is Cause.STOPPED:
+            return "the agent is stopping and has ended the command"
+        if outcome.signal is not None:
+            return f"the command was killed by {_signal_name(outcome.signal)}"
+        if outcome.exit_status != 0:
+            return f"the command ended with exit status {outcome.exit_status}"
+        return ""
+
+
+class CommandWork(Work):
+    """One run of a task's command."""
+
+    def __init__(
+        self, broker: CommandBroker, request: Request, extra: List[str]
+    ) -> None:
+        self._broker = broker
+        self._request = request
+        self._extra = extra
+        self._process: Optional[Process] = None
+        self._stopped = False
+
+    async def run(self) -> Result:
+        try:
+            command = await self._broker.command(self._request, self._extra)
+            if self._stopped:
+                return Result(error="the agent is stopping")
+            self._process = Process(command)
+            outcome = await self._process.run()
+        except CannotStart as error:
+            return Result(error=f"the command cannot be started: {error}")
+        return self._broker.result(outcome)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._process:
+            self._process.stop()
+
+
+def split_args(args: Any) -> List[str]:
+    """A task's ``args``: a string as a POSIX shell splits it, or a list.
+
+    :raises ValueError: for a quote that is not closed
+    """
+    return shlex.split(args) if isinstance(args, str) else list(args)
+
+
+def _compile_allowed(extra_args: Any) -> Optional[Tuple[re.Pattern[str], ...]]:
+    """None where no extra words are allowed; empty where all are."""
+    if extra_args is False:
+        return None
+    if extra_args is True:
+        return ()
+    return tuple(map(re.compile, extra_args))
+
+
+def _unwrapped(data: Any) -> Any:
+    """The data; clients also send an object as a string of JSON."""
+    if isinstance(data, str):
+        try:
+            inner = json.loads(data)
+        except (ValueError, RecursionError):
+            return data
+        if isinstance(inner, dict):
+            return inner
+    return data
+
+
+def _is_usable(word: str) -> bool:
+    """Whether a word can be an argument of a command."""
+    return not re.search("[\0\ud800-\udfff]", word)
+
+
+def _last_line(text: bytes) -> str:
+    """The last line of standard error that says something."""
+    lines = text.decode(errors="replace").split("\n")
+    for line in reversed(lines):
+        if line.strip():
+            return line.strip()[:_LAST_LINE]
+    return ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,122 @@
+"""The daemon's command line, see ngcp-task-agent(8)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import os
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import setproctitle
+
+from ngcp_task_agent import __version__, control, journal
+from ngcp_task_agent.agent import EX_CONFIG, Agent
+from ngcp_task_agent.config import DEFAULT_DIR, Loader
+from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.service import Notifier
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the daemon, or what the options ask for; the exit status.
+
+    0 after SIGTERM or SIGINT, or for a sound configuration; 1 after a bug,
+    or when there is no agent to reload; 2 for a wrong command line; 78 for
+    a configuration with faults or with nothing to run.
+    """
+    options = _parser().parse_args(argv)
+    if options.check:
+        return _check(options.config_dir)
+    if options.reload:
+        return _reload()
+    return _serve(options.config_dir.resolve(), options.log_level)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ngcp-task-agent",
+        description="Run configured tasks for clients on a message bus.",
+        epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
+    )
+    parser.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        type=Path,
+        default=DEFAULT_DIR,
+        help="folder of the configuration (default: %(default)s)",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="check the configuration, print every fault, and exit",
+    )
+    what.add_argument(
+        "--reload",
+        action="store_true",
+        help="make the running service reload, print every fault, and exit",
+    )
+    parser.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        type=str.lower,
+        choices=_LEVELS,
+        default="info",
+        help=f"the least level to log: {', '.join(_LEVELS)} "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
+    return parser
+
+
+def _check(folder: Path) -> int:
+    config = Loader(folder).load()
+    for fault in config.faults:
+        print(fault)
+    for warning in config.warnings:
+        print(f"{warning} (a warning)")
+    if not config.backends:
+        print(f"{folder}/backends: no usable backend: nothing to run")
+    if config.faults or not config.backends:
+        return EX_CONFIG
+    print(
+        f"{folder}: no fault; {len(config.backends)} backends, "
+        f"{len(config.tasks)} tasks"
+    )
+    return 0
+
+
+def _reload() -> int:
+    try:
+        faults = asyncio.run(control.ask_reload(control.path()))
+    except ControlError as error:
+        print(f"ngcp-task-agent: {error}", file=sys.stderr)
+        return 1
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return EX_CONFIG if faults else 0
+
+
+def _serve(folder: Path, log_level: str) -> int:
+    # When the watchdog ends a hung agent with SIGABRT, this tells where.
+    faulthandler.enable()
+    setproctitle.setproctitle("ngcp-task-agent")
+    journal.set_up(log_level)
+    # Commands inherit both.
+    os.umask(0o022)
+    os.chdir("/")
+    try:
+        return asyncio.run(_run(folder))
+    except KeyboardInterrupt:
+        # Before or after the time in which the agent handles it itself.
+        return 0
+
+
+async def _run(folder: Path) -> int:
+    return await Agent(Loader(folder), Notifier()).run()

@@ -1,0 +1,155 @@
+"""The configuration: a folder of YAML files, read again at every reload.
+
+Each file stands for itself: a fault leaves that file out, or keeps its last
+good version where there was one, and all faults are told at once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    TypeVar,
+)
+
+from ngcp_task_agent import plugins, settings, trusted
+from ngcp_task_agent.plugins import Plugins
+from ngcp_task_agent.settings import AgentConfig, BackendConfig, TaskConfig
+from ngcp_task_agent.yamlfile import Document, Fault
+
+DEFAULT_DIR = Path("/etc/ngcp-task-agent")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that is usable, and what is not.
+
+    :ivar tasks: the enabled ones, whose backend is there, in their files'
+        order; no two with the same name, backend and channel
+    :ivar warnings: what will keep a sound task from working, as things stand
+    """
+
+    plugins: Plugins
+    agent: AgentConfig
+    backends: Mapping[str, BackendConfig]
+    tasks: Tuple[TaskConfig, ...]
+    faults: Tuple[Fault, ...]
+    warnings: Tuple[Fault, ...]
+
+
+FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
+
+
+class Loader:
+    """Reads the folder, again and again; remembers what was good.
+
+    Blocks: call load() in a thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._good: Dict[Path, Any] = {}
+        self._faults: List[Fault] = []
+        self._warnings: List[Fault] = []
+
+    def load(self) -> Config:
+        """What the files say now."""
+        installed = plugins.find()
+        self._faults, self._warnings = [], []
+        seen: List[Path] = []
+        if not self.folder.is_dir():
+            self._faults.append(
+                Fault(self.folder, 0, "", "there is no such folder")
+            )
+        agent_file = self.folder / "agent.yml"
+        agent = AgentConfig()
+        if agent_file.exists():
+            seen.append(agent_file)
+            agent = self._file(agent_file, settings.agent) or agent
+        backends = {}
+        for path in self._files("backends"):
+            seen.append(path)
+            backend = self._file(
+                path, lambda document: settings.backend(document, installed)
+            )
+            if backend:
+                backends[backend.name] = backend
+        tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
+        for path in self._files("tasks"):
+            seen.append(path)
+            task = self._file(
+                path, lambda d: self._task(d, installed, backends, tasks)
+            )
+            if task and task.enabled and task.backend in backends:
+                tasks[task.backend, task.channel, task.name] = task
+        self._good = {p: c for p, c in self._good.items() if p in seen}
+        return Config(
+            installed,
+            agent,
+            backends,
+            tuple(tasks.values()),
+            tuple(sorted(self._faults)),
+            tuple(sorted(self._warnings)),
+        )
+
+    def _files(self, name: str) -> List[Path]:
+        """The files of a folder, in their names' order."""
+        folder = self.folder / name
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._faults.append(trusted.os_fault(folder, error))
+            # Whether they are still there is not known: they stay.
+            return sorted(p for p in self._good if p.parent == folder)
+        # Editors leave hidden files behind.
+        return [
+            folder / n for n in names if n.endswith(".yml") and n[0] != "."
+        ]
+
+    def _file(
+        self,
+        path: Path,
+        make: Callable[[Document], Tuple[Optional[FileConfig], List[Fault]]],
+    ) -> Optional[FileConfig]:
+        """What a file says, or else what it last said without a fault."""
+        document = trusted.read(path)
+        config, faults = None, document.faults
+        if not faults:
+            config, faults = make(document)
+        self._faults += faults
+        if not faults:
+            self._good[path] = config
+        good: Optional[FileConfig] = self._good.get(path)
+        return good
+
+    def _task(
+        self,
+        document: Document,
+        installed: Plugins,
+        backends: Mapping[str, BackendConfig],
+        tasks: Mapping[Tuple[str, str, str], TaskConfig],
+    ) -> Tuple[Optional[TaskConfig], List[Fault]]:
+        task, faults = settings.task(document, installed, backends)
+        if not task or not task.enabled:
+            return task, faults
+        twin = tasks.get((task.backend, task.channel, task.name))
+        if twin:
+            what = f"{twin.path} has a task of that name, on that channel"
+            return None, [document.fault(("name",), what)]
+        broker = installed.brokers[task.broker](task.broker_options)
+        problems = broker.problems()
+        if problems:
+            self._warnings.append(
+                document.fault(("broker_options",), problems)
+            )
+        return task, []

@@ -1,0 +1,102 @@
+"""The control socket: asks the running agent to reload, and waits.
+
+``systemctl reload`` shall return when the new configuration is in force, and
+tell what is wrong with it.  A signal cannot do either, so the unit's
+ExecReload is ``ngcp-task-agent --reload``, which asks over this socket.
+
+One exchange per connection: the client sends ``reload`` and a line feed; the
+agent answers with a line for every fault, and ends the connection with a
+last line, ``ok`` or ``faulty``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Awaitable, Callable, List, Sequence
+
+from ngcp_task_agent.errors import ControlError
+
+DEFAULT_PATH = Path("/run/ngcp-task-agent/control")
+_REQUEST = b"reload\n"
+_ASK_WITHIN = 5.0  # seconds for the request to arrive
+_RELOAD_WITHIN = 60.0  # seconds; backends have to connect
+
+Reload = Callable[[], Awaitable[Sequence[object]]]
+
+
+def path() -> Path:
+    """Where the socket is: in the folder that systemd made for it."""
+    folder = os.environ.get("RUNTIME_DIRECTORY")
+    return Path(folder) / DEFAULT_PATH.name if folder else DEFAULT_PATH
+
+
+class Control:
+    """Serves the socket, for root and the agent's own user.
+
+    :param reload: does it, and returns the faults
+    """
+
+    def __init__(self, socket: Path, reload: Reload) -> None:
+        self._socket = socket
+        self._reload = reload
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self) -> None:
+        self._socket.unlink(missing_ok=True)  # of an agent that was killed
+        umask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._serve, str(self._socket)
+            )
+        finally:
+            os.umask(umask)
+
+    async def stop(self) -> None:
+        if self._server:
+            self._server.close()
+            self._socket.unlink(missing_ok=True)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            request = await asyncio.wait_for(reader.readline(), _ASK_WITHIN)
+            if request == _REQUEST:
+                faults = await self._reload()
+                lines = [*map(str, faults), "faulty" if faults else "ok"]
+                writer.write("".join(f"{x}\n" for x in lines).encode())
+                await asyncio.wait_for(writer.drain(), _ASK_WITHIN)
+        except (OSError, ValueError, asyncio.TimeoutError):
+            pass  # whoever asked has gone
+        finally:
+            writer.close()
+
+
+async def ask_reload(socket: Path) -> List[str]:
+    """Make the running agent reload; the faults, a line each.
+
+    :raises ControlError: when there is no agent, or it does not answer
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError as error:
+        raise ControlError(
+            f"no agent is listening at {socket}: {error.strerror}"
+        ) from None
+    try:
+        writer.write(_REQUEST)
+        answer = await asyncio.wait_for(reader.read(), _RELOAD_WITHIN)
+    except asyncio.TimeoutError:
+        raise ControlError(
+            f"the agent has not reloaded within {_RELOAD_WITHIN:.0f} s"
+        ) from None
+    except OSError as error:
+        raise ControlError(f"the agent went away: {error.strerror}") from None
+    finally:
+        writer.close()
+    lines = answer.decode(errors="replace").splitlines()
+    if not lines or lines[-1] not in ("ok", "faulty"):
+        raise ControlError("the agent went away before it had reloaded")
+    return lines[:-1]

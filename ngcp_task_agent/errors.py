@@ -1,0 +1,38 @@
+"""What can go wrong, as a tree.
+
+AgentError
+├── Rejected            a request that is answered with ``rejected``
+│   ├── Malformed       a message that is no request (messages.py)
+│   └── DestinationError    a ``dst`` that does not follow the grammar
+├── NoReplyAddress      a request whose answers have nowhere to go
+├── CannotStart         a program that could not be started
+└── ControlError        the running agent could not be asked to reload
+
+Each carries a sentence for a person; none of them is a bug of the agent.
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """The root: ``str()`` is a sentence that a person can act on."""
+
+
+class Rejected(AgentError):
+    """The request is refused; the text becomes the response's reason."""
+
+
+class DestinationError(Rejected):
+    """The ``dst`` is malformed; the text quotes the part at fault."""
+
+
+class NoReplyAddress(AgentError):
+    """The request does not say where to send its answers."""
+
+
+class CannotStart(AgentError):
+    """A program could not be started; the text says which and why."""
+
+
+class ControlError(AgentError):
+    """The running agent could not be reached or did not answer."""

@@ -1,0 +1,297 @@
+"""Node: who this machine is: names, roles, state, status, labels.
+
+What the configuration does not say is found as on NGCP nodes; on any other
+machine the node is its short host name, active, online and without roles.
+State, status and roles can change at any time.  They are read in the
+background, so that no request waits for them, and are never older than a
+second: a state that could not be read in time is ``unknown``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+)
+
+import yaml
+
+from ngcp_task_agent import background, journal
+from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.process import (
+    Cause,
+    Command,
+    Process,
+    find_program,
+)
+from ngcp_task_agent.users import own_user
+
+CHECK_ACTIVE = ("/usr/sbin/ngcp-check-active", "-v")
+_PAUSE = (0.1, 0.7)  # seconds between two readings, at least and at most
+_OLDEST = 1.0  # seconds that a state may be old
+_STATE_WITHIN = 5.0  # seconds that the state command may take at most
+_STATE_OUTPUT = 4096  # bytes
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """The ``node`` part of agent.yml; None where it is silent."""
+
+    name: Optional[str] = None
+    aliases: Tuple[str, ...] = ()
+    roles: Optional[Tuple[str, ...]] = None
+    state: Optional[str] = None
+    state_command: Optional[Tuple[str, ...]] = None
+    status: Optional[str] = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the node is at one moment.
+
+    :ivar name: what it calls itself in responses
+    :ivar names: all that requests can call it, in lower case
+    :ivar facts: what options can ask for: state, status, role, and labels
+    """
+
+    name: str
+    names: FrozenSet[str]
+    facts: Mapping[str, Tuple[str, ...]]
+
+
+class Node:
+    """Keeps the identity up to date between start() and stop().
+
+    :param root: where to look for the system's files; other than ``/`` only
+        in tests
+    """
+
+    def __init__(self, config: NodeConfig, root: Path = Path("/")) -> None:
+        self.config = config
+        self._root = root
+        host = socket.gethostname()
+        short = host.partition(".")[0]
+        self._name = (
+            config.name
+            or _first_line(root / "etc/ngcp_hostname")
+            or _first_line(root / "etc/ngcp_nodename")
+            or short
+        )
+        names = {self._name, host, short, *config.aliases}
+        names.update(_full_names(root / "etc/hosts", short))
+        self._names = frozenset(name.lower() for name in names)
+        self._roles = _Watched(
+            root / "etc/default/ngcp-roles", _read_roles, broken=()
+        )
+        self._network = _Watched(
+            root / "etc/ngcp-config/network.yml",
+            self._read_status,
+            broken=UNKNOWN,
+        )
+        self._state = config.state or "active"
+        self._state_read = 0.0
+        self._state_command = config.state_command
+        check = root / CHECK_ACTIVE[0].lstrip("/")
+        if not config.state and not config.state_command and check.exists():
+            self._state_command = (str(check), *CHECK_ACTIVE[1:])
+        self._poller: Optional[asyncio.Task[None]] = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def identity(self) -> Identity:
+        """Who the node is now; does not wait."""
+        state = self._state
+        if self._state_command:
+            if time.monotonic() - self._state_read > _OLDEST:
+                state = UNKNOWN
+        config = self.config
+        facts: Dict[str, Tuple[str, ...]] = {
+            key.lower(): (value,) for key, value in config.labels.items()
+        }
+        roles = self._roles.value if config.roles is None else config.roles
+        facts["state"] = (state,)
+        facts["status"] = (config.status or self._network.value or "online",)
+        facts["role"] = roles or ()
+        return Identity(self._name, self._names, facts)
+
+    async def start(self) -> None:
+        """Read everything once, then go on in the background."""
+        await self._read()
+        self._poller = background.start(self._poll())
+
+    async def stop(self) -> None:
+        if self._poller:
+            await background.end(self._poller)
+
+    async def _poll(self) -> None:
+        shortest, longest = _PAUSE
+        pause = longest
+        while True:
+            await asyncio.sleep(pause)
+            begin = time.monotonic()
+            await self._read()
+            # The slower it is, the earlier the next must begin.
+            took = time.monotonic() - begin
+            pause = min(longest, max(shortest, _OLDEST - 0.2 - 2 * took))
+
+    async def _read(self) -> None:
+        if self.config.roles is None:
+            await self._roles.refresh()
+        if self.config.status is None:
+            await self._network.refresh()
+        if self._state_command:
+            self._set_state(*await self._ask_state(self._state_command))
+
+    def _set_state(self, state: str, why: str) -> None:
+        if state != self._state or not self._state_read:
+            kind = journal.NODE_UNKNOWN if why else journal.NODE_CHANGED
+            journal.record(
+                kind, f"the state of this node is {state}{why and ': '}{why}"
+            )
+        self._state = state
+        self._state_read = time.monotonic()
+
+    async def _ask_state(self, argv: Tuple[str, ...]) -> Tuple[str, str]:
+        """The state, and why it is unknown."""
+        user = own_user()
+        try:
+            command = Command(
+                [find_program(argv[0]), *argv[1:]],
+                user,
+                user.environment(),
+                _STATE_OUTPUT,
+                timeout=_STATE_WITHIN,
+            )
+            outcome = await Process(command).run()
+        except CannotStart as error:
+            return UNKNOWN, f"state_command: {error}"
+        if outcome.cause is not Cause.EXITED:
+            return UNKNOWN, f"state_command: {outcome.cause.value}"
+        if outcome.last_words:
+            return UNKNOWN, "state_command: it wrote to standard error"
+        words = outcome.stdout.decode(errors="replace").split()
+        if len(words) != 1:
+            return UNKNOWN, "state_command: it did not print one word"
+        # A check may tell "not active" by its exit status too.  But whoever
+        # says both "active" and "failed" is not to be believed.
+        if outcome.exit_status != 0 and words[0].lower() == "active":
+            return UNKNOWN, (
+                "state_command: it printed 'active' but ended with exit "
+                f"status {outcome.exit_status}"
+            )
+        return words[0].lower(), ""
+
+    def _read_status(self, text: str) -> Optional[str]:
+        """The status of this host in network.yml; None where it has none."""
+        network = yaml.load(text, Loader=_SafeLoader)
+        hosts = network.get("hosts") if isinstance(network, dict) else None
+        if not isinstance(hosts, dict):
+            return None
+        by_name = {str(name).lower(): host for name, host in hosts.items()}
+        for name in (self._name, *sorted(self._names), "self"):
+            host = by_name.get(name.lower())
+            if isinstance(host, dict) and isinstance(host.get("status"), str):
+                return str(host["status"])
+        return None
+
+
+# Ten times as fast as the one in Python, where libyaml is there.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Watched:
+    """A file that is read again when it has changed.
+
+    :param read: makes the value of the file's text, in a thread
+    :param broken: the value of a file that never could be read
+    :ivar value: None while there is no file
+    """
+
+    def __init__(
+        self, path: Path, read: Callable[[str], Any], broken: Any
+    ) -> None:
+        self.value: Any = None
+        self._broken = broken
+        self._path = path
+        self._read = read
+        self._version: Any = ()
+
+    async def refresh(self) -> None:
+        version = self._stat()
+        if version == self._version:
+            return
+        self._version = version
+        if version is None:
+            self.value = None
+            return
+        try:
+            self.value = await asyncio.to_thread(self._load)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            # Perhaps half written: what was good stays.
+            if self.value is None:
+                self.value = self._broken
+            text = " ".join(str(error).split())
+            journal.record(
+                journal.NODE_UNKNOWN, f"{self._path}: cannot be read: {text}"
+            )
+
+    def _load(self) -> Any:
+        return self._read(self._path.read_text(errors="replace"))
+
+    def _stat(self) -> Optional[Tuple[int, int, int]]:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+_ROLE = re.compile(
+    r"""^\s*(?:export\s+)?NGCP_IS_(\w+)=(["']?)(?:yes|true)\2\s*(?:\#.*)?$""",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def _read_roles(text: str) -> Tuple[str, ...]:
+    """The roles in the shell file /etc/default/ngcp-roles."""
+    roles = {match.group(1).lower() for match in _ROLE.finditer(text)}
+    return tuple(sorted(roles - {"multi_site"}))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[0].strip() if lines else ""
+
+
+def _full_names(hosts: Path, short: str) -> List[str]:
+    """The full names of a host in /etc/hosts.
+
+    The name service is not asked: it can take as long as its servers are
+    away, and who may run a command must not depend on their answer.
+    """
+    try:
+        lines = hosts.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    names = (n for line in lines for n in line.partition("#")[0].split()[1:])
+    return [n for n in names if n.lower().startswith(short.lower() + ".")]

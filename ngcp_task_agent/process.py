@@ -1,0 +1,362 @@
+"""The one place where processes are started and ended.
+
+asyncio's own subprocesses are not used: their ``wait()`` also waits for the
+pipes, so that a grandchild that keeps one open holds up the ending (mended
+only in 2026), their watchers differ between Python 3.9 and 3.14, and they
+are slower.  Here a command is started with posix_spawn(3) in a session of
+its own and watched through a pidfd.  It is reaped only after its process
+group was ended: until then the group's id cannot belong to anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import errno
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.users import PATH, User
+
+KILL_AFTER = 2.0  # seconds from TERM to KILL
+_REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
+_CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
+_SETPRIV = "/usr/bin/setpriv"  # of util-linux, which every Debian has
+_READ = 65536  # bytes, a pipe's usual size
+_LAST_WORDS = 4096  # bytes of standard error that are kept
+
+# Python ignores the first two; the others could have been ignored by whoever
+# started the agent, and ignored signals stay so in what it starts.
+_DEFAULT_SIGNALS = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+)
+
+
+def find_program(run: str) -> str:
+    """The path of a program: ``run`` itself, or looked up in ``PATH``.
+
+    :raises CannotStart: when it is missing, no file or not executable
+    """
+    if "/" not in run:
+        found = shutil.which(run, path=PATH)
+        if not found:
+            raise CannotStart(f"there is no program '{run}' in {PATH}")
+        return found
+    if not os.path.exists(run):
+        raise CannotStart(f"there is no program '{run}'")
+    if not os.path.isfile(run):
+        raise CannotStart(f"'{run}' is not a file")
+    if not os.access(run, os.X_OK):
+        raise CannotStart(f"'{run}' is not executable")
+    return run
+
+
+class Cause(enum.Enum):
+    """Why a command ended."""
+
+    EXITED = "it ended by itself"
+    TIMEOUT = "it ran too long"
+    OUTPUT = "it wrote too much"
+    STOPPED = "somebody asked for its end"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it wrote.
+
+    Of ``exit_status`` and ``signal`` one is None, and both are where even
+    SIGKILL did not end the process in time.
+    """
+
+    cause: Cause
+    exit_status: Optional[int]
+    signal: Optional[int]
+    stdout: bytes
+    last_words: bytes  # the end of standard error
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run.
+
+    :param stdin: what the command reads; None for ``/dev/null``
+    :param timeout: seconds; None for no limit
+    :param max_output: bytes on standard output, and on standard error
+    """
+
+    argv: Sequence[str]
+    user: User
+    environment: Mapping[str, str]
+    max_output: int
+    stdin: Optional[bytes] = None
+    timeout: Optional[float] = None
+
+
+class Process:
+    """One run of a command: ``await Process(command).run()``, once."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[None] = loop.create_future()
+
+    def stop(self) -> None:
+        """Ask for the end; run() returns soon, with ``Cause.STOPPED``."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    async def run(self) -> Outcome:
+        """Start the command and wait for its end.
+
+        When this returns or raises, nothing of the command is left but what
+        moved to another session, and the kernel's unkillable.  When it is
+        cancelled, the command is killed on the spot.
+
+        :raises CannotStart: when the command could not be started
+        """
+        child = _Child(self._command)
+        try:
+            cause = await self._wait(child)
+            if cause is not Cause.EXITED:
+                await child.end()
+            await child.close_pipes()
+        finally:
+            child.kill()
+            status = child.reap()
+        return Outcome(
+            cause, *status, bytes(child.stdout.data), bytes(child.stderr.data)
+        )
+
+    async def _wait(self, child: _Child) -> Cause:
+        events = {
+            child.exited: Cause.EXITED,
+            child.stdout.overflowed: Cause.OUTPUT,
+            child.stderr.overflowed: Cause.OUTPUT,
+            self._stopped: Cause.STOPPED,
+        }
+        await asyncio.wait(
+            events,
+            timeout=self._command.timeout,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        # What it did by itself counts before what would have been done to it.
+        for event, cause in events.items():
+            if event.done():
+                return cause
+        return Cause.TIMEOUT
+
+
+class _Child:
+    """A started command, its pidfd and the pipes from it."""
+
+    def __init__(self, command: Command) -> None:
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            try:
+                out_read, out_write = os.pipe2(os.O_CLOEXEC)
+                ours.callback(os.close, out_read)
+                theirs.callback(os.close, out_write)
+                err_read, err_write = os.pipe2(os.O_CLOEXEC)
+                ours.callback(os.close, err_read)
+                theirs.callback(os.close, err_write)
+                if not command.user.is_own:
+                    # The command may open /dev/stdout again as its own user.
+                    for end in (out_write, err_write):
+                        os.fchown(end, command.user.uid, command.user.gid)
+                self._pid = _spawn(command, out_write, err_write)
+                self._pidfd = _watch(self._pid)
+            except OSError as error:
+                raise CannotStart(_why(error, command)) from None
+            ours.pop_all()
+        loop.add_reader(self._pidfd, self._on_exit)
+        self.stdout = _Pipe(loop, out_read, command.max_output, keep_end=0)
+        self.stderr = _Pipe(loop, err_read, command.max_output, _LAST_WORDS)
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+    async def end(self) -> None:
+        """TERM to the group, then KILL; returns when the leader is gone."""
+        self._signal(signal.SIGTERM)
+        await asyncio.wait({self.exited}, timeout=KILL_AFTER)
+        if not self.exited.done():
+            self._signal(signal.SIGKILL)
+            await asyncio.wait({self.exited}, timeout=_REAP_WITHIN)
+
+    async def close_pipes(self) -> None:
+        """Take what is still in the pipes, without waiting for ever."""
+        closed = {self.stdout.closed, self.stderr.closed}
+        for last in (False, True):
+            await asyncio.wait(closed, timeout=_CLOSE_WITHIN)
+            if last or all(pipe.done() for pipe in closed):
+                return
+            # Somebody of the group keeps a pipe open.
+            self.kill()
+
+    def kill(self) -> None:
+        """KILL for whoever is left of the group."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._pid, number)
+        except (ProcessLookupError, PermissionError):
+            # Gone, or all that is left has become somebody else's (sudo).
+            pass
+
+    def reap(self) -> Tuple[Optional[int], Optional[int]]:
+        """Close everything; the exit status, the signal.
+
+        A process that is still there is reaped whenever it goes.
+        """
+        self.stdout.close()
+        self.stderr.close()
+        flags = os.WEXITED | (0 if self.exited.done() else os.WNOHANG)
+        status = os.waitid(os.P_PIDFD, self._pidfd, flags)
+        if status is None:
+            self._loop.remove_reader(self._pidfd)
+            self._loop.add_reader(self._pidfd, self._reap_late)
+            return None, None
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if status.si_code == os.CLD_EXITED:
+            return status.si_status, None
+        return None, status.si_status
+
+    def _reap_late(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        os.close(self._pidfd)
+
+
+class _Pipe:
+    """The reading end of a pipe: gathers what comes, up to a limit.
+
+    Past the limit it goes on reading, so that the writer does not block.
+
+    :param keep_end: keep only that many of the last bytes; 0 for all
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        limit: int,
+        keep_end: int,
+    ) -> None:
+        self.data = bytearray()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.overflowed: asyncio.Future[None] = loop.create_future()
+        self._loop, self._fd, self._left = loop, fd, limit
+        self._keep_end = keep_end
+        os.set_blocking(fd, False)
+        loop.add_reader(fd, self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            got = os.read(self._fd, _READ)
+        except BlockingIOError:
+            return
+        if not got:
+            self.close()
+            return
+        if len(got) > self._left:
+            got = got[: self._left]
+            if not self.overflowed.done():
+                self.overflowed.set_result(None)
+        self._left -= len(got)
+        self.data += got
+        if self._keep_end:
+            del self.data[: -self._keep_end]
+
+    def close(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+
+
+def _spawn(command: Command, stdout: int, stderr: int) -> int:
+    """posix_spawn in a new session; returns the process id."""
+    argv = list(command.argv)
+    if not command.user.is_own:
+        # setpriv(1) costs an exec; a setuid between fork and exec would cost
+        # a copy of the agent's page tables, and much more.
+        argv[:0] = [
+            _SETPRIV,
+            f"--reuid={command.user.uid}",
+            f"--regid={command.user.gid}",
+            "--init-groups",
+            "--",
+        ]
+    actions: List[Tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_DUP2, stdout, 1),
+        (os.POSIX_SPAWN_DUP2, stderr, 2),
+    ]
+    stdin = None
+    try:
+        if command.stdin is None:
+            actions.append(
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
+            )
+        else:
+            # A file in memory cannot block the agent, whether the command
+            # reads it or not.
+            stdin = os.memfd_create("stdin")
+            with open(stdin, "wb", closefd=False) as file:
+                file.write(command.stdin)
+            os.lseek(stdin, 0, os.SEEK_SET)
+            actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
+        return os.posix_spawn(
+            argv[0],
+            argv,
+            command.environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULT_SIGNALS,
+        )
+    finally:
+        if stdin is not None:
+            os.close(stdin)
+
+
+def _watch(pid: int) -> int:
+    """The pidfd of a process just started."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        # What cannot be watched must not run.
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _why(error: OSError, command: Command) -> str:
+    """The reason, in words, why a program could not be started."""
+    program = command.argv[0]
+    if error.errno == errno.ENOENT:
+        # The program itself is there, so it must be the one it names.
+        return f"'{program}', or the interpreter it names, does not exist"
+    if error.errno == errno.EACCES:
+        return f"'{program}' is not executable for the agent"
+    if error.errno == errno.ENOEXEC:
+        return f"'{program}' is no program that the system can execute"
+    if error.errno == errno.E2BIG:
+        return f"the arguments of '{program}' are too long for the system"
+    return f"'{program}': {os.strerror(error.errno or 0)}"

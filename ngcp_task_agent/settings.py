@@ -1,0 +1,303 @@
+"""What a file of the configuration says, checked, as a frozen dataclass.
+
+Each function takes the document of one file and returns what it says, or
+None and every fault of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+
+import jsonschema
+
+from ngcp_task_agent import schemas
+from ngcp_task_agent.brokers.base import Broker
+from ngcp_task_agent.node import NodeConfig
+from ngcp_task_agent.plugins import Plugin, Plugins
+from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
+from ngcp_task_agent.yamlfile import Document, Fault
+
+# A response without data has to fit, see messages.Response.encode.
+_LEAST_RESPONSE = 16384
+_LEAST_REQUEST = 1024
+
+Schema = Dict[str, Any]
+
+
+def _text(title: str) -> Schema:
+    return {"type": "string", "minLength": 1, "title": title}
+
+
+def _number(
+    least: int, most: int, title: str, kind: str = "integer"
+) -> Schema:
+    return {"type": kind, "minimum": least, "maximum": most, "title": title}
+
+
+def _texts(title: str) -> Schema:
+    return {"type": "array", "items": _text("a string"), "title": title}
+
+
+_COUNT = _number(1, 10_000, "a whole number from 1 to 10000")
+
+_AGENT: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "node": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "name": _text("a name for this node"),
+                "aliases": _texts("a list of names"),
+                "roles": _texts("a list of roles"),
+                "state": _text("a state such as active"),
+                "state_command": {
+                    **_texts("a list: a program and its arguments"),
+                    "minItems": 1,
+                },
+                "status": _text("a status such as online"),
+                "labels": {
+                    "type": "object",
+                    "additionalProperties": _text("a string"),
+                    "propertyNames": {
+                        "not": {"enum": ["state", "status", "role"]},
+                        "title": "labels other than state, status and role",
+                    },
+                    "title": "a mapping of labels to strings",
+                },
+            },
+        },
+        "max_request": SIZE_SCHEMA,
+        "max_response": SIZE_SCHEMA,
+        "max_running": _COUNT,
+        "stop_timeout": _number(
+            0, 3600, "a number of seconds from 0 to 3600", "number"
+        ),
+    },
+}
+
+_TASK: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "backend", "broker"],
+    "properties": {
+        "name": {
+            **_text("a name of 1 to 128 characters"),
+            "maxLength": 128,
+        },
+        "backend": _text("the name of a file in backends/, without .yml"),
+        "backend_options": {"type": "object"},
+        "broker": _text("the name of a broker"),
+        "broker_options": {"type": "object"},
+        "description": {"type": "string"},
+        "enabled": {"type": "boolean"},
+        "max_running": _COUNT,
+        "max_queued": _number(0, 100_000, "a whole number from 0 to 100000"),
+        "allow_src": _texts("a list of patterns for names"),
+        "data_schema": {
+            "type": ["object", "boolean"],
+            "title": "a JSON Schema",
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """``agent.yml``; sizes in bytes, times in seconds."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    max_request: int = 1 << 20
+    max_response: int = 8 << 20
+    max_running: int = 64
+    stop_timeout: float = 20.0
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """``backends/NAME.yml``; the options are the backend's affair."""
+
+    path: Path
+    name: str
+    type: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A file of ``tasks/``; the options are the plugins' affair."""
+
+    path: Path
+    name: str
+    backend: str
+    channel: str
+    broker: str
+    broker_options: Mapping[str, Any]
+    description: str
+    enabled: bool
+    max_running: int
+    max_queued: int
+    allow_src: Optional[Tuple[str, ...]]
+    data_schema: Optional[Mapping[str, Any]]
+
+
+def agent(document: Document) -> Tuple[Optional[AgentConfig], List[Fault]]:
+    value = {} if document.value is None else document.value
+    faults = schemas.check(document, value, _AGENT)
+    if faults:
+        return None, faults
+    node = value.get("node", {})
+    if "state" in node and "state_command" in node:
+        what = "only one of state and state_command can be given"
+        faults.append(document.fault(("node", "state_command"), what))
+    sizes = {
+        key: parse_size(value[key])
+        for key in ("max_request", "max_response")
+        if key in value
+    }
+    for key, least in (
+        ("max_request", _LEAST_REQUEST),
+        ("max_response", _LEAST_RESPONSE),
+    ):
+        if sizes.get(key, least) < least:
+            what = f"must be at least {least} bytes"
+            faults.append(document.fault((key,), what))
+    if faults:
+        return None, faults
+    lists = {
+        key: tuple(node[key])
+        for key in ("aliases", "roles", "state_command")
+        if key in node
+    }
+    others = {key: value[key] for key in value if key != "node"}
+    return (
+        AgentConfig(
+            node=NodeConfig(**{**node, **lists}), **{**others, **sizes}
+        ),
+        [],
+    )
+
+
+def backend(
+    document: Document, plugins: Plugins
+) -> Tuple[Optional[BackendConfig], List[Fault]]:
+    value = {} if document.value is None else document.value
+    if not isinstance(value, dict):
+        return None, schemas.check(document, value, {"type": "object"})
+    name = document.path.stem
+    type_name = value.get("type", name)
+    options = {key: value[key] for key in value if key != "type"}
+    kind, faults = _plugin(document, "type", type_name, plugins.backends)
+    if kind:
+        faults += schemas.check(document, options, kind.options_schema)
+    if faults:
+        return None, faults
+    return BackendConfig(document.path, name, type_name, options), []
+
+
+def task(
+    document: Document,
+    plugins: Plugins,
+    backends: Mapping[str, BackendConfig],
+) -> Tuple[Optional[TaskConfig], List[Fault]]:
+    """
+    :param backends: the usable ones; a task of any other is a fault
+    """
+    value = document.value
+    faults = schemas.check(document, value, _TASK)
+    if not isinstance(value, dict):
+        return None, faults
+    channel, found = _channel(document, plugins, backends)
+    faults += found
+    kind, found = _plugin(
+        document, "broker", value.get("broker"), plugins.brokers
+    )
+    faults += found
+    if kind:
+        faults += _broker_faults(document, kind)
+    faults += _data_schema_faults(document, value.get("data_schema"))
+    if faults:
+        # A value of the wrong type can be found by two of the checks.
+        return None, list(dict.fromkeys(faults))
+    allow_src = value.get("allow_src")
+    return (
+        TaskConfig(
+            path=document.path,
+            name=value["name"],
+            backend=value["backend"],
+            channel=channel,
+            broker=value["broker"],
+            broker_options=value.get("broker_options", {}),
+            description=value.get("description", ""),
+            enabled=value.get("enabled", True),
+            max_running=value.get("max_running", 8),
+            max_queued=value.get("max_queued", 64),
+            allow_src=None if allow_src is None else tuple(allow_src),
+            data_schema=value.get("data_schema"),
+        ),
+        [],
+    )
+
+
+def _plugin(
+    document: Document, key: str, name: Any, known: Mapping[str, Type[Plugin]]
+) -> Tuple[Optional[Type[Plugin]], List[Fault]]:
+    """The class that a file names."""
+    if name is None:
+        return None, []  # a required key: its absence is already a fault
+    if isinstance(name, str) and name in known:
+        return known[name], []
+    what = f"'{name}' is not known; known are {', '.join(sorted(known))}"
+    return None, [document.fault((key,), what)]
+
+
+def _channel(
+    document: Document,
+    plugins: Plugins,
+    backends: Mapping[str, BackendConfig],
+) -> Tuple[str, List[Fault]]:
+    """The control channel of a task."""
+    name = document.value.get("backend")
+    if not isinstance(name, str):
+        return "", []  # already a fault
+    if name not in backends:
+        what = f"there is no usable file '{name}.yml' in the folder backends"
+        return "", [document.fault(("backend",), what)]
+    kind = plugins.backends[backends[name].type]
+    options = document.value.get("backend_options", {})
+    faults = schemas.check(
+        document, options, kind.task_options_schema, ("backend_options",)
+    )
+    return ("" if faults else kind.channel(options)), faults
+
+
+def _broker_faults(document: Document, kind: Type[Broker]) -> List[Fault]:
+    at = ("broker_options",)
+    options = document.value.get("broker_options", {})
+    faults = schemas.check(document, options, kind.options_schema, at)
+    if not faults:
+        try:
+            kind(options)
+        except ValueError as error:
+            # What no schema can say, such as a quote that is not closed.
+            faults.append(document.fault(at, f"{error}"))
+    return faults
+
+
+def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
+    if not isinstance(schema, (dict, bool)):
+        return []
+    reference = schemas.find_reference(schema)
+    if reference:
+        what = f"refers to '{reference}', but must be complete in itself"
+        return [document.fault(("data_schema",), what)]
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        steps = ("data_schema", *error.absolute_path)
+        what = "is not valid in a JSON Schema (draft 2020-12)"
+        return [document.fault(steps, what)]
+    return []

@@ -1,0 +1,56 @@
+"""Slots: how many may run at once; the others wait in their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Deque
+
+
+class Slots:
+    """``async with slots:`` holds one of ``limit`` slots.
+
+    Unlike a semaphore the limit can change; whoever holds a slot keeps it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: Deque[asyncio.Future[None]] = deque()
+        self.taken = 0
+
+    @property
+    def limit(self) -> int:
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limit = limit
+        self._grant()
+
+    async def __aenter__(self) -> None:
+        if self.taken < self._limit and not self._waiting:
+            self.taken += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # The slot came together with the cancellation.
+                self._release()
+            raise
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        self.taken -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self.taken < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.taken += 1
+                turn.set_result(None)

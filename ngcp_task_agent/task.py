@@ -1,0 +1,186 @@
+"""Task: from an arrived request to its one ending; limits and policy.
+
+A task knows neither how messages travel nor how work is done: it stands
+between a Reply and a Broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any, Mapping, Optional, Set, Tuple
+
+import jsonschema
+
+from ngcp_task_agent import journal
+from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.messages import Request
+from ngcp_task_agent.pattern import Pattern
+from ngcp_task_agent.reply import Reply
+from ngcp_task_agent.slots import Slots
+
+# Bytes of a message whose data is checked on the spot; more goes to a thread.
+_SMALL = 4096
+_CHECK_WITHIN = 1.5  # seconds, so that the answer comes before clients go
+_RULE = 200  # characters of a rule's value that a reason repeats
+
+
+class Task:
+    """Runs requests of one name, some at once, some waiting.
+
+    :param name: what requests call it
+    :param agent_slots: what all tasks together may run at once
+    :param max_running: at once
+    :param max_queued: waiting; more are refused as busy
+    :param allow_src: patterns for the request's ``src``; None for anyone
+    :param data_schema: JSON Schema for the request's ``data``
+    """
+
+    def __init__(
+        self,
+        name: str,
+        broker: Broker,
+        agent_slots: Slots,
+        max_running: int,
+        max_queued: int,
+        allow_src: Optional[Tuple[Pattern, ...]] = None,
+        data_schema: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        self.name = name
+        self._broker = broker
+        self._agent_slots = agent_slots
+        self._slots = Slots(max_running)
+        self._max_queued = max_queued
+        self._allow_src = allow_src
+        self._validator: Any = None
+        if data_schema is not None:
+            # It never looks elsewhere: such references are a fault.
+            self._validator = jsonschema.Draft202012Validator(data_schema)
+        # asyncio itself holds its tasks only weakly.
+        self._jobs: Set[asyncio.Task[None]] = set()
+        self._works: Set[Work] = set()
+        self._admitted = 0
+        self._stopping = False
+        self.running = 0
+
+    def take(self, request: Request, reply: Reply) -> None:
+        """Take a request over: from here on it gets its answers."""
+        job = asyncio.get_running_loop().create_task(self._job(request, reply))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def refuse(self) -> None:
+        """Begin nothing more; what waits gets its ending at once."""
+        self._stopping = True
+        self._slots.limit = sys.maxsize
+
+    def end(self) -> None:
+        """Ask what runs to end."""
+        for work in self._works:
+            work.stop()
+
+    def cancel(self) -> None:
+        """End what has not heeded end()."""
+        for job in self._jobs:
+            job.cancel()
+
+    async def finished(self) -> None:
+        """Wait until every request that was taken has had its ending."""
+        while self._jobs:
+            await asyncio.wait(set(self._jobs))
+
+    async def _job(self, request: Request, reply: Reply) -> None:
+        try:
+            await self._check_policy(request)
+            work = self._broker.prepare(request)
+            self._check_room()
+        except Rejected as refusal:
+            reply.rejected(str(refusal))
+            return
+        self._admitted += 1
+        try:
+            reply.accepted()
+            result = await self._work(work)
+        except asyncio.CancelledError:
+            await reply.ended(Result(error="the agent has ended the task"))
+            raise
+        except Exception:
+            journal.record(
+                journal.BUG,
+                f"task {self.name}, request {request.uuid}: a bug",
+                bug=True,
+                task=self.name,
+                task_uuid=request.uuid,
+            )
+            result = Result(error="the agent failed; its journal tells how")
+        finally:
+            self._admitted -= 1
+        await reply.ended(result)
+
+    async def _check_policy(self, request: Request) -> None:
+        if self._allow_src is not None and not any(
+            pattern.matches(request.src) for pattern in self._allow_src
+        ):
+            raise Rejected(
+                f"allow_src: '{request.src}' may not ask for this task"
+            )
+        if self._validator is None:
+            return
+        if request.size <= _SMALL:
+            self._check_data(request.data)
+            return
+        try:
+            await asyncio.wait_for(
+                asyncio.to_thread(self._check_data, request.data),
+                _CHECK_WITHIN,
+            )
+        except asyncio.TimeoutError:
+            raise Rejected(
+                f"data: takes more than {_CHECK_WITHIN} s to check"
+            ) from None
+
+    def _check_data(self, data: Any) -> None:
+        try:
+            error = next(self._validator.iter_errors(data), None)
+        except RecursionError:
+            raise Rejected("data_schema: data is nested too deep") from None
+        if error is not None:
+            raise Rejected(f"data_schema: {_describe(error)}")
+
+    def _check_room(self) -> None:
+        """Whether the request can run or wait.
+
+        Counted by what was admitted, not by what runs: of requests that come
+        at the same moment none runs yet.
+        """
+        if self._stopping:
+            raise Rejected("the agent is stopping")
+        others = self._agent_slots.taken - self.running
+        at_once = min(self._slots.limit, self._agent_slots.limit - others)
+        if self._admitted >= max(at_once, self.running) + self._max_queued:
+            raise Rejected(
+                f"busy: {self.running} running and "
+                f"{self._admitted - self.running} waiting, of at most "
+                f"{self._slots.limit} and {self._max_queued}"
+            )
+
+    async def _work(self, work: Work) -> Result:
+        async with self._slots, self._agent_slots:
+            if self._stopping:
+                return Result(error="the agent is stopping; nothing was run")
+            self.running += 1
+            self._works.add(work)
+            try:
+                return await work.run()
+            finally:
+                self._works.discard(work)
+                self.running -= 1
+
+
+def _describe(error: jsonschema.ValidationError) -> str:
+    """Which rule was broken, without repeating anything of the data."""
+    rule = "/".join(map(str, error.absolute_schema_path))
+    value = json.dumps(error.validator_value, default=str)
+    return f"data does not satisfy {rule}: {value[:_RULE]}"

@@ -1,0 +1,78 @@
+"""Files that may tell root what to run."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Optional
+
+from ngcp_task_agent import yamlfile
+from ngcp_task_agent.yamlfile import Document, Fault
+
+_LARGEST = 1 << 20  # bytes of a file
+
+
+def read(path: Path) -> Document:
+    """Read a file, if it is one that may tell root what to run."""
+    try:
+        # One descriptor: what is checked is what is read.
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return Document(
+                    path, faults=[Fault(path, 0, "", "must be a file")]
+                )
+            insecure = _insecure(path, status)
+            if insecure:
+                return Document(path, faults=[insecure])
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        return Document(path, faults=[os_fault(path, error)])
+    if len(content) > _LARGEST:
+        what = f"is larger than {_LARGEST} bytes"
+        return Document(path, faults=[Fault(path, 0, "", what)])
+    try:
+        return yamlfile.read(path, content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return Document(path, faults=[Fault(path, line, "", "is not UTF-8")])
+
+
+def os_fault(path: Path, error: OSError) -> Fault:
+    return Fault(path, 0, "", f"cannot be read: {error.strerror}")
+
+
+def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
+    """The fault of a file that others than root could change, for root.
+
+    Who may write to a folder can replace what is in it, unless the folder is
+    sticky, as /tmp is.
+    """
+    if os.geteuid() != 0:
+        return None
+    why = _writers(status)
+    if why:
+        what = f"{why}: it tells root what to run, so only root may write it"
+        return Fault(path, 0, "", what)
+    for folder in path.resolve().parents:
+        status = os.stat(folder)
+        why = _writers(status)
+        if why and not (status.st_uid == 0 and status.st_mode & stat.S_ISVTX):
+            what = (
+                f"its folder {folder} {why}: only root may write where files "
+                "tell root what to run"
+            )
+            return Fault(path, 0, "", what)
+    return None
+
+
+def _writers(status: os.stat_result) -> str:
+    """How others than root may write a file, or nothing."""
+    if status.st_uid != 0:
+        return f"belongs to the user {status.st_uid}"
+    if status.st_mode & stat.S_IWOTH:
+        return "may be written by everybody"
+    if status.st_mode & stat.S_IWGRP and status.st_gid != 0:
+        return f"may be written by the group {status.st_gid}"
+    return ""

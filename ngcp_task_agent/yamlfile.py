@@ -1,0 +1,142 @@
+"""YAML files whose every value knows its line.
+
+PyYAML silently takes the last of two equal keys, and forgets where values
+stood.  Here a file is first looked at as the tree that YAML calls nodes:
+what is wrong is found there, all at once, and the lines are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import yaml
+
+# The keys and indexes that lead to a value.
+Steps = Tuple[Union[str, int], ...]
+
+_DEEPEST = 20  # levels
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong in a file.
+
+    :ivar line: counted from 1; 0 for the file as a whole
+    :ivar where: the path of keys to the value, such as ``node.name``
+    """
+
+    path: Path
+    line: int
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else f"{self.path}"
+        return ": ".join(filter(None, (place, self.where, self.what)))
+
+
+@dataclass
+class Document:
+    """A file that was read.
+
+    :ivar value: what it says; None where it says nothing or is faulty
+    :ivar faults: empty for a sound file
+    """
+
+    path: Path
+    value: Any = None
+    faults: List[Fault] = field(default_factory=list)
+    lines: Dict[Steps, int] = field(default_factory=dict)
+
+    def fault(self, steps: Steps, what: str) -> Fault:
+        """A fault of the value at the end of these steps."""
+        known = steps
+        while known and known not in self.lines:
+            known = known[:-1]
+        where = ""
+        for step in steps:
+            if isinstance(step, int):
+                where += f"[{step}]"
+            else:
+                where += f".{step}" if where else step
+        return Fault(self.path, self.lines.get(known, 0), where, what)
+
+
+def read(path: Path, text: str) -> Document:
+    """Read the text of a file; what is wrong is in the document's faults."""
+    document = Document(path)
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _look(document, loader, node, ())
+        if node is not None and not document.faults:
+            document.value = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        what = " ".join(f"{error.problem or error.context}".split())
+        document.faults.append(Fault(path, line, "", f"not YAML: {what}"))
+    except yaml.YAMLError as error:
+        # Its text spans lines; the first says it.
+        what = str(error).splitlines()[0]
+        document.faults.append(Fault(path, 0, "", f"not YAML: {what}"))
+    except (ValueError, RecursionError) as error:
+        # An impossible date, for example.
+        document.faults.append(Fault(path, 0, "", f"not usable: {error}"))
+    return document
+
+
+def _look(
+    document: Document, loader: Any, node: yaml.Node, steps: Steps
+) -> None:
+    """Keep the lines of a node and all below it, and find its faults."""
+    document.lines.setdefault(steps, node.start_mark.line + 1)
+    if len(steps) > _DEEPEST:
+        # An alias can make a value hold itself.
+        document.faults.append(document.fault(steps, "is nested too deep"))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _look(document, loader, item, (*steps, index))
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key_node, value_node in node.value:
+            key = _key(document, loader, key_node, steps)
+            if key is None:
+                continue
+            inner = (*steps, key)
+            if key in seen:
+                document.lines[inner] = key_node.start_mark.line + 1
+                document.faults.append(
+                    document.fault(inner, "stands here a second time")
+                )
+            seen.add(key)
+            document.lines[inner] = key_node.start_mark.line + 1
+            _look(document, loader, value_node, inner)
+    elif node.tag == "tag:yaml.org,2002:float":
+        if not math.isfinite(loader.construct_object(node)):
+            document.faults.append(
+                document.fault(steps, "must be a finite number")
+            )
+
+
+def _key(
+    document: Document, loader: Any, node: yaml.Node, steps: Steps
+) -> Optional[str]:
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag in (
+            "tag:yaml.org,2002:str",
+            "tag:yaml.org,2002:merge",
+        ):
+            return str(node.value)
+        value = f"'{node.value}'"
+    else:
+        value = "this"
+    fault = document.fault(steps, f"{value} is no key: it must be a string")
+    document.faults.append(
+        Fault(fault.path, node.start_mark.line + 1, fault.where, fault.what)
+    )
+    return None
