@@ -294,8 +294,9 @@ class Agent:
             task.refuse()
         finished = asyncio.gather(*(task.finished() for task in tasks))
         hurry = asyncio.ensure_future(self._hurry.wait())
+        events: List[asyncio.Future[Any]] = [finished, hurry]
         await asyncio.wait(
-            [finished, hurry],
+            events,
             timeout=self._stop_timeout,
             return_when=asyncio.FIRST_COMPLETED,
         )

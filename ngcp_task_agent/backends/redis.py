@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import AbstractSet, Any, Mapping, Optional, Sequence, Set
+from typing import AbstractSet, Any, List, Mapping, Optional, Sequence, Set
 
 from redis.exceptions import ResponseError
 
@@ -242,8 +242,9 @@ class RedisBackend(Backend):
                 raise LinkError("the subscription was not acknowledged")
             self._change.clear()
             change = asyncio.ensure_future(self._change.wait())
+            events: List[asyncio.Future[Any]] = [change, link.closed]
             await asyncio.wait(
-                [change, link.closed],
+                events,
                 timeout=left,
                 return_when=asyncio.FIRST_COMPLETED,
             )

@@ -152,8 +152,9 @@ class Writer:
         self._empty.set()
         self._more.clear()
         more = asyncio.ensure_future(self._more.wait())
+        events: List[asyncio.Future[Any]] = [more, link.closed]
         await asyncio.wait(
-            [more, link.closed],
+            events,
             timeout=_ROLE_EVERY if self._asks_role else None,
             return_when=asyncio.FIRST_COMPLETED,
         )

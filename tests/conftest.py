@@ -1,0 +1,77 @@
+"""What holds for every test: coroutines run, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+import pytest
+
+# No test waits on purpose for longer; it is the bound for a hang.
+TEST_TIMEOUT = 120.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Optional[bool]:
+    """Run a coroutine test; it must end all tasks that it has started."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    asyncio.run(_settled(pyfuncitem.obj(**arguments)))
+    return True
+
+
+async def _settled(test: Any) -> None:
+    await asyncio.wait_for(test, TEST_TIMEOUT)
+    # What was cancelled or is on its last step may still end.
+    for _ in range(20):
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"the test leaves tasks: {left}")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    """No child process, running or not reaped, and no descriptor stays."""
+    before = _descriptors()
+    yield
+    children = _child()
+    assert children is None, f"the test leaves a process: {children}"
+    deadline = time.monotonic() + 2
+    while set(_descriptors()) - set(before):
+        # The garbage collector or the kernel may still be at it.
+        if time.monotonic() > deadline:
+            left = {
+                fd: where
+                for fd, where in _descriptors().items()
+                if fd not in before
+            }
+            pytest.fail(f"the test leaves descriptors: {left}")
+        time.sleep(0.01)
+
+
+def _child() -> Optional[str]:
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if found is None:
+        return str(list(Path("/proc/self/task").glob("*/children")))
+    return str(found)
+
+
+def _descriptors() -> Dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            pass  # the listing's own
+    return found

@@ -1,0 +1,251 @@
+"""The real parts of the tests: a redis-server, the daemon, a client."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import redis
+
+ROOT = Path(__file__).parent.parent
+WITHIN = 30.0  # seconds that anything may take on a busy machine
+CHANNEL = "ngcp-task-agent-redis"
+
+
+def wait_for(what: Callable[[], Any], within: float = WITHIN) -> Any:
+    """Wait until ``what`` is true, and return it."""
+    deadline = time.monotonic() + within
+    while True:
+        found = what()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within} s"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A redis-server of the test's own, without persistence.
+
+    :param options: more of its options, as on its command line
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.socket = folder / "redis.sock"
+        self._folder = folder
+        self._options = options
+        self._process: Optional[subprocess.Popen[bytes]] = None
+
+    def start(self) -> None:
+        program = shutil.which("redis-server")
+        assert program, "the tests need redis-server (apt install it)"
+        self._process = subprocess.Popen(
+            [
+                program,
+                *("--port", str(self.port)),
+                *("--bind", "127.0.0.1"),
+                *("--unixsocket", str(self.socket)),
+                *("--save", ""),
+                *("--dir", str(self._folder)),
+                *self._options,
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+                s.settimeout(1)
+                s.sendall(b"PING\r\n")
+                # A server that wants a password or TLS answers too.
+                return bool(s.recv(1)) or True
+        except ConnectionRefusedError:
+            return False
+
+    def signal(self, number: int) -> None:
+        """STOP stalls the server, CONT lets it go on."""
+        assert self._process
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self._process
+        self._process.kill()
+        self._process.wait(WITHIN)
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            self._process.wait(WITHIN)
+            self._process = None
+
+    def connect(self, **options: Any) -> redis.Redis[bytes]:
+        return redis.Redis(port=self.port, **options)
+
+    def subscribers(self, channel: str) -> int:
+        connection = self.connect()
+        try:
+            return int(connection.pubsub_numsub(channel)[0][1])
+        finally:
+            connection.connection_pool.disconnect()
+
+
+class Daemon:
+    """The real daemon, started by its script.
+
+    :param config: the folder of its configuration
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        *options: str,
+        log_level: str = "debug",
+        env: Optional[Dict[str, str]] = None,
+    ) -> None:
+        self.log = config.parent / f"{config.name}.log"
+        self._lines = self.log.open("ab")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, str(ROOT / "sbin/ngcp-task-agent")),
+                *("--config-dir", str(config)),
+                *("--log-level", log_level),
+                *options,
+            ],
+            stderr=self._lines,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        )
+
+    def text(self) -> str:
+        """All that it has logged."""
+        return self.log.read_text()
+
+    def wait_for_log(self, text: str, count: int = 1) -> str:
+        """Wait until the text is in the log so many times."""
+        wait_for(
+            lambda: (
+                self.text().count(text) >= count
+                or self.process.poll() is not None
+            )
+        )
+        log = self.text()
+        assert log.count(text) >= count, log
+        return log
+
+    def reload(self) -> str:
+        """SIGHUP, and wait until it is in force."""
+        before = self.text().count(" reloaded")
+        self.process.send_signal(signal.SIGHUP)
+        return self.wait_for_log(" reloaded", before + 1)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask for the end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(WITHIN)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._lines.close()
+        return status
+
+
+class Client:
+    """A client as any other: subscribes first, publishes, then listens."""
+
+    def __init__(self, server: RedisServer, **options: Any) -> None:
+        self._redis = server.connect(**options)
+        self.channel = f"feedback_{uuid.uuid4()}"
+        self._pubsub = self._redis.pubsub()
+        self._pubsub.subscribe(self.channel)
+        wait_for(lambda: self._pubsub.get_message(timeout=1))
+        self.responses: List[Dict[str, Any]] = []
+
+    def request(self, task: str, **fields: Any) -> Dict[str, Any]:
+        """A sound request, with some fields replaced."""
+        request = {
+            "uuid": str(uuid.uuid4()),
+            "task": task,
+            "src": "tests",
+            "dst": "*",
+            "options": {"feedback_channel": self.channel},
+            "data": None,
+        }
+        return {**request, **fields}
+
+    def publish(self, message: Any, channel: str = CHANNEL) -> None:
+        """Publish a request, or any bytes."""
+        if not isinstance(message, (bytes, str)):
+            message = json.dumps(message)
+        self._redis.publish(channel, message)
+
+    def send(
+        self, task: str, channel: str = CHANNEL, **fields: Any
+    ) -> Dict[str, Any]:
+        """Publish a sound request; returns it."""
+        request = self.request(task, **fields)
+        self.publish(request, channel)
+        return request
+
+    def next(self, within: float = WITHIN) -> Dict[str, Any]:
+        """The next response."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            message = self._pubsub.get_message(timeout=0.1)
+            if message and message["type"] == "message":
+                response: Dict[str, Any] = json.loads(message["data"])
+                self.responses.append(response)
+                return response
+        raise AssertionError(f"no response within {within} s")
+
+    def ending(self, within: float = WITHIN) -> Dict[str, Any]:
+        """The next response that is not ``accepted``."""
+        while True:
+            response = self.next(within)
+            if response["status"] != "accepted":
+                return response
+
+    def ask(self, task: str, **fields: Any) -> List[Dict[str, Any]]:
+        """Send a request; all responses up to the ending."""
+        before = len(self.responses)
+        self.send(task, **fields)
+        self.ending()
+        return self.responses[before:]
+
+    def silent(self, seconds: float = 0.5) -> bool:
+        """Whether nothing comes for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            message = self._pubsub.get_message(timeout=0.05)
+            if message and message["type"] == "message":
+                self.responses.append(json.loads(message["data"]))
+                return False
+        return True
+
+    def close(self) -> None:
+        self._pubsub.close()
+        self._redis.connection_pool.disconnect()
+
+
+def statuses(responses: Sequence[Dict[str, Any]]) -> List[str]:
+    return [response["status"] for response in responses]
