@@ -100,6 +100,23 @@ class RedisServer:
     def connect(self, **options: Any) -> redis.Redis[bytes]:
         return redis.Redis(port=self.port, **options)
 
+    def clients_of(self, name: str) -> int:
+        """How many connections have that client name."""
+        connection = self.connect()
+        try:
+            return sum(c["name"] == name for c in connection.client_list())
+        finally:
+            connection.connection_pool.disconnect()
+
+    def is_linked(self) -> bool:
+        """Whether this replica has its master's data."""
+        connection = self.connect()
+        try:
+            info = connection.info("replication")
+            return info["master_link_status"] == "up"
+        finally:
+            connection.connection_pool.disconnect()
+
     def subscribers(self, channel: str) -> int:
         connection = self.connect()
         try:
@@ -181,6 +198,11 @@ class Client:
         wait_for(lambda: self._pubsub.get_message(timeout=1))
         self.responses: List[Dict[str, Any]] = []
 
+    def listen_too(self, channel: str) -> None:
+        """Receive what goes to another channel as well."""
+        self._pubsub.subscribe(channel)
+        wait_for(lambda: self._pubsub.get_message(timeout=1))
+
     def request(self, task: str, **fields: Any) -> Dict[str, Any]:
         """A sound request, with some fields replaced."""
         request = {
@@ -245,6 +267,18 @@ class Client:
     def close(self) -> None:
         self._pubsub.close()
         self._redis.connection_pool.disconnect()
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and no zombie.
+
+    A zombie waits for the init of this machine, not for the agent.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def statuses(responses: Sequence[Dict[str, Any]]) -> List[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import ssl
 import time
 from collections import deque
 from pathlib import Path
@@ -230,9 +232,20 @@ async def _disconnect(connection: Any) -> None:
             pass
 
 
-def _why(error: Exception) -> str:
-    """An error in words: redis-py's texts can have several sentences."""
-    if isinstance(error, OSError) and error.strerror:
+def _why(error: BaseException) -> str:
+    """An error in words.
+
+    redis-py wraps the system's errors in texts such as "Error 111 connecting
+    to host:6379. 111.", or, for a wrong certificate, "Error 1 ... 1.".
+    """
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, RedisError) and isinstance(cause, OSError):
+        return _why(cause)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
         named = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{named}"
+        return f"{os.strerror(error.errno or 0)}{named}"
     return str(error) or type(error).__name__

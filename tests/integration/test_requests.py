@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Callable
+import json
+import uuid
+from typing import Any, Callable, Dict
+
+import pytest
 
 from tests.integration.conftest import ConfigFolder
-from tests.parts import Client, Daemon, statuses
+from tests.parts import CHANNEL, Client, Daemon, statuses, wait_for
 
 Start = Callable[..., Daemon]
 
@@ -30,3 +34,298 @@ def test_accepted_then_done(
     assert accepted["timestamp"] <= done["timestamp"]
     assert client.silent()
     assert statuses(client.responses) == ["accepted", "done"]
+
+
+def test_ref_is_repeated_letter_for_letter(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    start()
+    shouted = str(uuid.uuid4()).upper()
+    accepted, done = client.ask("true", uuid=shouted)
+    assert accepted["ref"] == done["ref"] == shouted
+
+
+# What is replaced in a sound request, and what the reason must name.
+REJECTED = [
+    pytest.param({"uuid": None}, "uuid", id="no-uuid"),
+    pytest.param({"uuid": "x"}, "uuid", id="no-such-uuid"),
+    pytest.param({"uuid": 7}, "uuid", id="uuid-of-wrong-type"),
+    pytest.param({"task": None}, "task", id="no-task"),
+    pytest.param({"task": "x" * 129}, "task", id="task-too-long"),
+    pytest.param({"src": ""}, "src", id="src-empty"),
+    pytest.param({"src": "x" * 256}, "src", id="src-too-long"),
+    pytest.param({"dst": ["*"]}, "dst", id="dst-of-wrong-type"),
+    pytest.param({"dst": "*" * 4097}, "dst", id="dst-too-long"),
+    pytest.param({"dst": "sp1,,sp2"}, "target 2", id="dst-empty-target"),
+    pytest.param({"dst": "*|state"}, "'state'", id="dst-without-equals"),
+    pytest.param({"dst": "*|=x"}, "'=x'", id="dst-without-key"),
+    pytest.param({"dst": "*|role=a+"}, "'role=a+'", id="dst-without-value"),
+    pytest.param({"task": "nope"}, "unknown task 'nope'", id="unknown-task"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), REJECTED)
+def test_rejected(
+    fields: Dict[str, Any],
+    reason: str,
+    config: ConfigFolder,
+    start: Start,
+    client: Client,
+) -> None:
+    config.task("true", "true")
+    start()
+    request = {**client.request("true"), **fields}
+    client.publish(request)
+    response = client.next()
+    assert response["status"] == "rejected"
+    assert reason in response["reason"]
+    assert response["data"] is None
+    sent = request["uuid"]
+    assert response["ref"] == (sent if isinstance(sent, str) else None)
+    assert client.silent()
+
+
+SALVAGED = [
+    pytest.param(lambda m: m[:-1], "not JSON", id="cut-off"),
+    pytest.param(lambda m: m[:-1] + b',"x":NaN}', "not JSON", id="nan"),
+    pytest.param(lambda m: m[:-1] + b',"x":"\xff"}', "UTF-8", id="not-utf8"),
+    pytest.param(
+        lambda m: m[:-1] + b',"x":' + b"[" * 99999 + b"]" * 99999 + b"}",
+        "nested",
+        id="deep",
+    ),
+    pytest.param(
+        lambda m: m[:-1] + b',"x":"' + b"x" * (1 << 20) + b'"}',
+        "limit",
+        id="large",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SALVAGED)
+def test_unreadable_message_is_rejected_where_an_answer_can_go(
+    spoil: Callable[[bytes], bytes],
+    reason: str,
+    config: ConfigFolder,
+    start: Start,
+    client: Client,
+) -> None:
+    config.task("true", "true")
+    start()
+    request = client.request("true")
+    client.publish(spoil(json.dumps(request).encode()))
+    response = client.next()
+    assert response["status"] == "rejected"
+    assert reason in response["reason"]
+    assert response["ref"] == request["uuid"]
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"[]", b"null", b"\xff\xfe", b'"x"', b"{}"]
+)
+def test_message_without_address_is_for_the_journal_alone(
+    message: bytes, config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    client.publish(message)
+    daemon.wait_for_log("rejected a message from somebody")
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    assert "Traceback" not in daemon.text()
+
+
+@pytest.mark.parametrize("channel", [None, "", 7, "x" * 513, CHANNEL], ids=str)
+def test_bad_feedback_channel_is_for_the_journal_alone(
+    channel: Any, config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    client.send("true", options={"feedback_channel": channel})
+    log = daemon.wait_for_log("rejected true from tests")
+    assert "(to the journal alone)" in log
+    assert client.silent()
+
+
+def test_duplicate_is_rejected(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    start()
+    responses = client.ask("true")
+    again = client.ask("true", uuid=responses[0]["ref"])
+    assert statuses(again) == ["rejected"]
+    assert again[0]["reason"] == "duplicate request"
+
+
+def test_request_for_another_node_is_ignored_even_if_unknown(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    client.send("nope", dst="sp2")
+    client.send("nope", dst="sp2", options={})
+    daemon.wait_for_log("ignored nope", 2)
+    assert client.silent()
+
+
+def test_unknown_fields_and_options_are_ignored(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    start()
+    options = {"feedback_channel": client.channel, "headers": {"x": 1}}
+    responses = client.ask("true", options=options, more=[1], timestamp="x")
+    assert statuses(responses) == ["accepted", "done"]
+
+
+def test_allow_src(config: ConfigFolder, start: Start, client: Client) -> None:
+    config.task("true", "true", allow_src=["web*"])
+    start()
+    (rejected,) = client.ask("true")
+    assert "allow_src" in rejected["reason"]
+    assert statuses(client.ask("true", src="WEB01a"))[-1] == "done"
+
+
+def test_data_schema(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task(
+        "true",
+        "true",
+        data_schema={
+            "type": "object",
+            "properties": {"n": {"type": "integer"}},
+        },
+    )
+    daemon = start()
+    (rejected,) = client.ask("true", data={"n": "a secret"})
+    assert "data_schema" in rejected["reason"]
+    assert "properties/n/type" in rejected["reason"]
+    assert "a secret" not in rejected["reason"] + daemon.text()
+    assert statuses(client.ask("true", data={"n": 1}))[-1] == "done"
+    # Larger data is checked beside the loop.
+    large = {"n": 1, "more": ["x"] * 10000}
+    assert statuses(client.ask("true", data=large))[-1] == "done"
+    large["n"] = "x"
+    assert statuses(client.ask("true", data=large)) == ["rejected"]
+
+
+def test_task_that_is_not_enabled_is_unknown(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("off", "true", enabled=False)
+    config.task("on", "true")
+    start()
+    assert client.ask("off")[0]["reason"] == "unknown task 'off'"
+
+
+def test_large_output_comes_in_chunks_in_their_order(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.agent(node={"name": "sp1"}, max_response=20000)
+    script = 'for i in $(seq 6000); do printf \'%s\\n\' "\\\\é😀\\"$i"; done'
+    config.shell("much", script)
+    start()
+    client.send("much")
+    assert client.next()["status"] == "accepted"
+    first = client.next()
+    chunks = [first] + [client.next() for _ in range(first["chunks"] - 1)]
+    assert len(chunks) > 3
+    assert [c["chunk"] for c in chunks] == list(range(1, len(chunks) + 1))
+    assert {c["uuid"] for c in chunks} == {first["uuid"]}
+    assert {c["status"] for c in chunks} == {"done"}
+    data = "".join(c["data"] for c in chunks)
+    assert data == "".join(f'\\é😀"{i}\n' for i in range(1, 6001))
+    assert client.silent()
+
+
+def test_tasks_of_several_backends_and_channels_side_by_side(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.backend("second")
+    config.task("one", "echo", broker_args="1")
+    config.task("two", "echo", broker_args="2", channel="another")
+    config.task("three", "echo", broker_args="3", backend="second")
+    start()
+    client.send("one")
+    # Two backends listen on that channel: one knows the task.
+    endings = [client.ending(), client.ending()]
+    assert sorted(statuses(endings)) == ["done", "rejected"]
+    client.send("two", channel="another")
+    assert client.ending()["data"] == "2\n"
+    client.send("one", channel="another")
+    assert client.ending()["reason"] == "unknown task 'one'"
+
+
+def test_many_tasks_share_one_subscription(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    for number in range(20):
+        config.task(f"t{number}", "true")
+    daemon = start()
+    log = daemon.text()
+    subscribed = [line for line in log.splitlines() if "subscribed" in line]
+    assert subscribed[0].endswith(f": {CHANNEL}")
+    assert statuses(client.ask("t19")) == ["accepted", "done"]
+    assert client.silent(), "a second subscription would reject a duplicate"
+
+
+def test_busy(config: ConfigFolder, start: Start, client: Client) -> None:
+    go = config.path / "go"
+    config.shell(
+        "slow",
+        f"until [ -e {go} ]; do sleep 0.05; done",
+        max_running=2,
+        max_queued=1,
+    )
+    start()
+    for _ in range(3):
+        client.send("slow")
+        assert client.next()["status"] == "accepted"
+    client.send("slow")
+    busy = client.next()
+    assert busy["status"] == "rejected"
+    assert busy["reason"] == (
+        "busy: 2 running and 1 waiting, of at most 2 and 1"
+    )
+    go.touch()
+    assert [client.ending()["status"] for _ in range(3)] == ["done"] * 3
+
+
+def test_agent_wide_limit(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    go = config.path / "go"
+    script = (
+        f"echo >> {config.path}/on; until [ -e {go} ]; do sleep 0.05; done"
+    )
+    config.agent(node={"name": "sp1"}, max_running=1)
+    config.shell("one", script, max_queued=0)
+    config.shell("two", script, max_queued=1)
+    start()
+    client.send("one")
+    assert client.next()["status"] == "accepted"
+    wait_for((config.path / "on").exists)
+    client.send("two")
+    assert client.next()["status"] == "accepted"
+    client.send("one")
+    assert "busy" in client.next()["reason"]
+    assert (config.path / "on").read_text() == "\n"
+    go.touch()
+    assert [client.ending()["status"] for _ in range(2)] == ["done"] * 2
+
+
+def test_500_at_once(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true", max_queued=500)
+    start(log_level="info")
+    sent = [client.send("true")["uuid"] for _ in range(500)]
+    seen: Dict[str, list[str]] = {}
+    for _ in range(1000):
+        response = client.next()
+        seen.setdefault(response["ref"], []).append(response["status"])
+    assert sorted(seen) == sorted(sent)
+    assert all(got == ["accepted", "done"] for got in seen.values())
+    assert client.silent()

@@ -1,0 +1,370 @@
+"""A Redis server that dies, stalls, restarts or refuses."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+
+from tests.integration.conftest import ConfigFolder
+from tests.parts import (
+    CHANNEL,
+    WITHIN,
+    Client,
+    Daemon,
+    RedisServer,
+    free_port,
+    statuses,
+    wait_for,
+)
+
+Start = Callable[..., Daemon]
+Connect = Callable[..., Client]
+
+AWAY = " is away: "
+BACK = "subscribed at"
+
+
+def slow_task(config: ConfigFolder) -> Path:
+    """A task that ends when the returned file is made."""
+    go = config.path / "go"
+    config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done; echo out")
+    return go
+
+
+def subscribed_again(server: RedisServer) -> None:
+    wait_for(lambda: server.subscribers(CHANNEL), 60)
+
+
+def test_killed_subscription_is_restored(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    # Five seconds make a connection one that is worth an immediate attempt.
+    time.sleep(5)
+    with server.connect() as redis:
+        redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        redis.connection_pool.disconnect()
+    subscribed_again(server)
+    again = Client(server)
+    assert statuses(again.ask("true")) == ["accepted", "done"]
+    again.close()
+    log = daemon.wait_for_log(BACK, 2)
+    assert log.count(AWAY) == 1
+
+
+def test_killed_writer_loses_no_answer(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    go = slow_task(config)
+    start()
+    client.send("slow")
+    assert client.next()["status"] == "accepted"
+    with server.connect() as redis:
+        for connection in redis.client_list():
+            if connection["cmd"] in ("role", "publish"):
+                redis.client_kill(connection["addr"])
+        redis.connection_pool.disconnect()
+    go.touch()
+    assert client.next()["data"] == "out\n"
+    assert client.silent()
+
+
+def test_restarted_server(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    go = slow_task(config)
+    daemon = start()
+    request = client.send("slow")
+    assert client.next()["status"] == "accepted"
+    server.kill()
+    daemon.wait_for_log(AWAY)
+    go.touch()
+    daemon.wait_for_log("done slow")
+    server.start()
+    again = Client(server)
+    again.listen_too(client.channel)
+    ending = again.next(60)
+    assert (ending["ref"], ending["data"]) == (request["uuid"], "out\n")
+    assert again.silent()
+    subscribed_again(server)
+    assert statuses(again.ask("slow")) == ["accepted", "done"]
+    again.close()
+    log = daemon.text()
+    # One line for each change, however many attempts there were.
+    assert (log.count(AWAY), log.count(BACK)) == (1, 2)
+    assert "Traceback" not in log
+
+
+def test_stalled_server_is_noticed(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    go = slow_task(config)
+    daemon = start()
+    client.send("slow")
+    assert client.next()["status"] == "accepted"
+    server.signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        daemon.wait_for_log(AWAY)
+        # Twice the ping interval of 1 s, and what a busy machine may add.
+        assert time.monotonic() - begin < 2 + 3
+        go.touch()
+        daemon.wait_for_log("done slow")
+    finally:
+        server.signal(signal.SIGCONT)
+    subscribed_again(server)
+    assert client.next(60)["data"] == "out\n"
+    assert statuses(client.ask("slow")) == ["accepted", "done"]
+    assert client.silent()
+
+
+def test_idle_connection_is_kept(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    config.task("true", "true")
+    config.backend(ping_interval=0.2)
+    daemon = start()
+    time.sleep(3)
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    assert AWAY not in daemon.text()
+
+
+def test_server_that_comes_after_the_agent(
+    config: ConfigFolder, start: Start, server: RedisServer
+) -> None:
+    config.task("true", "true")
+    server.kill()
+    daemon = start()
+    assert "has started" in daemon.text()
+    server.start()
+    subscribed_again(server)
+    client = Client(server)
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    client.close()
+
+
+def test_what_is_kept_is_bounded_and_its_loss_is_told(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    go = config.path / "go"
+    config.shell(
+        "slow",
+        f"until [ -e {go} ]; do sleep 0.1; done",
+        max_running=1,
+        max_queued=1100,
+    )
+    config.agent(node={"name": "sp1"}, stop_timeout=0)
+    daemon = start(log_level="info")
+    sent: List[str] = []
+    for _ in range(1050):
+        sent.append(client.send("slow")["uuid"])
+        assert client.next()["status"] == "accepted"
+    server.kill()
+    daemon.wait_for_log(AWAY)
+    # Now all end at once: 1,050 answers for 1,000 places.
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(WITHIN) == 0
+    lost = [line for line in daemon.text().splitlines() if "is lost" in line]
+    assert len(lost) == len(sent)
+    assert sum("away for too long" in line for line in lost) == 50
+    assert all(any(ref in line for line in lost) for ref in sent[:10])
+
+
+def test_unknown_database_is_noted_once(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    config.backend(db=40)
+    config.task("true", "true")
+    daemon = start()
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    server.kill()
+    daemon.wait_for_log(AWAY)
+    server.start()
+    subscribed_again(server)
+    assert daemon.text().count("has no database 40") == 1
+
+
+def test_unix_socket(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    config.backend(unix_socket=str(server.socket))
+    config.task("true", "true")
+    daemon = start()
+    assert str(server.socket) in daemon.text()
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_password(
+    in_file: bool, config: ConfigFolder, start: Start, folder: Path
+) -> None:
+    server = RedisServer(config.path, "--requirepass", "s3cret")
+    server.start()
+    config.task("true", "true")
+    keys: Any = {"port": server.port}
+    if in_file:
+        secret = folder / "secret"
+        secret.write_text("s3cret\n")
+        keys["password_file"] = str(secret)
+    else:
+        keys["password"] = "s3cret"
+    try:
+        config.backend(**keys)
+        daemon = start()
+        client = Client(server, password="s3cret")
+        assert statuses(client.ask("true")) == ["accepted", "done"]
+        client.close()
+        assert "s3cret" not in daemon.text()
+    finally:
+        server.stop()
+
+
+def test_wrong_password_is_told(
+    config: ConfigFolder, start: Start, folder: Path
+) -> None:
+    server = RedisServer(config.path, "--requirepass", "s3cret")
+    server.start()
+    try:
+        config.backend(port=server.port, password="wr0ng")
+        daemon = start()
+        line = daemon.wait_for_log(AWAY).splitlines()[0]
+        assert "invalid" in line
+        assert "wr0ng" not in daemon.text()
+    finally:
+        server.stop()
+
+
+MINIMAL = (
+    "on >s3cret resetchannels &ngcp-task-agent-redis &feedback_* +subscribe "
+    "+unsubscribe +publish +ping +client|setname"
+)
+
+
+def test_minimal_user(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    with server.connect() as redis:
+        redis.execute_command("ACL", "SETUSER", "agent", *MINIMAL.split())
+        redis.connection_pool.disconnect()
+    config.backend(username="agent", password="s3cret")
+    config.task("true", "true")
+    daemon = start()
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    daemon.wait_for_log("does not tell its role")
+    # What the user may not publish to is lost, and told.
+    client.send("true", options={"feedback_channel": "elsewhere"})
+    daemon.wait_for_log("Redis refuses it", 2)
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+
+
+def test_user_that_may_not_subscribe(
+    config: ConfigFolder, start: Start, server: RedisServer
+) -> None:
+    with server.connect() as redis:
+        redis.execute_command(
+            "ACL",
+            *("SETUSER", "agent", "on", ">s3cret", "resetchannels"),
+            "+@all",
+        )
+        redis.connection_pool.disconnect()
+    config.backend(username="agent", password="s3cret")
+    config.task("true", "true")
+    daemon = start()
+    daemon.wait_for_log(AWAY)
+    time.sleep(2)
+    log = daemon.text()
+    assert log.count(AWAY) == 1
+    assert "permissions" in log
+
+
+def test_local_on_a_replica_needs_the_source(
+    config: ConfigFolder, start: Start, server: RedisServer, connect: Connect
+) -> None:
+    """Whoever publishes at the master is heard by the replicas' agents."""
+    config.task("true", "true")
+    daemon = start()
+    client = connect()
+    # This server is a master on this machine: only its clients were heard.
+    assert statuses(client.ask("true", dst="localhost", src="x"))[1] == "done"
+    replica = RedisServer(
+        config.path, "--replicaof", "127.0.0.1", str(server.port)
+    )
+    replica.start()
+    try:
+        config.backend(port=replica.port)
+        daemon.reload()
+        replicated = Client(replica)
+        wait_for(replica.is_linked)
+        replicated.publish(client.request("true", dst="local", src="x"))
+        daemon.wait_for_log("ignored true from x")
+        request = replicated.request("true", dst="local", src="SP1")
+        replicated.publish(request)
+        assert replicated.ending()["status"] == "done"
+        replicated.close()
+    finally:
+        replica.stop()
+
+
+@pytest.fixture
+def certificate(folder: Path) -> Path:
+    """A folder with a CA, and a certificate of it for localhost."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(
+            ["openssl", *words], cwd=folder, check=True, capture_output=True
+        )
+
+    key = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(
+        *("req", "-x509", *key, "-subj", "/CN=ca"),
+        *("-keyout", "ca.key", "-out", "ca.pem"),
+    )
+    openssl(
+        *("req", *key[:3], "-subj", "/CN=localhost"),
+        *("-keyout", "server.key", "-out", "server.csr"),
+    )
+    (folder / "ext").write_text("subjectAltName=DNS:localhost\n")
+    openssl(
+        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem"),
+        *("-CAkey", "ca.key", "-CAcreateserial", "-days", "2"),
+        *("-extfile", "ext", "-out", "server.pem"),
+    )
+    return folder
+
+
+def test_tls(
+    config: ConfigFolder, start: Start, certificate: Path, folder: Path
+) -> None:
+    port = free_port()
+    server = RedisServer(
+        config.path,
+        *("--tls-port", str(port)),
+        *("--tls-cert-file", str(certificate / "server.pem")),
+        *("--tls-key-file", str(certificate / "server.key")),
+        *("--tls-ca-cert-file", str(certificate / "ca.pem")),
+    )
+    server.start()
+    tls = {
+        "ca": str(certificate / "ca.pem"),
+        "cert": str(certificate / "server.pem"),
+        "key": str(certificate / "server.key"),
+    }
+    try:
+        config.backend(host="localhost", port=port, tls=tls)
+        config.task("true", "true")
+        daemon = start()
+        client = Client(server)
+        assert statuses(client.ask("true")) == ["accepted", "done"]
+        client.close()
+        # A certificate for another name is not taken.
+        config.backend(host="127.0.0.1", port=port, tls=tls)
+        daemon.reload()
+        assert "certificate" in daemon.wait_for_log(AWAY)
+    finally:
+        server.stop()
