@@ -1,0 +1,307 @@
+"""The daemon as systemd and an administrator start it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from ngcp_task_agent import __version__
+from tests.integration.conftest import ConfigFolder
+from tests.parts import ROOT, Client, Daemon, RedisServer, statuses, wait_for
+
+Start = Callable[..., Daemon]
+
+
+def run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the script to its end."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "sbin/ngcp-task-agent"), *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    )
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"ngcp-task-agent {__version__}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--nope",), ("x",), ("--log-level", "loud"), ("--check", "--reload")],
+)
+def test_wrong_command_line(options: Any) -> None:
+    done = run(*options)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+
+
+def test_check(config: ConfigFolder) -> None:
+    config.task("true", "true")
+    done = run("--check", "--config-dir", str(config.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (f"{config.path}: no fault; 1 backends, 1 tasks\n")
+
+
+def test_check_of_what_is_shipped() -> None:
+    """Only the program of the task is not there but on NGCP nodes."""
+    done = run("--check", "--config-dir", str(ROOT / "etc/ngcp-task-agent"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ngcp-clear-call-counters" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1:] == [
+        f"{ROOT}/etc/ngcp-task-agent: no fault; 1 backends, 1 tasks"
+    ]
+
+
+def test_check_tells_all_faults_at_once(config: ConfigFolder) -> None:
+    config.write("agent.yml", "max_running: 0\nmax_runing: 1\n")
+    config.write("tasks/a.yml", "name: a\n")
+    config.write("tasks/b.yml", "name: 'b\n")
+    done = run("--check", "--config-dir", str(config.path))
+    assert done.returncode == 78
+    assert done.stderr == ""
+    folder = config.path
+    assert done.stdout.splitlines() == [
+        f"{folder}/agent.yml:1: max_running: must be a whole number from 1 "
+        "to 10000",
+        f"{folder}/agent.yml:2: max_runing: is no known key; is "
+        "'max_running' meant?",
+        f"{folder}/tasks/a.yml:1: the key 'backend' is missing",
+        f"{folder}/tasks/a.yml:1: the key 'broker' is missing",
+        f"{folder}/tasks/b.yml:2: not YAML: found unexpected end of stream",
+    ]
+
+
+def test_nothing_to_run(config: ConfigFolder) -> None:
+    (config.path / "backends/redis.yml").unlink()
+    config.task("true", "true")
+    done = run("--config-dir", str(config.path))
+    assert done.returncode == 78
+    assert "no usable backend" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("--config-dir", "/nowhere")
+    assert done.returncode == 78
+    assert "/nowhere: there is no such folder" in done.stderr
+
+
+def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
+    daemon = start(log_level="info")
+    title = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
+    assert title.rstrip(b"\0") == b"ngcp-task-agent"
+    lines = daemon.text().splitlines()
+    assert all(" INFO " in line for line in lines)
+    assert lines[-1].endswith(
+        f"ngcp-task-agent {__version__} has started: redis: subscribed, "
+        "0 tasks, 0 running"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_well(number: int, start: Start) -> None:
+    assert start().stop(number) == 0
+
+
+def test_log_cannot_be_forged(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    client.ask("true", src="x\n2026-01-01 00:00:00,000 INFO forged \x1b[2J")
+    log = daemon.wait_for_log("done true")
+    assert not [
+        line for line in log.splitlines() if "INFO forged" in line[:40]
+    ]
+    assert "\x1b" not in log
+
+
+class Systemd:
+    """The end of $NOTIFY_SOCKET that systemd holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(0.05)
+        self.heard: List[str] = []
+
+    def wait_for(self, text: str, count: int = 1) -> None:
+        wait_for(lambda: self._heard(text) >= count)
+
+    def _heard(self, text: str) -> int:
+        try:
+            while True:
+                self.heard.append(self._socket.recv(65536).decode())
+        except socket.timeout:
+            pass
+        return sum(text in message for message in self.heard)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(folder: Path) -> Iterator[Systemd]:
+    systemd = Systemd(folder / "notify")
+    yield systemd
+    systemd.close()
+
+
+def test_what_systemd_hears(
+    config: ConfigFolder, start: Start, systemd: Systemd, client: Client
+) -> None:
+    config.task("true", "true")
+    env = {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "400000"}
+    daemon = start(env=env)
+    systemd.wait_for("READY=1")
+    systemd.wait_for("WATCHDOG=1", 3)
+    systemd.wait_for("STATUS=redis: subscribed, 1 tasks, 0 running")
+    client.ask("true")
+    systemd.wait_for("0 running, 1 accepted, 1 done")
+    config.write("tasks/faulty.yml", "x: y\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    systemd.wait_for("READY=1", 2)
+    reloading = next(m for m in systemd.heard if "RELOADING=1" in m)
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert reloading.rpartition("=")[2].isdigit()
+    order = [
+        message
+        for message in systemd.heard
+        if message.startswith(("READY", "RELOADING"))
+    ]
+    assert order == ["READY=1", reloading, "READY=1"]
+    daemon.process.send_signal(signal.SIGTERM)
+    systemd.wait_for("STOPPING=1")
+    assert daemon.stop() == 0
+
+
+def test_status_tells_that_redis_is_away(
+    config: ConfigFolder, start: Start, systemd: Systemd, server: RedisServer
+) -> None:
+    start(env={"NOTIFY_SOCKET": str(systemd.path)})
+    server.kill()
+    systemd.wait_for("STATUS=redis: away")
+    server.start()
+    systemd.wait_for("STATUS=redis: subscribed")
+    # Nobody has asked for heartbeats.
+    assert not [m for m in systemd.heard if "WATCHDOG" in m]
+
+
+def test_reload_that_waits_and_tells(
+    config: ConfigFolder, start: Start, folder: Path, client: Client
+) -> None:
+    runtime = folder / "run"
+    runtime.mkdir()
+    start(env={"RUNTIME_DIRECTORY": str(runtime)})
+    control = runtime / "control"
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600
+    config.task("new", "true")
+    done = run("--reload", RUNTIME_DIRECTORY=str(runtime))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert statuses(client.ask("new")) == ["accepted", "done"]
+    config.task("newer", "true")
+    faulty = config.write("tasks/faulty.yml", "x: [\n")
+    done = run("--reload", RUNTIME_DIRECTORY=str(runtime))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"{faulty}:2: not YAML")
+    assert statuses(client.ask("newer")) == ["accepted", "done"]
+
+
+def test_reload_without_an_agent(folder: Path) -> None:
+    done = run("--reload", RUNTIME_DIRECTORY=str(folder))
+    assert done.returncode == 1
+    assert "no agent is listening" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_state_command(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    state = config.path / "state"
+    script = f"cat {state}; [ ! -e {state}.hang ] || sleep 1000"
+    config.agent(
+        node={"name": "sp1", "state_command": ["/bin/sh", "-c", script]}
+    )
+    config.task("true", "true")
+    state.write_text("standby\n")
+    daemon = start()
+    client.send("true", dst="*|state=active")
+    daemon.wait_for_log("ignored true")
+    state.write_text("active\n")
+    daemon.wait_for_log("the state of this node is active")
+    ask = client.ask("true", dst="*|state=active")
+    assert statuses(ask) == ["accepted", "done"]
+    # A command that hangs makes the state unknown, and delays no answer.
+    Path(f"{state}.hang").touch()
+    wait_for(
+        lambda: (
+            statuses(client.ask("true", dst="*|state=unknown,sp1"))
+            and is_unknown(client)
+        )
+    )
+    responses = client.ask("true")
+    took = responses[-1]["timestamp"] - responses[0]["timestamp"]
+    assert took < 5
+
+
+def is_unknown(client: Client) -> bool:
+    client.send("true", dst="*|state=unknown")
+    return not client.silent(0.2)
+
+
+DESTINATIONS = [
+    ("local", {"sp1"}),
+    ("prx01a", {"prx01a"}),
+    ("prx*", {"prx01a", "prx01b"}),
+    ("*|state=active", {"sp1", "prx01a"}),
+    ("*|status=online", {"sp1", "prx01a", "prx01b"}),
+    ("*|state=active;role=proxy", {"prx01a"}),
+    ("*|state=active;role=proxy+lb", {"sp1", "prx01a"}),
+    ("sp1,prx*|state=standby", {"sp1", "prx01b"}),
+    ("PRX01?|site=GRAZ", {"prx01b"}),
+]
+
+
+def test_destinations_among_nodes(
+    config: ConfigFolder, folder: Path, start: Start, client: Client
+) -> None:
+    """Three agents on one Redis; each takes what is meant for it."""
+    nodes = [
+        {"name": "sp1", "roles": ["lb"], "state": "active"},
+        {"name": "prx01a", "roles": ["proxy"], "state": "active"},
+        {
+            "name": "prx01b",
+            "roles": ["proxy"],
+            "state": "standby",
+            "labels": {"site": "graz"},
+        },
+    ]
+    for node in nodes:
+        other = ConfigFolder(folder / node["name"], config.port)  # type: ignore[operator]
+        other.agent(node=node)
+        # The last backend is another machine's: for it "local" needs src.
+        other.backend(host="127.0.0.1")
+        other.task("true", "true")
+        start(config=other)
+    for dst, names in DESTINATIONS:
+        src = "sp1" if dst == "local" else "tests"
+        if dst == "local":
+            # All three are on this machine, and so is the server: each
+            # takes what only its own machine's clients can have sent.
+            names = {"sp1", "prx01a", "prx01b"}
+        client.send("true", dst=dst, src=src)
+        responses = [client.next() for _ in range(2 * len(names))]
+        assert {r["src"] for r in responses} == names, dst
+    assert client.silent()
