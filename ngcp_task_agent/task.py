@@ -24,6 +24,10 @@ from ngcp_task_agent.slots import Slots
 # Bytes of a message whose data is checked on the spot; more goes to a thread.
 _SMALL = 4096
 _CHECK_WITHIN = 1.5  # seconds, so that the answer comes before clients go
+# Rounds of the event loop before the work begins: they let the backend send
+# "accepted", and others be accepted, before a process is started, which takes
+# as long as all of that together.
+_LET_OTHERS = 3
 _RULE = 200  # characters of a rule's value that a reason repeats
 
 
@@ -102,6 +106,8 @@ class Task:
         self._admitted += 1
         try:
             reply.accepted()
+            for _ in range(_LET_OTHERS):
+                await asyncio.sleep(0)
             result = await self._work(work)
         except asyncio.CancelledError:
             await reply.ended(Result(error="the agent has ended the task"))

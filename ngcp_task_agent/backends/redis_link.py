@@ -29,6 +29,9 @@ from ngcp_task_agent import background
 Push = Callable[[Any], None]
 
 CLIENT_NAME = "ngcp-task-agent"
+# Messages that are taken in a row: as long as some wait here, their senders
+# wait for an answer, while processes are started.
+_BURST = 32
 
 
 class LinkError(Exception):
@@ -115,19 +118,16 @@ class Link:
         loop = asyncio.get_running_loop()
         asked = [loop.create_future() for _ in commands]
         self._asked.extend(asked)
-        deadline = loop.time() + timeout
+        # No wait_for(): its extra task would delay what is sent.
+        deadline = loop.call_later(
+            timeout, self._give_up, f"no answer within {timeout:g} s"
+        )
         try:
-            await asyncio.wait_for(self._send(commands), timeout)
-        except asyncio.TimeoutError:
-            await self.close(f"no answer within {timeout:g} s")
-        if not self.closed.done():
-            await asyncio.wait(
-                {asked[-1], self.closed},
-                timeout=max(0.0, deadline - loop.time()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        if not asked[-1].done() and not self.closed.done():
-            await self.close(f"no answer within {timeout:g} s")
+            await self._send(commands)
+            events: List[asyncio.Future[Any]] = [asked[-1], self.closed]
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            deadline.cancel()
         return [reply.result() for reply in asked if reply.done()]
 
     def refuse(self, reason: str) -> None:
@@ -139,6 +139,11 @@ class Link:
         self._end(reason)
         await background.end(self._reader)
         await _disconnect(self._connection)
+
+    def _give_up(self, reason: str) -> None:
+        """End a wait for Redis to take or to answer something."""
+        self._end(reason)
+        _abort(self._connection)
 
     async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
         if self.closed.done():
@@ -153,6 +158,7 @@ class Link:
             self._end(_why(error))
 
     async def _read(self) -> None:
+        pushes = 0
         try:
             while True:
                 reply: Any
@@ -165,8 +171,10 @@ class Link:
                     self._asked.popleft().set_result(reply)
                 else:
                     self._on_push(reply)
-                    # What is already here must not starve the others.
-                    await asyncio.sleep(0)
+                    pushes += 1
+                    if pushes % _BURST == 0:
+                        # What is already here must not starve the others.
+                        await asyncio.sleep(0)
         except (RedisError, OSError) as error:
             self._end(_why(error))
             await _disconnect(self._connection)
@@ -221,15 +229,19 @@ def _password(options: Mapping[str, Any]) -> Any:
 
 async def _disconnect(connection: Any) -> None:
     """Close a connection without waiting for what it still has to send."""
-    writer = getattr(connection, "_writer", None)
-    if writer is not None:
-        # A polite close waits for a server that may be stalled.
-        writer.transport.abort()
+    _abort(connection)
     if connection is not None:
         try:
             await asyncio.wait_for(connection.disconnect(), 1)
         except (RedisError, OSError, asyncio.TimeoutError):
             pass
+
+
+def _abort(connection: Any) -> None:
+    """Drop the socket: a polite close waits for a server that is stalled."""
+    writer = getattr(connection, "_writer", None)
+    if writer is not None:
+        writer.transport.abort()
 
 
 def _why(error: BaseException) -> str:

@@ -68,7 +68,7 @@ class Writer:
         self._reader_is_up = reader_is_up
         self._waiting: Deque[_Answer] = deque()
         self._bytes = 0
-        self._more = asyncio.Event()
+        self._more: Optional[asyncio.Future[None]] = None
         self._retry = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -96,7 +96,8 @@ class Writer:
         for message in messages:
             self._waiting.append(_Answer(channel, message, ref, now))
             self._bytes += len(message)
-        self._more.set()
+        if self._more and not self._more.done():
+            self._more.set_result(None)
         self._empty.clear()
         if not self._is_linked:
             self._drop_excess()
@@ -150,15 +151,13 @@ class Writer:
             await self._publish(link)
             return
         self._empty.set()
-        self._more.clear()
-        more = asyncio.ensure_future(self._more.wait())
-        events: List[asyncio.Future[Any]] = [more, link.closed]
+        self._more = asyncio.get_running_loop().create_future()
+        events: List[asyncio.Future[Any]] = [self._more, link.closed]
         await asyncio.wait(
             events,
             timeout=_ROLE_EVERY if self._asks_role else None,
             return_when=asyncio.FIRST_COMPLETED,
         )
-        more.cancel()
 
     async def _connect(self, backoff: Backoff) -> Link:
         if self._link and time.monotonic() - self._linked < _SHORT_LIVED:
