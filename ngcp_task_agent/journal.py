@@ -118,7 +118,7 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        if record.exc_info:
+        if text.isprintable() or record.exc_info:
             return text
         return "".join(
             letter if letter.isprintable() else repr(letter)[1:-1]
