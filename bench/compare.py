@@ -23,10 +23,14 @@ from tests.parts import CHANNEL, Daemon, RedisServer, wait_for
 
 HERE = Path(__file__).parent
 FLOOR_CHANNEL = "floor"
-TASK = "name: bench\nbackend: redis\nbroker: command\n" + (
-    f"backend_options: {{control_channel: {CHANNEL}}}\n"
-    "broker_options: {run: /bin/true}\nmax_queued: 1000\n"
-)
+TASK = f"""\
+name: bench
+backend: redis
+backend_options: {{control_channel: {CHANNEL}}}
+broker: command
+broker_options: {{run: /bin/true}}
+max_queued: 1000
+"""
 Figures = Dict[str, float]
 
 

@@ -21,8 +21,8 @@ class Floor:
     def __init__(self, port: int) -> None:
         self.redis = redis.Redis(port=port)
         self.slots = asyncio.Semaphore(AT_ONCE)
-        self.outbox: "asyncio.Queue[Tuple[str, str]]" = asyncio.Queue()
-        self.jobs: Set["asyncio.Task[Any]"] = set()
+        self.outbox: asyncio.Queue[Tuple[str, str]] = asyncio.Queue()
+        self.jobs: Set[asyncio.Task[Any]] = set()
 
     def answer(
         self, request: Dict[str, Any], status: str, data: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from ngcp_task_agent import __version__, background, control, journal
 from ngcp_task_agent.backends.base import Backend
 from ngcp_task_agent.config import Config, Loader
 from ngcp_task_agent.dispatch import Dispatcher
+from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.node import Identity, Node
 from ngcp_task_agent.pattern import Pattern
 from ngcp_task_agent.service import Notifier
@@ -85,10 +87,12 @@ class Agent:
         """Put the files' configuration in force; returns their faults.
 
         A file with a fault does not change what runs.
+
+        :raises ControlError: when the agent is stopping
         """
         async with self._reload_lock:
             if self._stopping.is_set():
-                return ()
+                raise ControlError("the agent is stopping")
             self._notifier.reloading()
             config = await asyncio.to_thread(self._loader.load)
             tell(config)
@@ -117,7 +121,8 @@ class Agent:
         task.add_done_callback(self._reloads.discard)
 
     async def _reload_by_signal(self) -> None:
-        await self.reload()
+        with contextlib.suppress(ControlError):
+            await self.reload()
 
     def _on_bug(
         self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]
@@ -132,15 +137,17 @@ class Agent:
             )
         else:
             journal.record(journal.BUG, f"a bug: {context['message']}")
-        self._failed = True
-        self._stopping.set()
+        if context.get(background.FATAL):
+            self._failed = True
+            self._stopping.set()
 
     def _identity(self) -> Identity:
         assert self._node, "nothing arrives before the node is known"
         return self._node.identity()
 
     async def _start(self, config: Config) -> Optional[control.Control]:
-        await self._apply(config)
+        async with self._reload_lock:
+            await self._apply(config)
         server = None
         if "RUNTIME_DIRECTORY" in os.environ:
             server = control.Control(control.path(), self.reload)

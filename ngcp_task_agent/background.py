@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Coroutine
 
+# The key, in what the exception handler is told, that makes it an end.
+FATAL = "ngcp_task_agent.fatal"
+
 
 def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a coroutine in the background; the caller keeps the task.
@@ -29,6 +32,7 @@ def _tell(task: asyncio.Task[None]) -> None:
     task.get_loop().call_exception_handler(
         {
             "message": "a part of the agent has failed",
+            FATAL: True,
             "exception": task.exception(),
         }
     )

@@ -68,8 +68,8 @@ class Control:
                 lines = [*map(str, faults), "faulty" if faults else "ok"]
                 writer.write("".join(f"{x}\n" for x in lines).encode())
                 await asyncio.wait_for(writer.drain(), _ASK_WITHIN)
-        except (OSError, ValueError, asyncio.TimeoutError):
-            pass  # whoever asked has gone
+        except (OSError, ValueError, asyncio.TimeoutError, ControlError):
+            pass  # whoever asked has gone, or the agent is about to
         finally:
             writer.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Mapping, Optional, Set, Tuple
 
 import jsonschema
@@ -28,6 +29,9 @@ _CHECK_WITHIN = 1.5  # seconds, so that the answer comes before clients go
 # "accepted", and others be accepted, before a process is started, which takes
 # as long as all of that together.
 _LET_OTHERS = 3
+# One thread of its own: a check that takes too long cannot be stopped, and
+# must not keep others from theirs.
+_checker = ThreadPoolExecutor(1, "data_schema")
 _RULE = 200  # characters of a rule's value that a reason repeats
 
 
@@ -103,6 +107,9 @@ class Task:
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
+        except Exception:
+            reply.rejected(self._bug(request))
+            return
         self._admitted += 1
         try:
             reply.accepted()
@@ -113,17 +120,21 @@ class Task:
             await reply.ended(Result(error="the agent has ended the task"))
             raise
         except Exception:
-            journal.record(
-                journal.BUG,
-                f"task {self.name}, request {request.uuid}: a bug",
-                bug=True,
-                task=self.name,
-                task_uuid=request.uuid,
-            )
-            result = Result(error="the agent failed; its journal tells how")
+            result = Result(error=self._bug(request))
         finally:
             self._admitted -= 1
         await reply.ended(result)
+
+    def _bug(self, request: Request) -> str:
+        """Tell the journal of the exception at hand; the client's reason."""
+        journal.record(
+            journal.BUG,
+            f"task {self.name}, request {request.uuid}: a bug",
+            bug=True,
+            task=self.name,
+            task_uuid=request.uuid,
+        )
+        return "the agent has failed; its journal tells how"
 
     async def _check_policy(self, request: Request) -> None:
         if self._allow_src is not None and not any(
@@ -139,7 +150,9 @@ class Task:
             return
         try:
             await asyncio.wait_for(
-                asyncio.to_thread(self._check_data, request.data),
+                asyncio.get_running_loop().run_in_executor(
+                    _checker, self._check_data, request.data
+                ),
                 _CHECK_WITHIN,
             )
         except asyncio.TimeoutError:

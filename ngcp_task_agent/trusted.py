@@ -55,7 +55,9 @@ def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
     if why:
         what = f"{why}: it tells root what to run, so only root may write it"
         return Fault(path, 0, "", what)
-    for folder in path.resolve().parents:
+    # Of a link, both its own folders and those of what it names.
+    own = path.parent.resolve()
+    for folder in dict.fromkeys((own, *own.parents, *path.resolve().parents)):
         status = os.stat(folder)
         why = _writers(status)
         if why and not (status.st_uid == 0 and status.st_mode & stat.S_ISVTX):

@@ -148,6 +148,7 @@ class RedisBackend(Backend):
         self._writer.start()
         self._reader = background.start(self._run())
         await self._tried.wait()
+        await self._writer.tried.wait()
 
     async def listen(self, channels: AbstractSet[str]) -> None:
         before, self._channels = self._channels, channels

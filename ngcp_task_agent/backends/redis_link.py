@@ -175,7 +175,9 @@ class Link:
                     if pushes % _BURST == 0:
                         # What is already here must not starve the others.
                         await asyncio.sleep(0)
-        except (RedisError, OSError) as error:
+        except Exception as error:
+            # Besides lost connections: whatever else a server, or what
+            # pretends to be one, makes of redis-py's parsers.
             self._end(_why(error))
             await _disconnect(self._connection)
 

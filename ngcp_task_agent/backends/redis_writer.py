@@ -52,6 +52,7 @@ class Writer:
     :param timeout: seconds for Redis to answer
     :param reader_is_up: whether the administrator knows Redis to be there;
         else the reader has already told the journal
+    :ivar tried: set when it is connected, or has failed to be
     :ivar is_own_master: the server is this machine's and no replica
     """
 
@@ -80,6 +81,7 @@ class Writer:
         self._told_database = False
         self._task: Optional[asyncio.Task[None]] = None
         self.is_own_master = False
+        self.tried = asyncio.Event()
 
     @property
     def _is_linked(self) -> bool:
@@ -130,6 +132,7 @@ class Writer:
             try:
                 await self._work(backoff)
             except LinkError as error:
+                self.tried.set()
                 self._tell_down(str(error))
                 await self._pause(backoff.next())
 
@@ -147,6 +150,7 @@ class Writer:
         now = time.monotonic()
         if self._asks_role and now - self._role_read >= _ROLE_EVERY:
             await self._read_role(link)
+        self.tried.set()
         if self._waiting:
             await self._publish(link)
             return

@@ -153,7 +153,9 @@ class CommandBroker(Broker):
                 ) from None
             self._check_user(user)
         program = find_program(self._run)
-        data = json.dumps(_unwrapped(request.data))
+        data = ""
+        if self._stdin or request.size <= _IN_ENVIRONMENT:
+            data = json.dumps(_unwrapped(request.data))
         environment = user.environment()
         environment.update(
             NGCP_TASK_NAME=request.task,
@@ -161,7 +163,7 @@ class CommandBroker(Broker):
             NGCP_TASK_SRC=request.src,
             NGCP_TASK_DST=request.dst,
         )
-        if len(data) <= _IN_ENVIRONMENT:
+        if data and len(data) <= _IN_ENVIRONMENT:
             environment["NGCP_TASK_DATA"] = data
         return Command(
             argv=[program, *self._args, *extra],
