@@ -1,0 +1,43 @@
+"""Run tasks on nodes: the client of ngcp-task-agent.
+
+    async with Client(find("reload")) as client:
+        outcome = await client.run("reload", "*|state=active;role=proxy")
+
+or, in a script without asyncio, ``outcome = run_task("reload", "prx*")``.
+"""
+
+from __future__ import annotations
+
+from ngcp_task_agent.client.client import Call, Client, Patience, run_task
+from ngcp_task_agent.client.discovery import Address, find, parse_url
+from ngcp_task_agent.client.errors import (
+    ClientError,
+    ConnectionLost,
+    InvalidRequest,
+    NoAddress,
+    RedisUnavailable,
+)
+from ngcp_task_agent.client.outcome import NodeOutcome, Outcome, Verdict
+from ngcp_task_agent.client.requests import Request
+from ngcp_task_agent.client.responses import Response, Status
+
+__all__ = [
+    "Address",
+    "Call",
+    "Client",
+    "ClientError",
+    "ConnectionLost",
+    "InvalidRequest",
+    "NoAddress",
+    "NodeOutcome",
+    "Outcome",
+    "Patience",
+    "RedisUnavailable",
+    "Request",
+    "Response",
+    "Status",
+    "Verdict",
+    "find",
+    "parse_url",
+    "run_task",
+]

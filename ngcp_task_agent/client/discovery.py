@@ -1,0 +1,232 @@
+"""Where to send a request: what the agent's own configuration says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ngcp_task_agent.backends.redis_link import describe_server
+from ngcp_task_agent.client.errors import NoAddress
+from ngcp_task_agent.config import DEFAULT_DIR, Config, Loader
+from ngcp_task_agent.node import Node, NodeConfig
+from ngcp_task_agent.settings import BackendConfig, TaskConfig
+
+CONTROL_CHANNEL = "ngcp-task-agent-redis"
+_TYPE = "redis"
+_TLS_FILES = ("ca", "cert", "key")
+
+
+def own_name() -> str:
+    """This node's name, where its configuration does not give one."""
+    return Node(NodeConfig()).name
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a client sends requests, and as whom.
+
+    :ivar server: the options of a ``redis`` backend
+    :ivar channel: the control channel
+    :ivar src: this client's name: as the node's, so that ``localhost`` is
+        this node
+    :ivar notes: how it was found, sentences for a person
+    :ivar assumed: nothing has said which server
+    """
+
+    server: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    channel: str = CONTROL_CHANNEL
+    src: str = field(default_factory=own_name)
+    notes: Tuple[str, ...] = ()
+    assumed: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"Redis at {describe_server(self.server)}, control channel "
+            f"{self.channel}, as {self.src}"
+        )
+
+
+def load(config_dir: Path = DEFAULT_DIR) -> Tuple[Optional[Config], List[str]]:
+    """The agent's configuration as far as this user may read it, and notes.
+
+    None where there is none.
+    """
+    try:
+        if not config_dir.is_dir():
+            return None, [f"{config_dir}: there is no such folder"]
+        config = Loader(config_dir).load()
+    except OSError as error:
+        return None, [f"{config_dir}: cannot be read: {error.strerror}"]
+    return config, [str(fault) for fault in config.faults]
+
+
+def find(
+    task: Optional[str] = None,
+    *,
+    backend: Optional[str] = None,
+    channel: Optional[str] = None,
+    url: Optional[str] = None,
+    config_dir: Path = DEFAULT_DIR,
+) -> Address:
+    """Where to send a request for a task.  Blocks: reads files.
+
+    What is given decides.  Else the file of the task says which backend and
+    which channel; other nodes can have tasks that this one has not: those
+    are sent where this node's tasks listen.
+
+    :param backend: the name of a file in the folder ``backends``
+    :param url: the server, see parse_url(); instead of a backend
+    :raises NoAddress: when there is no such backend, or several would do
+    """
+    config, notes = load(config_dir)
+    src = own_name()
+    if config and config.agent.node.name:
+        src = config.agent.node.name
+    tasks = _tasks(config, backend, channel)
+    named = [t for t in tasks if t.name == task]
+    if task is not None and not named:
+        notes.append(f"this node's configuration has no usable task '{task}'")
+    server: Mapping[str, Any]
+    if url is not None:
+        server, assumed = parse_url(url), False
+    else:
+        found = _backend(config, backend, named, config_dir, notes)
+        server, assumed = (found.options if found else {}), found is None
+        tasks = [t for t in tasks if found and t.backend == found.name]
+        named = [t for t in named if t in tasks]
+        if found:
+            notes.append(f"{found.path}: says where Redis is")
+        else:
+            notes.append(
+                "nothing says where Redis is: trying "
+                f"{describe_server(server)}"
+            )
+    return Address(
+        server,
+        channel or _channel(task, named or tasks, bool(named)),
+        src,
+        tuple(notes),
+        assumed,
+    )
+
+
+def _tasks(
+    config: Optional[Config], backend: Optional[str], channel: Optional[str]
+) -> List[TaskConfig]:
+    """The tasks that what is given leaves."""
+    if not config:
+        return []
+    return [
+        task
+        for task in config.tasks
+        if config.backends[task.backend].type == _TYPE
+        and backend in (None, task.backend)
+        and channel in (None, task.channel)
+    ]
+
+
+def _backend(
+    config: Optional[Config],
+    name: Optional[str],
+    named: Sequence[TaskConfig],
+    config_dir: Path,
+    notes: Sequence[str],
+) -> Optional[BackendConfig]:
+    """The backend to use; None to try the defaults.
+
+    :param named: the tasks of the name that is to run
+    """
+    backends = config.backends if config else {}
+    if name is not None:
+        if name not in backends:
+            raise NoAddress(_no_backend(config_dir, name, notes))
+        if backends[name].type != _TYPE:
+            raise NoAddress(
+                f"backend '{name}' is of the type '{backends[name].type}': "
+                f"this client speaks only with '{_TYPE}'"
+            )
+        return backends[name]
+    usable = {n: b for n, b in backends.items() if b.type == _TYPE}
+    wanted = sorted({task.backend for task in named}) or sorted(usable)
+    if len(wanted) > 1 and not named and _TYPE in usable:
+        # The one that a node has by default.
+        return usable[_TYPE]
+    if len(wanted) > 1:
+        raise NoAddress(
+            f"several backends would do ({', '.join(wanted)}): name one "
+            "(--backend)"
+        )
+    return usable[wanted[0]] if wanted else None
+
+
+def _no_backend(config_dir: Path, name: str, notes: Sequence[str]) -> str:
+    file = config_dir / "backends" / f"{name}.yml"
+    about = [n for n in notes if n.startswith((f"{file}:", f"{config_dir}:"))]
+    if about:
+        return f"backend '{name}' cannot be used: {'; '.join(about)}"
+    return f"there is no backend '{name}': no usable file {file}"
+
+
+def _channel(
+    task: Optional[str], tasks: Sequence[TaskConfig], is_named: bool
+) -> str:
+    """The channel that these tasks listen on."""
+    channels = sorted({task.channel for task in tasks})
+    if len(channels) == 1:
+        return channels[0]
+    if is_named:
+        raise NoAddress(
+            f"task '{task}' is on several control channels "
+            f"({', '.join(channels)}): name one (--channel)"
+        )
+    return CONTROL_CHANNEL
+
+
+def parse_url(url: str) -> Dict[str, Any]:
+    """The options of a ``redis`` backend for a URL.
+
+    ``redis://[[user]:password@]host[:port]``, ``rediss://`` for TLS with
+    ``?ca=/file&cert=/file&key=/file``, or ``unix://[[user]:password@]/path``.
+    A database, as in ``redis://host/1``, makes no difference to messages.
+
+    :raises NoAddress: saying what is wrong; without the password
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = parts.hostname
+    except ValueError as error:
+        raise NoAddress(f"not a usable URL: {error}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise NoAddress("a URL must begin with redis://, rediss:// or unix://")
+    options: Dict[str, Any] = {}
+    for key, value in (
+        ("username", parts.username),
+        ("password", parts.password),
+    ):
+        if value:
+            options[key] = unquote(value)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        if host or not parts.path.startswith("/"):
+            raise NoAddress("the path in unix:///path must be absolute")
+        options["unix_socket"] = unquote(parts.path)
+        query.pop("db", None)
+    else:
+        if not re.fullmatch(r"/?\d*", parts.path):
+            raise NoAddress("after the server's name only /DATABASE can stand")
+        if port == 0:
+            raise NoAddress("the port must be from 1 to 65535")
+        options["host"] = host or "127.0.0.1"
+        if port:
+            options["port"] = port
+    if parts.scheme == "rediss":
+        options["tls"] = {
+            key: query.pop(key) for key in _TLS_FILES if key in query
+        }
+    if query:
+        raise NoAddress(f"not known in a URL: {', '.join(sorted(query))}")
+    return options

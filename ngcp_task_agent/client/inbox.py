@@ -1,0 +1,76 @@
+"""Inbox: reads first, understands later.
+
+Redis drops a subscriber that lets 32 MB wait (client-output-buffer-limit),
+and an agent sends the chunks of a large answer as fast as Redis takes them.
+So while much is coming it is only collected; its JSON is read in the next
+pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Callable, Deque, Optional
+
+from ngcp_task_agent import background
+from ngcp_task_agent.client import responses
+from ngcp_task_agent.client.responses import Message
+
+_LARGE = 32768  # bytes, whose JSON is read within less than a millisecond
+_PAUSE = 0.05  # seconds without a message
+
+
+class Inbox:
+    """Turns what arrives into messages.
+
+    :param deliver: takes each message
+    :param limit: bytes that may wait
+    """
+
+    def __init__(self, deliver: Callable[[Message], None], limit: int) -> None:
+        self._deliver = deliver
+        self._limit = limit
+        self._waiting: Deque[bytes] = deque()
+        self._size = 0
+        self._arrived = 0.0
+        self._reader: Optional[asyncio.Task[None]] = None
+
+    def put(self, body: bytes) -> None:
+        """Take what has arrived."""
+        self._arrived = asyncio.get_running_loop().time()
+        if len(body) <= _LARGE:
+            self._read(body)
+            return
+        self._waiting.append(body)
+        self._size += len(body)
+        if not self._reader or self._reader.done():
+            self._reader = background.start(self._read_in_pauses())
+
+    def empty(self) -> None:
+        """Deliver all now."""
+        while self._waiting:
+            self._next()
+
+    async def close(self) -> None:
+        if self._reader:
+            await background.end(self._reader)
+
+    async def _read_in_pauses(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            pause = self._arrived + _PAUSE - loop.time()
+            if pause > 0 and self._size <= self._limit:
+                await asyncio.sleep(pause)
+            else:
+                self._next()
+                await asyncio.sleep(0)
+
+    def _next(self) -> None:
+        body = self._waiting.popleft()
+        self._size -= len(body)
+        self._read(body)
+
+    def _read(self, body: bytes) -> None:
+        message = responses.parse(body)
+        if message:
+            self._deliver(message)

@@ -1,0 +1,56 @@
+"""Request: what a client sends, checked as the agents will check it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping
+
+from ngcp_task_agent import destination
+from ngcp_task_agent.client.errors import InvalidRequest
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.messages import parse_request
+
+
+@dataclass(frozen=True)
+class Request:
+    """Run a task.
+
+    :param task: its name
+    :param src: the client's name for itself
+    :param dst: the nodes that are to act, see the protocol
+    :param data: what JSON can say; what it means is the task's affair
+    :param options: more options for the backends
+    """
+
+    task: str
+    src: str
+    dst: str = "localhost"
+    data: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def encode(self, feedback_channel: str) -> bytes:
+        """The message that asks for answers on this channel.
+
+        :raises InvalidRequest: when no agent would take it
+        """
+        message: Dict[str, Any] = {
+            "uuid": self.uuid,
+            "task": self.task,
+            "src": self.src,
+            "dst": self.dst,
+            "options": {**self.options, "feedback_channel": feedback_channel},
+            "data": self.data,
+        }
+        try:
+            body = json.dumps(message, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"data cannot be JSON: {error}") from None
+        try:
+            parse_request(body, len(body))
+            destination.parse(self.dst)
+        except Rejected as fault:
+            raise InvalidRequest(str(fault)) from None
+        return body
