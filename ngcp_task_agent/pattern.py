@@ -83,6 +83,7 @@ def _parse(text: str) -> List[_Segment]:
         tests.clear()
 
     at = 0
+    last = text.rfind("]")
     while at < len(text):
         letter = text[at]
         at += 1
@@ -96,7 +97,9 @@ def _parse(text: str) -> List[_Segment]:
             tests.append(_any)
             continue
         if letter == "[":
-            end = text.find("]", at + (text[at : at + 1] == "!") + 1)
+            inside = at + (text[at : at + 1] == "!") + 1
+            # A text of brackets alone is not searched to its end each time.
+            end = text.find("]", inside) if inside <= last else -1
             if end >= 0:
                 tests.append(_one_of(text[at:end]))
                 at = end + 1

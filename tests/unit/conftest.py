@@ -1,0 +1,57 @@
+"""What the unit tests share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from tests.unit.fakes import Records
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass
+else:
+    # No deadline: the machine may be busy.  The same examples each time: a
+    # build must not fail by chance.
+    settings.register_profile(
+        "unit", deadline=None, database=None, derandomize=True
+    )
+    settings.load_profile("unit")
+
+
+@pytest.fixture
+def journal_records(caplog: pytest.LogCaptureFixture) -> Records:
+    """What the agent writes into the journal, from DEBUG on."""
+    caplog.set_level(logging.DEBUG, "ngcp_task_agent")
+    return Records(caplog)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., str]:
+    """Makes an executable file, a shell script unless it says otherwise."""
+
+    def make(text: str, name: str = "program", mode: int = 0o755) -> str:
+        path = tmp_path / name
+        if not text.startswith("#!"):
+            text = f"#!/bin/sh\n{text}\n"
+        path.write_text(text)
+        path.chmod(mode)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def agent_logger() -> Iterator[Any]:
+    """The loggers, put back as they were."""
+    root = logging.getLogger()
+    own = logging.getLogger("ngcp_task_agent")
+    handlers, level, own_level = list(root.handlers), root.level, own.level
+    yield root
+    root.handlers = handlers
+    root.setLevel(level)
+    own.setLevel(own_level)
