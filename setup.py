@@ -24,7 +24,7 @@ setup(
     license="GPL-3.0-or-later",
     platforms=["Debian/Linux"],
     packages=find_packages(include=["ngcp_task_agent*"]),
-    package_data={"ngcp_task_agent": ["py.typed"]},
+    package_data={"ngcp_task_agent": ["py.typed", "client/*.json"]},
     python_requires=">=3.9",
     install_requires=[
         "PyYAML",

@@ -1,0 +1,145 @@
+"""The outcome: counted by node, and in a word."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import pytest
+
+from ngcp_task_agent.client import NodeOutcome, Outcome, Request, Verdict
+from ngcp_task_agent.client.outcome import Tally
+from ngcp_task_agent.client.responses import Message, Status
+
+
+def say(
+    node: str, status: str, data: str = "out", chunk: int = 1, chunks: int = 1
+) -> Message:
+    return Message(
+        f"{node}-{status}",
+        "r",
+        node,
+        Status(status),
+        "why" if status in ("rejected", "error") else "",
+        data if status in ("done", "error") else None,
+        chunk,
+        chunks,
+    )
+
+
+def outcome(
+    *statuses: Tuple[str, str], expected: Optional[int] = None
+) -> Outcome:
+    nodes = tuple(NodeOutcome(n, Status(s)) for n, s in statuses)
+    return Outcome(Request("t", "s"), nodes, expected, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected", "verdict"),
+    [
+        ([], None, Verdict.UNANSWERED),
+        ([], 2, Verdict.UNANSWERED),
+        (["done"], None, Verdict.DONE),
+        (["done", "done"], 2, Verdict.DONE),
+        (["done", "done", "done"], 2, Verdict.DONE),
+        (["done", "accepted"], 1, Verdict.DONE),
+        (["done"], 2, Verdict.UNFINISHED),
+        (["done", "accepted"], 2, Verdict.UNFINISHED),
+        (["done", "accepted"], None, Verdict.UNFINISHED),
+        (["rejected", "accepted"], None, Verdict.UNFINISHED),
+        (["rejected"], 2, Verdict.UNFINISHED),
+        (["rejected"], None, Verdict.REJECTED),
+        (["rejected", "done"], None, Verdict.REJECTED),
+        (["rejected", "done"], 2, Verdict.REJECTED),
+        (["error"], None, Verdict.ERROR),
+        (["error", "accepted"], None, Verdict.ERROR),
+        (["error", "rejected", "done"], 9, Verdict.ERROR),
+    ],
+)
+def test_verdict(
+    statuses: List[str], expected: Optional[int], verdict: Verdict
+) -> None:
+    named = [(f"n{i}", status) for i, status in enumerate(statuses)]
+    found = outcome(*named, expected=expected)
+    assert found.verdict is verdict
+    assert found.succeeded is (verdict is Verdict.DONE)
+
+
+def test_nobody_is_not_all_rejected() -> None:
+    nobody = outcome()
+    refused = outcome(("a", "rejected"), ("b", "rejected"))
+    mixed = outcome(("a", "rejected"), ("b", "done"))
+    assert (nobody.nobody_answered, nobody.all_rejected) == (True, False)
+    assert (refused.nobody_answered, refused.all_rejected) == (False, True)
+    assert (mixed.nobody_answered, mixed.all_rejected) == (False, False)
+
+
+def test_nodes_by_what_became_of_them() -> None:
+    found = outcome(
+        ("a", "done"), ("b", "error"), ("c", "rejected"), ("d", "accepted")
+    )
+    assert [n.node for n in found.done] == ["a"]
+    assert [n.node for n in found.failed] == ["b"]
+    assert [n.node for n in found.rejected] == ["c"]
+    assert [n.node for n in found.unfinished] == ["d"]
+
+
+def test_accepted_then_done() -> None:
+    tally = Tally(1 << 20)
+    accepted = tally.take(say("a", "accepted"), 0.1)
+    assert accepted
+    assert (accepted.status, accepted.data) == (Status.ACCEPTED, None)
+    assert (tally.running, tally.concluded) == (1, 0)
+    done = tally.take(say("a", "done"), 0.5)
+    assert done
+    assert (done.data, done.seconds) == ("out", 0.5)
+    assert (tally.running, tally.concluded) == (0, 1)
+    assert tally.nodes == (
+        NodeOutcome("a", Status.DONE, "", "out", 0.1, 0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "news", "final"),
+    [
+        # An error without an accepted is an ending all the same.
+        (["error"], 1, "error"),
+        (["done", "accepted"], 1, "done"),
+        (["accepted", "accepted", "done", "done"], 2, "done"),
+        (["accepted", "done", "error"], 2, "done"),
+        (["rejected", "rejected"], 1, "rejected"),
+        # One agent, several backends: one of them has the task.
+        (["rejected", "accepted", "done"], 3, "done"),
+        (["accepted", "rejected", "done"], 2, "done"),
+        (["accepted", "done", "rejected"], 2, "done"),
+    ],
+)
+def test_what_the_protocol_does_not_foresee(
+    statuses: List[str], news: int, final: str
+) -> None:
+    tally = Tally(1 << 20)
+    found = [tally.take(say("a", status), 1.0) for status in statuses]
+    assert sum(response is not None for response in found) == news
+    assert [node.status.value for node in tally.nodes] == [final]
+
+
+def test_answer_that_is_too_large_is_an_error_that_says_so() -> None:
+    tally = Tally(10_000)
+    tally.take(say("a", "accepted"), 0.1)
+    tally.take(say("b", "accepted"), 0.1)
+    assert tally.take(say("a", "done", "x" * 4000, 1, 3), 1.0) is None
+    dropped = tally.take(say("a", "done", "x" * 4000, 2, 3), 1.0)
+    assert dropped
+    assert dropped.status is Status.ERROR
+    assert "10000 bytes" in dropped.reason
+    assert dropped.data == ""
+    # What still comes of it is ignored; others have room.
+    assert tally.take(say("a", "done", "x" * 4000, 3, 3), 1.0) is None
+    assert tally.take(say("b", "done", "x" * 4000), 1.0)
+
+
+def test_flood_of_nodes_is_bounded() -> None:
+    tally = Tally(100_000)
+    for number in range(10_000):
+        tally.take(say(f"n{number}", "accepted"), 0.1)
+        tally.take(say(f"m{number}", "done"), 0.1)
+    assert 10 < len(tally.nodes) < 100
