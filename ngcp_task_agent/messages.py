@@ -7,6 +7,7 @@ ngcp-task-agent-protocol(7).
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import uuid
@@ -90,7 +91,7 @@ def parse_request(body: bytes, limit: int) -> Request:
             body, f"the message has {len(body)} bytes, the limit is {limit}"
         )
     try:
-        message = json.loads(body.decode(), parse_constant=_no_constant)
+        message = load_json(body.decode())
     except UnicodeDecodeError:
         raise _salvage(body, "the message is not UTF-8") from None
     except RecursionError:
@@ -108,8 +109,25 @@ def parse_request(body: bytes, limit: int) -> Request:
 _TOO_DEEP = f"the message is nested more than {MAX_DEPTH} levels deep"
 
 
+def load_json(text: str) -> Any:
+    """Read JSON that can be written as JSON again.
+
+    :raises ValueError: also for NaN, which is none, and for 1e999
+    """
+    return json.loads(
+        text, parse_constant=_no_constant, parse_float=_finite_number
+    )
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("the number is too large")
+    return number
 
 
 def _is_deep(value: Any) -> bool:

@@ -8,6 +8,7 @@ what is wrong is found there, all at once, and the lines are kept.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -18,6 +19,9 @@ import yaml
 Steps = Tuple[Union[str, int], ...]
 
 _DEEPEST = 20  # levels
+_MOST = 100_000  # values, each counted wherever an alias repeats it
+# What YAML's escapes can make, and no path, argument or JSON text can hold.
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, order=True)
@@ -65,6 +69,25 @@ class Document:
         return Fault(self.path, self.lines.get(known, 0), where, what)
 
 
+class _Endless(Exception):
+    """A value is not to be looked at any further."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+# What PyYAML raises for explicit tags that do not fit, such as "!!bool maybe".
+_UNCONSTRUCTED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 def read(path: Path, text: str) -> Document:
     """Read the text of a file; what is wrong is in the document's faults."""
     document = Document(path)
@@ -84,9 +107,12 @@ def read(path: Path, text: str) -> Document:
         # Its text spans lines; the first says it.
         what = str(error).splitlines()[0]
         document.faults.append(Fault(path, 0, "", f"not YAML: {what}"))
-    except (ValueError, RecursionError) as error:
+    except _Endless as error:
+        document.faults = [error.fault]
+    except _UNCONSTRUCTED as error:
         # An impossible date, for example.
-        document.faults.append(Fault(path, 0, "", f"not usable: {error}"))
+        what = " ".join(f"{error}".split())
+        document.faults.append(Fault(path, 0, "", f"not usable: {what}"))
     return document
 
 
@@ -95,10 +121,12 @@ def _look(
 ) -> None:
     """Keep the lines of a node and all below it, and find its faults."""
     document.lines.setdefault(steps, node.start_mark.line + 1)
+    # An alias can make a value hold itself, or a small file say a lot.
     if len(steps) > _DEEPEST:
-        # An alias can make a value hold itself.
-        document.faults.append(document.fault(steps, "is nested too deep"))
-    elif isinstance(node, yaml.SequenceNode):
+        raise _Endless(document.fault(steps, "is nested too deep"))
+    if len(document.lines) > _MOST:
+        raise _Endless(document.fault(steps, "holds too many values"))
+    if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             _look(document, loader, item, (*steps, index))
     elif isinstance(node, yaml.MappingNode):
@@ -121,6 +149,9 @@ def _look(
             document.faults.append(
                 document.fault(steps, "must be a finite number")
             )
+    elif _UNUSABLE.search(node.value):
+        what = "must not hold NUL or half a surrogate pair"
+        document.faults.append(document.fault(steps, what))
 
 
 def _key(
@@ -130,9 +161,9 @@ def _key(
         if node.tag in (
             "tag:yaml.org,2002:str",
             "tag:yaml.org,2002:merge",
-        ):
+        ) and not _UNUSABLE.search(node.value):
             return str(node.value)
-        value = f"'{node.value}'"
+        value = f"'{_UNUSABLE.sub('?', node.value)}'"
     else:
         value = "this"
     fault = document.fault(steps, f"{value} is no key: it must be a string")

@@ -12,7 +12,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.errors import CannotStart, Rejected
-from ngcp_task_agent.messages import Request
+from ngcp_task_agent.messages import Request, load_json
 from ngcp_task_agent.process import (
     Cause,
     Command,
@@ -249,7 +249,7 @@ def _unwrapped(data: Any) -> Any:
     """The data; clients also send an object as a string of JSON."""
     if isinstance(data, str):
         try:
-            inner = json.loads(data)
+            inner = load_json(data)
         except (ValueError, RecursionError):
             return data
         if isinstance(inner, dict):

@@ -194,8 +194,7 @@ def test_quotes_no_more_than_a_person_reads() -> None:
 def test_any_text_is_parsed_or_refused(dst: str) -> None:
     try:
         target = parse(dst)
-    except DestinationError as refusal:
-        assert str(refusal)
+    except DestinationError:
         return
     assert isinstance(target, Destination)
     for node in (NODES["sp1"], NODES["web01a"]):

@@ -1,0 +1,191 @@
+"""YAML files: values with their lines, and every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Tuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ngcp_task_agent import yamlfile
+from ngcp_task_agent.yamlfile import Document, Fault
+
+PATH = Path("/etc/ngcp-task-agent/tasks/x.yml")
+
+
+def read(text: str) -> Document:
+    return yamlfile.read(PATH, text)
+
+
+SOUND = [
+    pytest.param("", None, id="nothing"),
+    pytest.param("---\n", None, id="only-a-mark"),
+    pytest.param("# a comment\n", None, id="only-a-comment"),
+    pytest.param("name: x", {"name": "x"}, id="mapping"),
+    pytest.param("---\nname: x\n...\n", {"name": "x"}, id="marks"),
+    pytest.param(
+        "a: [1, 2.5, yes, null, x]",
+        {"a": [1, 2.5, True, None, "x"]},
+        id="types",
+    ),
+    pytest.param("a: {b: {c: 1}}", {"a": {"b": {"c": 1}}}, id="nested"),
+    pytest.param("a: &x [1]\nb: *x", {"a": [1], "b": [1]}, id="alias"),
+    pytest.param(
+        "a: &x {b: 1}\nc: {<<: *x, d: 2}",
+        {"a": {"b": 1}, "c": {"b": 1, "d": 2}},
+        id="merge",
+    ),
+    pytest.param('"yes": 1', {"yes": 1}, id="quoted-key"),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), SOUND)
+def test_reads(text: str, value: Any) -> None:
+    document = read(text)
+    assert document.faults == []
+    assert document.value == value
+
+
+FAULTS = [
+    pytest.param("a: 1\na: 2", 2, "a", "second time", id="duplicate"),
+    pytest.param(
+        "x:\n  a: 1\n  b: 2\n  a: 3",
+        4,
+        "x.a",
+        "second time",
+        id="duplicate-inside",
+    ),
+    pytest.param(
+        "- {a: 1,\n   a: 2}", 2, "[0].a", "second time", id="duplicate-in-list"
+    ),
+    pytest.param("a: 1\n1: 2", 2, "", "'1' is no key", id="number-as-key"),
+    pytest.param("yes: 2", 1, "", "'yes' is no key", id="boolean-as-key"),
+    pytest.param("a:\n  ~: 2", 2, "a", "'~' is no key", id="null-as-key"),
+    pytest.param("[a]: 2", 1, "", "no key", id="list-as-key"),
+    pytest.param("a: .inf", 1, "a", "finite", id="infinity"),
+    pytest.param("a: 1\nb: [1, .NaN]", 2, "b[1]", "finite", id="nan"),
+    pytest.param("a: [1", 1, "", "not YAML", id="no-end"),
+    pytest.param("a: 1\n\tb: 2", 2, "", "not YAML", id="tab"),
+    pytest.param("a: b: c", 1, "", "not YAML", id="two-colons"),
+    pytest.param("a: 'x", 1, "", "not YAML", id="quote-without-end"),
+    pytest.param("a: *x", 1, "", "not YAML", id="no-such-anchor"),
+    pytest.param("a: 1\n---\nb: 2", 2, "", "not YAML", id="two-documents"),
+    pytest.param("a: \x01", 0, "", "not YAML", id="control-character"),
+    pytest.param("a: \0", 0, "", "not YAML", id="nul"),
+    pytest.param(
+        "a: !!python/object:os.system x", 1, "", "not YAML", id="python-object"
+    ),
+    pytest.param("a: !x y", 1, "", "not YAML", id="unknown-tag"),
+    pytest.param(
+        "%YAML 9.9\n---\na: 1", 1, "", "not YAML", id="another-version"
+    ),
+    pytest.param("a: 2001-99-99", 0, "", "not usable", id="impossible-date"),
+    pytest.param("a: !!int x", 0, "", "not usable", id="no-int"),
+    pytest.param("a: !!int ''", 0, "", "not usable", id="empty-int"),
+    pytest.param("a: !!float x", 0, "", "not usable", id="no-float"),
+    pytest.param("a: !!bool maybe", 0, "", "not usable", id="no-boolean"),
+    pytest.param(
+        "a: !!timestamp soon", 0, "", "not usable", id="no-timestamp"
+    ),
+    pytest.param(
+        "a: &x [*x]", 1, "a" + "[0]" * 20, "too deep", id="holds-itself"
+    ),
+    pytest.param('a: "x\\0y"', 1, "a", "NUL", id="escaped-nul"),
+    pytest.param(
+        'a: 1\nb: ["\\ud800"]',
+        2,
+        "b[0]",
+        "surrogate",
+        id="escaped-half-a-pair",
+    ),
+    pytest.param('"\\0": 1', 1, "", "no key", id="nul-in-key"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "where", "what"), FAULTS)
+def test_finds(text: str, line: int, where: str, what: str) -> None:
+    document = read(text)
+    assert document.value is None
+    (fault,) = document.faults
+    assert what in fault.what
+    if "not usable" not in what:
+        assert (fault.line, fault.where) == (line, where)
+    assert "\n" not in str(fault)
+
+
+def test_all_faults_at_once() -> None:
+    document = read("a: 1\na: 2\nb: .inf\n3: 4\n")
+    assert [fault.line for fault in document.faults] == [2, 3, 4]
+
+
+def test_deep_nesting() -> None:
+    assert read("[" * 20 + "]" * 20).faults == []
+    assert read("[" * 30 + "]" * 30).faults
+    assert read("[" * 50_000).faults
+
+
+def test_aliases_cannot_blow_up() -> None:
+    """Each line holds ten of the line before: a billion in the last."""
+    lines = ["a0: &a0 [x]"]
+    for n in range(1, 10):
+        inner = ", ".join([f"*a{n - 1}"] * 10)
+        lines.append(f"a{n}: &a{n} [{inner}]")
+    (fault,) = read("\n".join(lines)).faults
+    assert "too many" in fault.what
+    (fault,) = read("a: &x [*x, *x, *x]").faults
+    assert "too deep" in fault.what
+
+
+PLACES = [
+    pytest.param((), 1, "", id="whole"),
+    pytest.param(("name",), 1, "name", id="key"),
+    pytest.param(("node", "labels", "site"), 4, "node.labels.site", id="deep"),
+    pytest.param(("list", 1), 7, "list[1]", id="item"),
+    pytest.param(("list", 1, "x"), 7, "list[1].x", id="missing-in-item"),
+    pytest.param(("node", "nix"), 2, "node.nix", id="missing-key"),
+    pytest.param(("nix",), 1, "nix", id="missing-at-the-top"),
+]
+
+
+@pytest.mark.parametrize(("steps", "line", "where"), PLACES)
+def test_knows_where_a_value_stands(
+    steps: Tuple[Any, ...], line: int, where: str
+) -> None:
+    document = read(
+        "name: x\nnode:\n  labels:\n    site: y\nlist:\n  - a\n  - b\n"
+    )
+    fault = document.fault(steps, "is wrong")
+    assert (fault.line, fault.where) == (line, where)
+
+
+def test_fault_as_text() -> None:
+    assert str(Fault(PATH, 3, "a.b", "is wrong")) == f"{PATH}:3: a.b: is wrong"
+    assert str(Fault(PATH, 0, "", "is wrong")) == f"{PATH}: is wrong"
+
+
+@given(st.text() | st.text("a:-[]{}&*x!<>|'\"\\0 \n\t#%,?.~1=", max_size=40))
+@example("? a")
+@example("a: !!set {x}")
+@example("!!omap [a: 1]")
+@example("!!pairs [a: 1]")
+@example("!!binary x")
+@example("!!merge a: 1")
+@example("<<: 5")
+@example("<<: [1]")
+@example("!!null x: 1")
+@example("a: !!float ''")
+@example("a: !!str [x]")
+@example("a: !!map x")
+@example("- !!timestamp 2001-01-01 24:61:61")
+@example("a: 1:99:99999999999999999999")
+@example("a: =")
+@example("&a ? *a")
+def test_any_text_is_a_value_or_faults(text: str) -> None:
+    document = read(text)
+    if document.faults:
+        assert document.value is None
+        for fault in document.faults:
+            assert fault.what
+            assert "\n" not in str(fault)
