@@ -78,6 +78,7 @@ class Client:
     :param max_data: bytes of memory for the answers to one request
     :param ping_interval: seconds; a server that has been silent for two of
         them is lost
+    :ivar feedback_channel: where answers come, no other client's
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self._ping_interval = ping_interval
         self._max_data = max_data
-        self._feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
+        self.feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
         self._connection: Optional[Connection] = None
         self._inbox = Inbox(self._deliver, max_data)
         # Weak: a call that nobody iterates over any longer gets no more.
@@ -107,7 +108,7 @@ class Client:
             self._address = await asyncio.to_thread(find)
         connection = Connection(
             self._address.server,
-            self._feedback_channel,
+            self.feedback_channel,
             self._inbox.put,
             self._ping_interval,
         )
@@ -151,7 +152,7 @@ class Client:
             self._connection,
             self._inbox,
             request,
-            request.encode(self._feedback_channel),
+            request.encode(self.feedback_channel),
             channel or self._address.channel,
             patience,
             Tally(self._max_data),

@@ -43,6 +43,8 @@ class Inbox:
             return
         self._waiting.append(body)
         self._size += len(body)
+        while self._size > self._limit:
+            self._next()
         if not self._reader or self._reader.done():
             self._reader = background.start(self._read_in_pauses())
 
@@ -59,7 +61,7 @@ class Inbox:
         loop = asyncio.get_running_loop()
         while self._waiting:
             pause = self._arrived + _PAUSE - loop.time()
-            if pause > 0 and self._size <= self._limit:
+            if pause > 0:
                 await asyncio.sleep(pause)
             else:
                 self._next()

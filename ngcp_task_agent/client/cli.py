@@ -1,0 +1,214 @@
+"""ngcp-invoke-task: run a task from a shell, see ngcp-invoke-task(1)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import signal
+import sys
+from typing import List, Optional, Tuple
+
+from ngcp_task_agent.client import arguments, output, report, text
+from ngcp_task_agent.client.client import Call, Client, Patience
+from ngcp_task_agent.client.discovery import Address, find
+from ngcp_task_agent.client.errors import (
+    ClientError,
+    ConnectionLost,
+    RedisUnavailable,
+)
+from ngcp_task_agent.client.outcome import Verdict
+from ngcp_task_agent.client.report import say
+
+EX_USAGE = 2
+EX_UNAVAILABLE = 69  # Redis, as in sysexits.h
+EX_SOFTWARE = 70
+EX_IOERR = 74
+_BY_SIGNAL = 128  # and the signal's number, as shells tell it
+EXIT_STATUSES = {
+    Verdict.DONE: 0,
+    Verdict.ERROR: 1,
+    Verdict.REJECTED: 3,
+    Verdict.UNANSWERED: 4,
+    Verdict.UNFINISHED: 5,
+}
+_MOST_NOTES = 5
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the command; the exit status."""
+    options = arguments.parse(argv)
+    _set_up_logging(options.verbose)
+    try:
+        return _invoke(options)
+    except KeyboardInterrupt:
+        # Before the request was sent, or after all was told.
+        return _BY_SIGNAL + signal.SIGINT
+    except output.OutputError as error:
+        return _no_output(error, options.quiet)
+    except ClientError as error:
+        if not options.quiet:
+            say(text.plain(str(error)))
+        unavailable = isinstance(error, RedisUnavailable)
+        return EX_UNAVAILABLE if unavailable else EX_USAGE
+    except Exception as error:
+        say(f"a bug: {text.plain(repr(error))}")
+        return EX_SOFTWARE
+
+
+def _invoke(options: argparse.Namespace) -> int:
+    data = None
+    if options.data is not None:
+        data = arguments.read_data(options.data, options.timeout)
+    address = find(
+        options.task,
+        backend=options.backend,
+        channel=options.channel,
+        url=options.url,
+        config_dir=options.config_dir,
+    )
+    if options.verbose:
+        for line in (*address.notes, str(address)):
+            say(text.plain(line))
+    invocation = Invocation(options, address)
+    try:
+        return asyncio.run(invocation.run(data))
+    except ConnectionLost:
+        raise
+    except RedisUnavailable:
+        if address.assumed and not (options.verbose or options.quiet):
+            for note in address.notes[:_MOST_NOTES]:
+                say(text.plain(note))
+        raise
+
+
+class Invocation:
+    """One request, from the command line to the exit status."""
+
+    def __init__(self, options: argparse.Namespace, address: Address) -> None:
+        self._options = options
+        self._address = address
+        self._patience = Patience(
+            timeout=options.timeout,
+            answer_timeout=options.answer_timeout,
+            expect=options.expect,
+        )
+        self._view = report.choose(options.quiet, options.verbose)
+        hold = self._view.is_live and _shows(sys.stdout)
+        self._form = output.FORMS[options.output](hold)
+        self._signal: Optional[int] = None
+        self._exit_status: Optional[int] = None
+
+    async def run(self, data: object) -> int:
+        """Send the request and follow it; the exit status.
+
+        :raises ClientError: when it could not be sent, or not be followed
+        :raises OutputError: when standard output takes no more
+        """
+        self._handle_signals()
+        try:
+            async with Client(self._address) as client:
+                call = client.send(
+                    self._options.task,
+                    self._options.dst,
+                    data,
+                    patience=self._patience,
+                )
+                return await self._follow(call)
+        except asyncio.CancelledError:
+            if self._signal is None:
+                raise
+            if self._exit_status is not None:
+                return self._exit_status  # all was told
+            if not self._options.quiet:
+                say("interrupted before the request was sent")
+            return _BY_SIGNAL + self._signal
+
+    async def _follow(self, call: Call) -> int:
+        lost: Optional[ConnectionLost] = None
+        self._view.start(call)
+        try:
+            async for response in call:
+                self._view.response(response)
+                self._form.response(response)
+        except ConnectionLost as error:
+            lost = error
+        except asyncio.CancelledError:
+            if self._signal is None:
+                raise
+            call.stop()
+        finally:
+            await self._view.end()
+        status, exit_status = self._conclude(call, lost)
+        self._form.end(call.outcome, status, exit_status)
+        self._exit_status = exit_status
+        if lost:
+            raise lost
+        return exit_status
+
+    def _conclude(
+        self, call: Call, lost: Optional[ConnectionLost]
+    ) -> Tuple[str, int]:
+        """The outcome in a word and as an exit status; tells the rest."""
+        outcome = call.outcome
+        running = text.names(outcome.unfinished) or "none that has answered"
+        if self._signal is not None:
+            if not self._options.quiet:
+                say(f"interrupted; nodes that still run: {running}")
+            return "interrupted", _BY_SIGNAL + self._signal
+        if lost:
+            if not self._options.quiet and outcome.unfinished:
+                say(f"nodes that still run: {running}")
+            return "lost", EX_UNAVAILABLE
+        self._view.problems(outcome)
+        verdict = outcome.verdict
+        return verdict.value, EXIT_STATUSES[verdict]
+
+    def _handle_signals(self) -> None:
+        """Let SIGINT and SIGTERM end the waiting.
+
+        But not a SIGINT that whoever has started this wants ignored, as
+        shells do for what they run in the background.
+        """
+        task = asyncio.current_task()
+        assert task
+        main_task = task
+
+        def interrupt(number: int) -> None:
+            if self._signal is None:
+                self._signal = number
+                main_task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, interrupt, number)
+
+
+def _shows(stream: object) -> bool:
+    """Whether what is written there comes to a terminal."""
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty())
+
+
+def _set_up_logging(verbose: bool) -> None:
+    """What the agent's own modules log is not for this command's users."""
+    logger = logging.getLogger("ngcp_task_agent")
+    logger.addHandler(
+        logging.StreamHandler() if verbose else logging.NullHandler()
+    )
+    logging.getLogger("asyncio").addHandler(logging.NullHandler())
+
+
+def _no_output(error: output.OutputError, quiet: bool) -> int:
+    """The exit status when standard output takes no more."""
+    if sys.stdout is not None:
+        # What is still in its buffer must not fail again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return _BY_SIGNAL + signal.SIGPIPE
+    if not quiet:
+        say(str(error))
+    return EX_IOERR

@@ -1,0 +1,95 @@
+"""What goes to standard error: how it goes, for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import ClassVar
+
+from ngcp_task_agent.client import text
+from ngcp_task_agent.client.client import Call
+from ngcp_task_agent.client.outcome import Outcome
+from ngcp_task_agent.client.responses import Response, Status
+
+PROGRAM = "ngcp-invoke-task"
+
+
+def say(line: str) -> None:
+    """Write a line to standard error; never fails."""
+    if sys.stderr is None:
+        return
+    try:
+        encoding = sys.stderr.encoding or "ascii"
+        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        sys.stderr.write(f"{PROGRAM}: {line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # there is nobody to tell
+
+
+class View:
+    """Shows nothing; the others build on it.
+
+    :cvar is_live: draws on the terminal until the end
+    """
+
+    is_live: ClassVar[bool] = False
+
+    def start(self, call: Call) -> None:
+        """The request is about to be sent."""
+
+    def response(self, response: Response) -> None:
+        """A response has come."""
+
+    async def end(self) -> None:
+        """Nothing more will come."""
+
+    def problems(self, outcome: Outcome) -> None:
+        """What went wrong besides what the nodes have said."""
+        for problem in text.of_problems(outcome):
+            say(problem)
+
+
+class Quiet(View):
+    """Leaves it to the exit status."""
+
+    def problems(self, outcome: Outcome) -> None:
+        pass
+
+
+class Lines(View):
+    """A line for each node that rejects or fails, or for each response.
+
+    :param verbose: for each response
+    """
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+
+    def response(self, response: Response) -> None:
+        failed = response.status in (Status.REJECTED, Status.ERROR)
+        if failed or self._verbose:
+            say(text.of_response(response))
+
+
+def is_terminal() -> bool:
+    """Whether standard error is a terminal that can show a live view."""
+    return (
+        sys.stderr is not None
+        and sys.stderr.isatty()
+        and os.environ.get("TERM", "dumb") not in ("", "dumb")
+    )
+
+
+def choose(quiet: bool, verbose: bool) -> View:
+    """The view for this standard error."""
+    if quiet:
+        return Quiet()
+    if is_terminal():
+        try:
+            # Only here: it takes longer to load than a task to run.
+            from ngcp_task_agent.client.live import LiveView
+        except ImportError:
+            return Lines(True)
+        return LiveView()
+    return Lines(verbose)

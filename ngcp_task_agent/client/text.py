@@ -1,0 +1,71 @@
+"""Text for people: what remote nodes say must not steer the terminal."""
+
+from __future__ import annotations
+
+from ngcp_task_agent.client.outcome import NodeOutcome, Outcome, Verdict
+from ngcp_task_agent.client.responses import Response, Status
+
+
+def plain(text: str) -> str:
+    """The text with all that is not printable written as an escape.
+
+    Control characters could move the cursor or forge a line; others that do
+    not print could turn the reading direction.
+    """
+    return "".join(
+        letter if letter.isprintable() else _escape(letter) for letter in text
+    )
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def seconds(value: float) -> str:
+    """A duration: finer where it is short."""
+    return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+
+
+def first_line(data: str, width: int) -> str:
+    """The first line, cut to a width, with a mark where there is more."""
+    lines = data.strip("\n").split("\n", 1)
+    line = plain(lines[0])
+    if len(line) > width:
+        return line[: width - 1] + "…"
+    return line + (" …" if len(lines) > 1 else "")
+
+
+def of_response(response: Response) -> str:
+    """One line about a response."""
+    line = f"{plain(response.node)}: {response.status.value}"
+    if response.status is not Status.REJECTED:
+        line += f" after {seconds(response.seconds)}"
+    return f"{line}: {plain(response.reason)}" if response.reason else line
+
+
+def of_problems(outcome: Outcome) -> list[str]:
+    """What went wrong besides what the nodes have said themselves."""
+    waited = seconds(outcome.seconds)
+    if outcome.verdict is Verdict.UNANSWERED:
+        return [
+            f"nobody answered within {waited}: no agent that listens here "
+            f"is meant by '{plain(outcome.request.dst)}'"
+        ]
+    problems = []
+    if outcome.unfinished and (not outcome.expected or outcome.missing):
+        problems.append(
+            f"accepted but not ended after {waited}: "
+            + names(outcome.unfinished)
+        )
+    if outcome.missing:
+        concluded = outcome.expected or 0
+        concluded -= outcome.missing
+        problems.append(
+            f"only {concluded} of {outcome.expected} expected nodes have "
+            f"ended or rejected within {waited}"
+        )
+    return problems
+
+
+def names(nodes: tuple[NodeOutcome, ...]) -> str:
+    return ", ".join(plain(node.node) for node in nodes)

@@ -1,0 +1,281 @@
+"""A call: when it ends, without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any, List, Optional
+
+import pytest
+
+from ngcp_task_agent.client import (
+    Call,
+    ConnectionLost,
+    InvalidRequest,
+    Patience,
+    RedisUnavailable,
+    Request,
+    Verdict,
+)
+from ngcp_task_agent.client.inbox import Inbox
+from ngcp_task_agent.client.outcome import Tally
+from ngcp_task_agent.client.responses import Message
+
+LONG = 60.0  # seconds that no test waits for
+
+
+class Wire:
+    """What a call needs of a connection; answers as it is told."""
+
+    def __init__(self, failure: Optional[Exception] = None) -> None:
+        self.lost: asyncio.Future[str] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.published: List[bytes] = []
+        self.failure = failure
+        self.inbox = Inbox(self._deliver, 1 << 20)
+        self.call: Optional[Call] = None
+
+    async def publish(
+        self, channel: str, message: bytes, timeout: float
+    ) -> None:
+        if self.failure:
+            raise self.failure
+        self.published.append(message)
+
+    def make(self, **patience: Any) -> Call:
+        request = Request("t", "me", "*")
+        self.call = Call(
+            self,  # type: ignore[arg-type]
+            self.inbox,
+            request,
+            request.encode("fb"),
+            "control",
+            Patience(**{"settle": 0.05, "timeout": LONG, **patience}),
+            Tally(1 << 20),
+        )
+        return self.call
+
+    def answer(self, node: str, status: str, data: str = "") -> None:
+        assert self.call
+        message = {
+            "uuid": f"{node}{status}",
+            "ref": self.call.request.uuid,
+            "src": node,
+            "status": status,
+            "reason": "",
+            "data": data,
+        }
+        self.inbox.put(json.dumps(message).encode())
+
+    def _deliver(self, message: Message) -> None:
+        assert self.call
+        self.call.take(message)
+
+
+async def statuses(call: Call) -> List[str]:
+    return [f"{r.node} {r.status.value}" async for r in call]
+
+
+def later(seconds: float, what: Any, *arguments: Any) -> None:
+    asyncio.get_running_loop().call_later(seconds, what, *arguments)
+
+
+async def test_ends_when_all_have_ended_and_nobody_else_comes() -> None:
+    wire = Wire()
+    call = wire.make()
+    later(0.00, wire.answer, "a", "accepted")
+    later(0.01, wire.answer, "a", "done")
+    # Within the settling time after the first has ended.
+    later(0.03, wire.answer, "b", "accepted")
+    # Not within it, but this one is still waited for.
+    later(0.20, wire.answer, "b", "done")
+    assert await statuses(call) == [
+        "a accepted",
+        "a done",
+        "b accepted",
+        "b done",
+    ]
+    assert call.outcome.succeeded
+    assert 0.2 < call.outcome.seconds < LONG
+    # What comes afterwards changes nothing.
+    before = call.outcome
+    wire.answer("c", "error")
+    assert call.outcome == before
+    assert len(wire.published) == 1
+
+
+async def test_nobody_answers() -> None:
+    call = Wire().make(answer_timeout=0.1)
+    assert await statuses(call) == []
+    assert call.outcome.verdict is Verdict.UNANSWERED
+    assert call.outcome.seconds < LONG
+
+
+async def test_timeout_bounds_the_wait_for_any_answer() -> None:
+    call = Wire().make(answer_timeout=LONG, timeout=0.1)
+    assert await statuses(call) == []
+    assert call.outcome.verdict is Verdict.UNANSWERED
+
+
+async def test_node_that_never_ends_is_told_by_name() -> None:
+    wire = Wire()
+    call = wire.make(timeout=0.2)
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.02, wire.answer, "b", "accepted")
+    later(0.03, wire.answer, "b", "done")
+    await statuses(call)
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert [n.node for n in call.outcome.unfinished] == ["a"]
+
+
+async def test_all_reject() -> None:
+    wire = Wire()
+    call = wire.make()
+    later(0.01, wire.answer, "a", "rejected")
+    later(0.02, wire.answer, "b", "rejected")
+    await statuses(call)
+    assert call.outcome.all_rejected
+
+
+async def test_expected_nodes_end_it_at_once() -> None:
+    wire = Wire()
+    call = wire.make(expect=2, settle=LONG)
+    for node in ("a", "b", "c"):
+        later(0.01, wire.answer, node, "accepted")
+    later(0.02, wire.answer, "a", "done")
+    later(0.03, wire.answer, "b", "done")
+    await statuses(call)
+    assert call.outcome.verdict is Verdict.DONE
+    assert [n.node for n in call.outcome.unfinished] == ["c"]
+
+
+async def test_rejected_counts_as_expected() -> None:
+    wire = Wire()
+    call = wire.make(expect=2)
+    later(0.01, wire.answer, "a", "rejected")
+    # Far later than the settling time.
+    later(0.20, wire.answer, "b", "rejected")
+    await statuses(call)
+    assert call.outcome.missing == 0
+    assert len(call.outcome.nodes) == 2
+
+
+async def test_too_few_for_what_is_expected() -> None:
+    wire = Wire()
+    call = wire.make(expect=2, timeout=0.2)
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.02, wire.answer, "a", "done")
+    await statuses(call)
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert call.outcome.missing == 1
+
+
+async def test_stop_ends_the_waiting() -> None:
+    wire = Wire()
+    call = wire.make()
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.05, call.stop)
+    assert await statuses(call) == ["a accepted"]
+    assert call.outcome.verdict is Verdict.UNFINISHED
+
+
+async def test_call_that_is_stopped_first_is_not_sent() -> None:
+    wire = Wire()
+    call = wire.make()
+    call.stop()
+    assert await statuses(call) == []
+    assert wire.published == []
+    assert call.outcome.seconds == 0
+
+
+async def test_lost_connection_after_what_had_come() -> None:
+    wire = Wire()
+    call = wire.make()
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.02, wire.lost.set_result, "it is gone")
+    assert (await call.__anext__()).node == "a"
+    with pytest.raises(ConnectionLost, match="it is gone"):
+        await call.__anext__()
+    assert [n.node for n in call.outcome.unfinished] == ["a"]
+
+
+async def test_what_came_before_the_loss_counts() -> None:
+    wire = Wire()
+    call = wire.make(expect=1)
+    later(0.01, wire.answer, "a", "accepted")
+
+    def last_words() -> None:
+        # Large: the inbox reads it only in a pause.
+        wire.answer("a", "done", "x" * 100_000)
+        wire.lost.set_result("it is gone")
+
+    later(0.02, last_words)
+    assert await statuses(call) == ["a accepted", "a done"]
+    assert call.outcome.succeeded
+    await wire.inbox.close()
+
+
+async def test_what_came_while_the_process_stood_still_counts() -> None:
+    wire = Wire()
+    call = wire.make(timeout=0.1, answer_timeout=0.1)
+
+    def stand_still() -> None:
+        later(0, wire.answer, "a", "accepted")
+        later(0, wire.answer, "a", "done")
+        time.sleep(0.2)
+
+    later(0.05, stand_still)
+    assert await statuses(call) == ["a accepted", "a done"]
+
+
+async def test_failure_to_send() -> None:
+    call = Wire(RedisUnavailable("away")).make()
+    with pytest.raises(RedisUnavailable, match="away"):
+        await statuses(call)
+    assert await statuses(call) == []
+    assert call.outcome.nobody_answered
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"answer_timeout": 0},
+        {"settle": -0.1},
+        {"expect": 0},
+    ],
+)
+def test_patience_has_limits(values: Any) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(values))):
+        Patience(**values).check()
+
+
+async def test_inbox_reads_large_messages_in_pauses() -> None:
+    delivered: List[int] = []
+    inbox = Inbox(lambda m: delivered.append(m.chunk), 1 << 20)
+
+    def message(chunk: int, size: int) -> bytes:
+        fields = {"ref": "r", "src": "a", "status": "done", "chunks": 9}
+        fields.update(chunk=chunk, data="x" * size)
+        return json.dumps(fields).encode()
+
+    for chunk in (1, 2, 3):
+        inbox.put(message(chunk, 100_000))
+    inbox.put(message(4, 10))
+    assert delivered == [4]
+    while len(delivered) < 4:
+        await asyncio.sleep(0.01)
+    assert delivered == [4, 1, 2, 3]
+    inbox.put(message(5, 100_000))
+    inbox.empty()
+    assert delivered[-1] == 5
+    # Beyond its limit it does not wait for a pause.
+    for chunk in range(1, 9):
+        inbox.put(message(chunk, 200_000))
+    assert delivered[5:] == [1, 2, 3]
+    await inbox.close()

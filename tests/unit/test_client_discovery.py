@@ -1,0 +1,194 @@
+"""Where to send: what the configuration says, and what is given."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import yaml
+
+from ngcp_task_agent.client import NoAddress, discovery, find, parse_url
+
+
+class Folder:
+    """A folder of configuration."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in ("backends", "tasks"):
+            (path / name).mkdir(parents=True)
+
+    def write(self, name: str, value: Any) -> None:
+        (self.path / name).write_text(yaml.safe_dump(value))
+
+    def task(
+        self, name: str, backend: str = "redis", channel: str = "control"
+    ) -> None:
+        self.write(
+            f"tasks/{name}-{backend}-{channel}.yml",
+            {
+                "name": name,
+                "backend": backend,
+                "backend_options": {"control_channel": channel},
+                "broker": "command",
+                "broker_options": {"run": "true"},
+            },
+        )
+
+    def find(self, *arguments: Any, **more: Any) -> discovery.Address:
+        return find(*arguments, config_dir=self.path, **more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "config")
+
+
+def test_no_configuration(tmp_path: Path) -> None:
+    address = find("t", config_dir=tmp_path / "none")
+    assert address.server == {}
+    assert address.channel == "ngcp-task-agent-redis"
+    assert address.src == discovery.own_name()
+    assert address.assumed
+    assert "no such folder" in address.notes[0]
+    assert "127.0.0.1:6379" in address.notes[-1]
+
+
+def test_name_is_the_short_host_name() -> None:
+    if not any(
+        os.path.exists(f"/etc/ngcp_{kind}name") for kind in ("host", "node")
+    ):
+        assert discovery.own_name() == socket.gethostname().partition(".")[0]
+
+
+def test_configuration_says_it_all(folder: Folder) -> None:
+    folder.write("agent.yml", {"node": {"name": "prx01a"}})
+    folder.write("backends/redis.yml", {"port": 7, "password": "secret"})
+    folder.task("t")
+    address = folder.find("t")
+    assert address.server == {"port": 7, "password": "secret"}
+    assert (address.channel, address.src) == ("control", "prx01a")
+    assert not address.assumed
+    assert str(folder.path / "backends/redis.yml") in address.notes[-1]
+    assert "secret" not in f"{address} {address!r} {address.notes}"
+
+
+def test_task_of_other_nodes_goes_where_all_tasks_listen(
+    folder: Folder,
+) -> None:
+    folder.write("backends/redis.yml", {})
+    folder.task("one")
+    folder.task("two")
+    address = folder.find("three")
+    assert address.channel == "control"
+    assert "no usable task 'three'" in address.notes[0]
+    folder.task("four", channel="other")
+    assert folder.find("three").channel == "ngcp-task-agent-redis"
+    assert folder.find("four").channel == "other"
+
+
+def test_task_decides_about_the_backend(folder: Folder) -> None:
+    folder.write("backends/redis.yml", {"port": 1})
+    folder.write("backends/far.yml", {"type": "redis", "port": 2})
+    folder.task("near")
+    folder.task("away", "far", "far-control")
+    assert folder.find("near").server["port"] == 1
+    address = folder.find("away")
+    assert (address.server["port"], address.channel) == (2, "far-control")
+    # Nobody knows it: the backend of that name is what nodes have.
+    assert folder.find("unknown").server["port"] == 1
+    address = folder.find("unknown", backend="far")
+    assert (address.server["port"], address.channel) == (2, "far-control")
+
+
+def test_several_would_do(folder: Folder) -> None:
+    folder.write("backends/a.yml", {"type": "redis", "port": 1})
+    folder.write("backends/b.yml", {"type": "redis", "port": 2})
+    with pytest.raises(NoAddress, match=r"several backends.*a, b"):
+        folder.find("t")
+    folder.task("t", "a")
+    folder.task("t", "b")
+    with pytest.raises(NoAddress, match=r"several backends.*a, b"):
+        folder.find("t")
+    assert folder.find("t", backend="b").server["port"] == 2
+    folder.task("t", "a", "second")
+    with pytest.raises(NoAddress, match=r"channels \(control, second\)"):
+        folder.find("t", backend="a")
+    address = folder.find("t", channel="second")
+    assert (address.server["port"], address.channel) == (1, "second")
+
+
+def test_what_is_given_decides(folder: Folder) -> None:
+    folder.write("backends/redis.yml", {})
+    folder.task("t")
+    address = folder.find("t", url="redis://h:5", channel="mine")
+    assert address.server == {"host": "h", "port": 5}
+    assert address.channel == "mine"
+    assert folder.find("t", url="redis://h").channel == "control"
+
+
+def test_no_such_backend(folder: Folder) -> None:
+    with pytest.raises(NoAddress, match="there is no backend 'nope'"):
+        folder.find("t", backend="nope")
+    folder.write("backends/bad.yml", {"type": "redis", "port": "x"})
+    with pytest.raises(NoAddress, match=r"bad\.yml:1: port: must be"):
+        folder.find("t", backend="bad")
+    address = folder.find("t")
+    assert address.assumed
+    assert "bad.yml:1: port" in address.notes[0]
+
+
+def test_folder_that_fails_to_be_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(discovery.Loader, "load", load)
+    address = folder.find("t")
+    assert address.assumed
+    assert "cannot be read: Permission denied" in address.notes[0]
+
+
+URLS: Any = [
+    ("redis://h", {"host": "h"}),
+    ("redis://", {"host": "127.0.0.1"}),
+    ("redis://h:7/3", {"host": "h", "port": 7}),
+    ("redis://:p%40w@h", {"host": "h", "password": "p@w"}),
+    ("redis://u:p@h/", {"host": "h", "username": "u", "password": "p"}),
+    ("redis://[::1]:7", {"host": "::1", "port": 7}),
+    ("rediss://h", {"host": "h", "tls": {}}),
+    ("rediss://h?ca=/a.pem", {"host": "h", "tls": {"ca": "/a.pem"}}),
+    ("unix:///run/r.sock", {"unix_socket": "/run/r.sock"}),
+    ("unix://:p@/r?db=1", {"unix_socket": "/r", "password": "p"}),
+]
+
+
+@pytest.mark.parametrize(("url", "options"), URLS)
+def test_url(url: str, options: Dict[str, Any]) -> None:
+    assert parse_url(url) == options
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "begin with"),
+        ("localhost:6379", "begin with"),
+        ("http://h", "begin with"),
+        ("redis://:secret@h:x", "URL"),
+        ("redis://:secret@h:99999", "URL"),
+        ("redis://:secret@h:0", "port"),
+        ("redis://:secret@h/name", "DATABASE"),
+        ("redis://:secret@h?x=1", "not known in a URL: x"),
+        ("redis://:secret@[::1", "URL"),
+        ("unix://host/path", "absolute"),
+        ("unix://", "absolute"),
+    ],
+)
+def test_bad_url(url: str, reason: str) -> None:
+    with pytest.raises(NoAddress, match=reason) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
