@@ -6,6 +6,7 @@ A schema's ``title`` says what a value must be, and stands in the fault.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import jsonschema
@@ -14,16 +15,36 @@ from ngcp_task_agent.yamlfile import Document, Fault, Steps
 
 Schema = Mapping[str, Any]
 
+
+
+def _is_integer(checker: Any, value: Any) -> bool:
+    """JSON Schema takes 1.0 for an integer; sizes and ports are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_regex(value: Any) -> bool:
+    return not isinstance(value, str) or bool(re.compile(value))
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", _is_integer
+    ),
+)
 _formats = jsonschema.FormatChecker(formats=["regex"])
+# jsonschema's own does not expect "a{9999999999}" and 5,000 brackets.
+_formats.checkers["regex"] = (
+    _is_regex,
+    (re.error, OverflowError, RecursionError),
+)
 
 
 def check(
     document: Document, value: Any, schema: Schema, at: Steps = ()
 ) -> List[Fault]:
     """The faults of a value that stands in a document at these steps."""
-    validator = jsonschema.Draft202012Validator(
-        schema, format_checker=_formats
-    )
+    validator = _Validator(schema, format_checker=_formats)
     # Two missing keys are two errors that both tell of both.
     faults: Dict[Fault, None] = {}
     for error in validator.iter_errors(value):
@@ -68,12 +89,16 @@ _TYPES: Dict[str, str] = {
     "boolean": "yes or no",
     "integer": "a whole number",
     "number": "a number",
+    "null": "nothing",
 }
 
 
 def _in_words(error: jsonschema.ValidationError) -> str:
     if error.validator == "type":
-        return _TYPES.get(error.validator_value, str(error.validator_value))
+        types = error.validator_value
+        if isinstance(types, str):
+            types = [types]
+        return " or ".join(_TYPES.get(name, str(name)) for name in types)
     return f"within the rule {error.validator}: {error.validator_value}"
 
 
