@@ -1,0 +1,833 @@
+"""The man pages say what the code does: no key, option or reason is missing.
+
+What a page calls a default, a limit or an example is taken out of it, and
+given to the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import pytest
+import yaml
+
+from ngcp_task_agent import (
+    agent,
+    cli,
+    control,
+    destination,
+    dispatch,
+    journal,
+    messages,
+    node,
+    process,
+    settings,
+    task,
+    trusted,
+    users,
+    yamlfile,
+)
+from ngcp_task_agent.backends import backoff, redis, redis_link, redis_writer
+from ngcp_task_agent.backends.base import Arrival
+from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.brokers import command
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.config import Loader
+from ngcp_task_agent.plugins import find as found_plugins
+from ngcp_task_agent.yamlfile import Document
+
+ROOT = Path(__file__).parents[2]
+DAEMON = "ngcp-task-agent.8"
+FILES = "ngcp-task-agent.yml.5"
+PROTOCOL = "ngcp-task-agent-protocol.7"
+PAGES = (DAEMON, FILES, PROTOCOL)
+
+Schema = Mapping[str, Any]
+
+
+# Reading mdoc(7), as far as the pages use it.
+
+
+def source(page: str) -> str:
+    return (ROOT / "man" / page).read_text()
+
+
+def part(page: str, section: str, subsection: Optional[str] = None) -> str:
+    """The source of a section, or of a subsection of it."""
+    text = between(source(page), f".Sh {section}\n", ".Sh ")
+    if subsection is not None:
+        text = between(text, f".Ss {subsection}\n", ".Ss ")
+    return text
+
+
+def between(text: str, begin: str, end: str) -> str:
+    _, found, rest = f"\n{text}".partition(f"\n{begin}")
+    assert found, f"no line '{begin}'"
+    return rest.partition(f"\n{end}")[0] + "\n"
+
+
+def items(text: str) -> Dict[str, str]:
+    """The bodies of a text's list items, by the items' heads.
+
+    Items without a body share that of the next one with a body.
+    """
+    found: Dict[str, str] = {}
+    for item in re.split(r"^\.It ", text, flags=re.M)[1:]:
+        head, _, body = item.partition("\n")
+        assert head not in found, f"two items '{head}'"
+        found[head] = body
+    return found
+
+
+def plain(text: str) -> str:
+    """The words of mdoc source in a line, without its macros."""
+    text = re.sub(r"^\.\\\".*\n", "", text, flags=re.M)
+    text = re.sub(r"^\.(?:Pp|br|Ed|El|B[dl].*)$", "", text, flags=re.M)
+    text = re.sub(r"^\.[A-Z][a-z] (?:Fl )*", "", text, flags=re.M)
+    text = re.sub(r" ([.,;:)])$", r"\1", text, flags=re.M)
+    return " ".join(unescape(text).split())
+
+
+def unescape(text: str) -> str:
+    for escape, letter in (
+        (r"\-", "-"),
+        (r"\&", ""),
+        (r"\(aq", "'"),
+        (r"\(dq", '"'),
+        (r"\(ha", "^"),
+        (r"\(ti", "~"),
+        (r"\(ga", "`"),
+        (r"\e", "\\"),
+    ):
+        text = text.replace(escape, letter)
+    return text
+
+
+def literals(text: str) -> List[str]:
+    found = re.findall(r"^\.Bd -literal.*\n((?s:.*?))^\.Ed", text, flags=re.M)
+    return [unescape(block) for block in found]
+
+
+# The pages as such.
+
+
+def run_tool(*argv: str) -> str:
+    if not shutil.which(argv[0]):
+        assert os.environ.get("CI") != "true", f"{argv[0]} is missing"
+        pytest.skip(f"{argv[0]} is not installed")
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
+    done = subprocess.run(
+        argv,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+    )
+    output = done.stderr if argv[0] == "man" else done.stdout + done.stderr
+    return output.decode()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_mandoc_finds_nothing(page: str) -> None:
+    path = str(ROOT / "man" / page)
+    assert run_tool("mandoc", "-T", "lint", "-W", "warning", path) == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_man_warns_of_nothing(page: str) -> None:
+    path = str(ROOT / "man" / page)
+    options = ("--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z")
+    assert run_tool("man", *options, path) == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_refer_to_each_other(page: str) -> None:
+    for other in PAGES:
+        if other != page:
+            name, _, section = other.rpartition(".")
+            assert f".Xr {name} {section}" in part(page, "SEE ALSO")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_references_lead_to_a_section(page: str) -> None:
+    text = source(page)
+    sections = set(re.findall(r"^\.S[hs] (.*)$", text, flags=re.M))
+    if page == DAEMON:  # it refers to sections of (5) too
+        sections |= set(re.findall(r"^\.Ss (.*)$", source(FILES), flags=re.M))
+    for name in re.findall(r"^\.Sx (.*?)(?: [.,;])?$", text, flags=re.M):
+        assert name in sections
+
+
+# ngcp-task-agent.yml(5)
+
+
+def flat(schema: Schema, before: str = "") -> Iterator[Tuple[str, Schema]]:
+    for key, value in schema["properties"].items():
+        yield before + key, value
+        if "properties" in value:
+            yield from flat(value, f"{before}{key}.")
+
+
+def required(schema: Schema, before: str = "") -> Iterator[str]:
+    yield from (before + key for key in schema.get("required", ()))
+
+
+# Of each schema: the section that describes it.
+SCHEMAS: Dict[Tuple[str, ...], Schema] = {
+    ("AGENT.YML",): settings._AGENT,
+    ("BACKENDS", "Keys of a redis backend"): RedisBackend.options_schema,
+    ("TASKS", "Keys of every task"): settings._TASK,
+    ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
+    ("TASKS", "broker_options of command"): CommandBroker.options_schema,
+}
+KEYS = [
+    pytest.param(where, key, schema, id=f"{where[-1]}: {key}")
+    for where, whole in SCHEMAS.items()
+    for key, schema in flat(whole)
+]
+
+
+def keys(*where: str) -> Dict[str, str]:
+    """The keys that a section describes, and how."""
+    text = part(FILES, *where)
+    # What a key's values mean stands in a list of its own.
+    return {
+        head[3:]: body
+        for head, body in items(_without_inner_lists(text)).items()
+        if head.startswith("Ic ")
+    }
+
+
+def _without_inner_lists(text: str) -> str:
+    depth = 0
+    lines = []
+    for line in text.splitlines(keepends=True):
+        depth += line.startswith(".Bl ")
+        if depth == 2 and line.startswith(".It "):
+            line = line[4:]
+        lines.append(line)
+        depth -= line.startswith(".El")
+    return "".join(lines)
+
+
+def default(body: str) -> Tuple[bool, Any]:
+    """Whether a key has a default that is a value, and that value."""
+    found = re.search(r"^Default:\n\.Ql (\S+)", body, flags=re.M)
+    if not found:
+        return False, None
+    return True, yaml.safe_load(unescape(found.group(1)))
+
+
+@pytest.mark.parametrize("where", SCHEMAS)
+def test_the_page_has_the_keys_of_the_schema(where: Tuple[str, ...]) -> None:
+    assert set(keys(*where)) == {key for key, _ in flat(SCHEMAS[where])}
+
+
+@pytest.mark.parametrize("where", SCHEMAS)
+def test_the_page_says_what_is_required(where: Tuple[str, ...]) -> None:
+    said = {k for k, body in keys(*where).items() if "Required." in body}
+    assert said == set(required(SCHEMAS[where]))
+
+
+@pytest.mark.parametrize(("where", "key", "schema"), KEYS)
+def test_a_key_has_its_type_and_its_bounds(
+    where: Tuple[str, ...], key: str, schema: Schema
+) -> None:
+    body = keys(*where)[key]
+    text = plain(body)
+    assert ("Required." in text) != ("Default:" in text)
+    kinds = {
+        "string": ("string", "A string"),
+        "integer": ("whole number",),
+        "number": ("A number",),
+        "boolean": ("yes or no",),
+        "array": ("A list",),
+        "object": ("A mapping",),
+    }
+    title = schema.get("title", "")
+    kind = schema.get("type")
+    if "a size in bytes" in title:
+        assert text.startswith("A size")
+        return
+    if isinstance(kind, str):
+        assert any(word in text for word in kinds[kind]), text
+    for bound in ("minimum", "maximum", "maxLength"):
+        if bound in schema:
+            assert re.search(rf"\b{schema[bound]}\b", text), bound
+    for value in schema.get("enum", ()):
+        assert f".Ql {value}" in body
+    if schema.get("pattern") == "^/":
+        assert "absolute path" in text
+
+
+def test_sizes_have_their_least_values() -> None:
+    for key, least in (
+        ("max_request", settings._LEAST_REQUEST),
+        ("max_response", settings._LEAST_RESPONSE),
+    ):
+        assert f"at least {least} bytes" in plain(keys("AGENT.YML")[key])
+    text = plain(part(FILES, "TASKS", "broker_options of command"))
+    assert "A size, at least 0:" in text
+
+
+def test_defaults_of_the_agent() -> None:
+    usual, _ = settings.agent(Document(Path("agent.yml")))
+    for key, body in keys("AGENT.YML").items():
+        known, value = default(body)
+        if not known:
+            continue
+        document: Dict[str, Any] = {}
+        inner = document
+        *parents, last = key.split(".")
+        for name in parents:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+        said, faults = settings.agent(Document(Path("agent.yml"), document))
+        assert not faults
+        assert said == usual, key
+
+
+def test_defaults_of_a_task(plugins: Any) -> None:
+    base = {
+        "name": "x",
+        "backend": "redis",
+        "backend_options": {"control_channel": "c"},
+        "broker": "command",
+        "broker_options": {"run": "true"},
+    }
+    path = Path("redis.yml")
+    backend, _ = settings.backend(Document(path, {}), plugins)
+    assert backend
+
+    def read(value: Any) -> Any:
+        document = Document(Path("x.yml"), value)
+        found, faults = settings.task(document, plugins, {"redis": backend})
+        assert not faults
+        return found
+
+    usual = read(base)
+    for key, body in keys("TASKS", "Keys of every task").items():
+        known, value = default(body)
+        if known and key not in base:
+            assert read({**base, key: value}) == usual, key
+        # What makes no difference would prove nothing.
+        assert known or key in base or key in ("allow_src", "data_schema")
+
+
+def test_defaults_of_a_command() -> None:
+    usual = vars(CommandBroker({"run": "x"}))
+    for key, body in keys("TASKS", "broker_options of command").items():
+        known, value = default(body)
+        if not known:
+            assert key in ("run", "as_user")
+            continue
+        said = vars(CommandBroker({"run": "x", key: value}))
+        del said["options"]
+        assert said == {k: v for k, v in usual.items() if k in said}, key
+
+
+def test_defaults_of_redis() -> None:
+    found = {}
+    for key, body in keys("BACKENDS", "Keys of a redis backend").items():
+        known, value = default(body)
+        if known:
+            found[key] = value
+    address = {key: found[key] for key in ("host", "port")}
+    assert redis_link.describe_server(address) == redis_link.describe_server(
+        {}
+    )
+
+    def interval(options: Mapping[str, Any]) -> float:
+        return RedisBackend("redis", options, _never)._interval
+
+    usual = interval({})
+    assert interval({"ping_interval": found["ping_interval"]}) == usual
+    assert found["db"] == 0
+    assert set(found) == {"host", "port", "db", "ping_interval"}
+
+
+def _never(arrival: Arrival) -> None:
+    raise AssertionError("nothing is received here")
+
+
+@pytest.fixture
+def plugins() -> Any:
+    return found_plugins()
+
+
+def test_what_excludes_each_other_is_told() -> None:
+    text = keys("BACKENDS", "Keys of a redis backend")
+    for rule in RedisBackend.options_schema["allOf"]:
+        one, other = rule["not"]["required"]
+        both = text[one] + text[other]
+        assert "Must not be given together with" in both, rule
+        assert f".Ic {one}" in both or f".Ic {other}" in both
+
+
+def test_limits_of_files_and_times() -> None:
+    form = plain(part(FILES, "DESCRIPTION"))
+    assert f"of at most {trusted._LARGEST} bytes" in form
+    assert f"more than {yamlfile._DEEPEST} levels" in form
+    state = plain(keys("AGENT.YML")["node.state_command"])
+    assert f"older than {node._OLDEST:g} second" in state
+    assert f"After {node._STATE_WITHIN:g} seconds" in state
+    assert f"every {sum(node._PAUSE):.0f}" in state or "every second" in state
+    redis_text = plain(part(FILES, "BACKENDS"))
+    assert f"within {redis._LONGEST_CONNECT:g} seconds" in redis_text
+    assert f"had held for {backoff._STABLE:g} seconds" in redis_text
+    assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
+    assert f"the newest {redis_writer.KEEP}," in redis_text
+    assert f"{redis_writer.KEEP_BYTES >> 20} MiB at most" in redis_text
+    assert f"for {redis_writer.KEEP_SECONDS:g} seconds" in redis_text
+    tasks = plain(part(FILES, "TASKS"))
+    assert f"more than {task._SMALL} bytes" in tasks
+    assert f"more than {task._CHECK_WITHIN:g} seconds" in tasks
+    assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
+    assert f"by {2 * process._CLOSE_WITHIN:g} seconds at most" in tasks
+    stop = keys("AGENT.YML")["stop_timeout"]
+    more = 2 * agent._END + 2 * agent._FLUSH
+    assert f"{more:g} seconds more" in plain(stop)
+
+
+def test_the_path_of_programs() -> None:
+    body = keys("TASKS", "broker_options of command")["run"]
+    folders = re.findall(r"^\.Pa (\S+)", body, flags=re.M)
+    assert ":".join(folders) == users.PATH
+
+
+def example_files(text: str) -> Dict[str, str]:
+    """The files of a section: their paths, and what they hold."""
+    found = re.findall(
+        r"^\.Pa (\S+\.yml)\n\.Bd -literal.*\n((?s:.*?))^\.Ed",
+        text,
+        flags=re.M,
+    )
+    return {path: unescape(content) for path, content in found}
+
+
+def write(folder: Path, files: Mapping[str, str]) -> Path:
+    """The folder of a configuration that only its owner may write."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o644)
+    return folder
+
+
+def test_examples_have_no_fault(tmp_path: Path) -> None:
+    files = example_files(part(FILES, "EXAMPLES"))
+    assert len(files) >= 7
+    config = Loader(write(tmp_path, files)).load()
+    assert config.faults == ()
+    read = [t.path for t in config.tasks]
+    read += [b.path for b in config.backends.values()]
+    assert len(read) == len(files) - 1  # and agent.yml
+    assert config.agent.node.name == "prx01a"
+
+
+def test_the_faulty_example_has_the_faults_that_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = part(FILES, "FAULTS")
+    files = example_files(text)
+    assert list(files) == ["tasks/faulty.yml"]
+    shown = literals(text)[1]
+    folder = write(tmp_path, {**files, "backends/redis.yml": ""})
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 78
+    assert capsys.readouterr().out.replace(f"{folder}/", "") == shown
+
+
+# ngcp-task-agent(8)
+
+
+def test_options() -> None:
+    known = set()
+    for action in cli._parser()._actions:
+        names = [
+            f"Fl Fl {n[2:]}" for n in action.option_strings if n[1] == "-"
+        ]
+        names += [f"Fl {n[1:]}" for n in action.option_strings if n[1] != "-"]
+        head = " , ".join(sorted(names, key=len))
+        known.add(f"{head} Ar {action.metavar}" if action.metavar else head)
+    assert set(items(part(DAEMON, "OPTIONS"))) == known
+    synopsis = plain(part(DAEMON, "SYNOPSIS"))
+    for head in known:
+        assert head.rpartition("Fl ")[2].split()[0] in synopsis
+
+
+def test_values_of_options() -> None:
+    described = items(part(DAEMON, "OPTIONS"))
+    level = described["Fl Fl log-level Ar LEVEL"]
+    for name in cli._LEVELS:
+        assert f".Ql {name}" in level
+    usual = cli._parser().parse_args([])
+    assert default(level) == (True, usual.log_level)
+    folder = described["Fl Fl config-dir Ar DIR"]
+    assert f"Default:\n.Pa {usual.config_dir} .\n" in folder
+    reload = plain(described["Fl Fl reload"])
+    assert f"for {control._RELOAD_WITHIN:g} seconds at most" in reload
+    assert f".It Pa {control.DEFAULT_PATH}\n" in part(DAEMON, "FILES")
+
+
+def test_kinds_of_journal_records() -> None:
+    table = part(DAEMON, "JOURNAL").partition("\n.Ss ")[0]
+    found = re.findall(
+        r"^\.It Sy (\w+) , (\w+)\n\.Ql (\w+)\n\.br\n([A-Z])", table, flags=re.M
+    )
+    shown = {(name, level, number) for name, level, number, _ in found}
+    assert len(shown) == len(re.findall(r"^\.It Sy", table, flags=re.M))
+    assert shown == {
+        (name, logging.getLevelName(kind.level).lower(), kind.message_id)
+        for name, kind in vars(journal).items()
+        if isinstance(kind, journal.Kind)
+    }
+
+
+def test_journal_fields() -> None:
+    shown = set(re.findall(r"^\.It Li (NGCP_\w+)$", source(DAEMON), re.M))
+    used = set()
+    for file in (ROOT / "ngcp_task_agent").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func)
+            if name in ("journal.record", "record"):
+                used |= {
+                    f"NGCP_{word.arg.upper()}"
+                    for word in call.keywords
+                    if word.arg and word.arg != "bug"
+                }
+    assert shown == used
+
+
+def test_journalctl_examples_name_what_exists() -> None:
+    numbers = {
+        kind.message_id
+        for kind in vars(journal).values()
+        if isinstance(kind, journal.Kind)
+    }
+    fields = set(re.findall(r"^\.It Li (NGCP_\w+)$", source(DAEMON), re.M))
+    examples = "".join(literals(source(DAEMON)))
+    used = re.findall(r"MESSAGE_ID=(\w+)", examples)
+    assert used
+    assert set(used) <= numbers
+    assert set(re.findall(r"(NGCP_\w+)=", examples)) <= fields
+
+
+def test_exit_statuses(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write(tmp_path, {"backends/redis.yml": ""})
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    check = ["--config-dir", str(folder), "--check"]
+    found = {cli.main(check), cli.main(["--reload"])}
+    with pytest.raises(SystemExit) as wrong:
+        cli.main(["--no-such-option"])
+    found.add(wrong.value.code)
+    (folder / "backends/redis.yml").unlink()
+    found.add(cli.main(check))
+    assert found == {0, 1, 2, agent.EX_CONFIG}
+    capsys.readouterr()
+    assert set(items(part(DAEMON, "EXIT STATUS"))) == set(map(str, found))
+
+
+def test_the_daemon_ends_with_78_without_a_backend(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "sbin/ngcp-task-agent"),
+            *("--config-dir", str(tmp_path)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == agent.EX_CONFIG, done.stderr
+
+
+def test_signals() -> None:
+    shown = " ".join(items(part(DAEMON, "SIGNALS")))
+    handled = set(
+        re.findall(r"signal\.(SIG[A-Z]+)\b", inspect.getsource(agent))
+    )
+    assert set(re.findall(r"SIG\w+", shown)) == handled | {"SIGABRT"}
+
+
+def test_environment_of_the_daemon() -> None:
+    shown = " ".join(items(part(DAEMON, "ENVIRONMENT")))
+    read = set()
+    for file in (ROOT / "ngcp_task_agent").glob("*.py"):
+        read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
+    # NOTIFY_SOCKET is read by sdnotify.
+    assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
+
+
+def test_times_of_a_stop() -> None:
+    text = plain(part(DAEMON, "STOP"))
+    usual = settings.AgentConfig()
+    assert f"({usual.stop_timeout:g} seconds by default)" in text
+    assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in text
+    assert f"up to {agent._FLUSH:g} seconds" in text
+
+
+# ngcp-task-agent-protocol(7)
+
+
+def test_fields_of_a_request() -> None:
+    described = items(part(PROTOCOL, "REQUEST"))
+    longest = dict(messages._LENGTHS)
+    longest["options.feedback_channel"] = redis._LONGEST_CHANNEL
+    fields = [*messages._LENGTHS, "options", "options.feedback_channel"]
+    assert [head[3:] for head in described] == [*fields, "data"]
+    for name in fields:
+        text = plain(described[f"Ic {name}"])
+        assert text.startswith("Required:"), name
+        if name in longest:
+            assert f"{longest[name]} characters" in text, name
+    assert f"nested {messages.MAX_DEPTH} levels" in plain(
+        part(PROTOCOL, "REQUEST")
+    )
+
+
+def test_fields_of_an_answer() -> None:
+    origin = messages.Origin("u", "t", "s")
+    response = messages.Response(origin, "n", "done", data="")
+    (message,) = response.encode(10_000)
+    heads = items(part(PROTOCOL, "ANSWERS"))
+    shown = [
+        name
+        for head in heads
+        if head.startswith("Ic ")
+        for name in head[3:].split(" , ")
+    ]
+    assert shown == list(json.loads(message))
+    reason = plain(heads["Ic reason"])
+    assert f"at most {messages.MAX_REASON} characters" in reason
+    statuses = {head[3:] for head in heads if head.startswith("Li ")}
+    assert statuses == {"accepted", "rejected", "done", "error"}
+
+
+def test_limits_of_the_protocol() -> None:
+    usual = settings.AgentConfig()
+    request = plain(part(PROTOCOL, "REQUEST"))
+    assert f"bytes, {usual.max_request >> 20} MiB by default" in request
+    answers = plain(part(PROTOCOL, "ANSWERS"))
+    assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
+    assert f"more than {redis_writer.KEEP_SECONDS:g} seconds" in answers
+    checks = plain(part(PROTOCOL, "ORDER OF CHECKS"))
+    assert f"the last {dispatch._REMEMBER:g} seconds" in checks
+    assert f"the last {dispatch._REMEMBER_MOST} requests" in checks
+    assert f"the last {messages._SALVAGE} bytes" in checks
+    assert f"at most {destination._QUOTED} characters" in checks
+    assert f"at most {task._RULE} characters" in checks
+    assert f"at most {command._LAST_LINE} characters" in checks
+    data = plain(part(PROTOCOL, "DATA"))
+    assert data.count(f"more than {command._IN_ENVIRONMENT} ") == 2
+
+
+def test_order_of_the_fields_that_are_checked() -> None:
+    fields = plain(part(PROTOCOL, "ORDER OF CHECKS")).partition("are there")[0]
+    at = [fields.rindex(name) for name in (*messages._LENGTHS, "options")]
+    assert at == sorted(at)
+
+
+# Whoever calls one of these tells a client or the administrator a reason.
+TELLS = {
+    "Rejected": 0,
+    "NoReplyAddress": 0,
+    "CannotStart": 0,
+    "Malformed": 0,
+    "DestinationError": 0,
+    "Result": "error",
+    "_salvage": 1,
+    "_fault": 1,
+    "fault": 0,
+}
+# Functions that return reasons, and what their callers put before.
+RETURNS = {
+    "_error": "",
+    "_why": "",
+    "_bug": "",
+    "_describe": "data_schema: ",
+}
+# What only passes on what others tell.
+PASSED_ON = {r"dst:\ '.+?'\ .+?", r"data_schema:\ .+?"}
+
+
+def reasons(module: ModuleType) -> Iterator[str]:
+    """Regular expressions for all reasons that a module's source holds."""
+    tree = ast.parse(inspect.getsource(module))
+    for found in ast.walk(tree):
+        value: Optional[ast.expr] = None
+        if isinstance(found, ast.Call):
+            name = ast.unparse(found.func)
+            where = TELLS.get(name)
+            if isinstance(where, int) and len(found.args) > where:
+                value = found.args[where]
+            for word in found.keywords:
+                if word.arg == where:
+                    value = word.value
+        elif isinstance(found, ast.FunctionDef) and found.name in RETURNS:
+            for inner in ast.walk(found):
+                if isinstance(inner, ast.Return) and inner.value is not None:
+                    for text in _pattern(module, inner.value):
+                        yield re.escape(RETURNS[found.name]) + text
+            continue
+        elif isinstance(found, ast.Assign):
+            if ast.unparse(found.targets[0]) == "nowhere":
+                value = found.value
+        if value is not None:
+            yield from _pattern(module, value)
+
+
+def _pattern(module: ModuleType, value: ast.expr) -> Iterator[str]:
+    """The expression for a text, with anything where it has a value."""
+    if isinstance(value, ast.Name):
+        text = getattr(module, value.id, None)
+        if isinstance(text, str):
+            yield re.escape(text)
+    elif isinstance(value, ast.Constant) and isinstance(value.value, str):
+        if value.value:
+            yield re.escape(value.value)
+    elif isinstance(value, ast.JoinedStr):
+        pieces = [
+            re.escape(piece.value)
+            if isinstance(piece, ast.Constant)
+            else ".+?"
+            for piece in value.values
+        ]
+        if any(isinstance(piece, ast.Constant) for piece in value.values):
+            yield "".join(pieces)
+
+
+TELLING = (
+    messages,
+    destination,
+    dispatch,
+    redis,
+    task,
+    command,
+    process,
+    users,
+)
+REASONS = sorted(
+    {
+        (module.__name__, text)
+        for module in TELLING
+        for text in reasons(module)
+        if text not in PASSED_ON
+    }
+)
+
+
+def shown_reasons() -> List[str]:
+    text = part(PROTOCOL, "ORDER OF CHECKS")
+    return re.findall(r'^\.It Qq "(.*)"$', unescape(text), flags=re.M)
+
+
+def test_all_modules_tell_reasons() -> None:
+    assert {name for name, _ in REASONS} == {m.__name__ for m in TELLING}
+    assert len(REASONS) > 40
+
+
+@pytest.mark.parametrize(("module", "reason"), REASONS)
+def test_a_reason_is_shown(module: str, reason: str) -> None:
+    if module == destination.__name__ and not reason.startswith("dst"):
+        reason = f"dst: '.+?' {reason}"
+    if reason.startswith(".+?\\ must\\ not\\ hold"):
+        for field in ("task", "src", "dst"):
+            assert any(
+                re.fullmatch(reason, text) and text.startswith(field)
+                for text in shown_reasons()
+            )
+    assert any(re.fullmatch(reason, text) for text in shown_reasons()), reason
+
+
+@pytest.mark.parametrize("text", shown_reasons())
+def test_what_is_shown_is_a_reason(text: str) -> None:
+    assert any(
+        re.fullmatch(f"(?:dst: '.+?' )?{reason}", text)
+        for _, reason in REASONS
+    )
+
+
+def test_environment_of_commands() -> None:
+    shown = " ".join(items(part(PROTOCOL, "DATA", "Environment of commands")))
+    made = set(users.own_user().environment())
+    made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(command)))
+    assert set(re.findall(r"[A-Z_]{4,}", shown)) == made
+    text = part(PROTOCOL, "DATA", "Environment of commands")
+    assert f".Pa {users.PATH}\n" in text
+    assert f".Ql {users.own_user().environment()['LANG']}\n" in text
+
+
+def a_node(name: str, **facts: str) -> node.Identity:
+    return node.Identity(
+        name,
+        frozenset({name}),
+        {key: tuple(value.split()) for key, value in facts.items()},
+    )
+
+
+# For each example of a destination, nodes that are meant and that are not.
+PROXY = a_node("prx01a", state="active", status="online", role="proxy")
+SPARE = a_node("prx01b", state="standby", status="offline", role="proxy")
+BALANCER = a_node("lb01a", state="active", status="online", role="lb")
+BASE = a_node("db01a", state="active", status="online", role="db")
+FAR = a_node(
+    "db01b", state="standby", status="online", role="db", site="vienna"
+)
+NODES = (PROXY, SPARE, BALANCER, BASE, FAR)
+MEANT: Dict[str, Tuple[node.Identity, ...]] = {
+    "local": (PROXY,),
+    "prx01a": (PROXY,),
+    "prx*": (PROXY, SPARE),
+    "*": NODES,
+    "*|state=active": (PROXY, BALANCER, BASE),
+    "*|status=online": (PROXY, BALANCER, BASE, FAR),
+    "*|state=active;role=proxy": (PROXY,),
+    "*|state=active;role=proxy+lb": (PROXY, BALANCER),
+    "*|site=vienna": (FAR,),
+    "prx01a,lb*,db01?|state=active": (PROXY, BALANCER, BASE),
+}
+
+
+def test_destinations_mean_what_is_shown() -> None:
+    heads = items(part(PROTOCOL, "DESTINATIONS"))
+    shown = [head[3:] for head in heads if head.startswith("Li ")]
+    assert shown == list(MEANT)
+    for dst, nodes in MEANT.items():
+        parsed = destination.parse(dst)
+        got = tuple(n for n in NODES if parsed.matches(n, "prx01a"))
+        assert got == nodes, dst
+
+
+def test_the_example_is_a_request() -> None:
+    text = literals(part(PROTOCOL, "EXAMPLES", "A request"))[0]
+    request = messages.parse_request(text.encode(), 1 << 20)
+    assert request.task == "ping_127_0_0_1"
+    by_hand = literals(part(PROTOCOL, "EXAMPLES", "By hand"))[1]
+    body = by_hand[by_hand.index("{") : by_hand.rindex("}") + 1]
+    body = re.sub(r"'\$\(.*?\)'", request.uuid, body)
+    parsed = messages.parse_request(body.encode(), 1 << 20)
+    assert parsed.task == request.task
+    assert parsed.options == request.options
+
+
+def test_the_example_in_python_compiles() -> None:
+    text = literals(part(PROTOCOL, "EXAMPLES", "In Python"))[0]
+    assert len(text.splitlines()) == 10
+    compile(text, "example", "exec")
