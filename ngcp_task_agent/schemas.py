@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+import urllib.parse
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import jsonschema
 
 from ngcp_task_agent.yamlfile import Document, Fault, Steps
 
 Schema = Mapping[str, Any]
-
 
 
 def _is_integer(checker: Any, value: Any) -> bool:
@@ -102,21 +102,48 @@ def _in_words(error: jsonschema.ValidationError) -> str:
     return f"within the rule {error.validator}: {error.validator_value}"
 
 
+def check_schema(schema: Any) -> Optional[Steps]:
+    """Where a schema of the administrator's is none; None if it is one."""
+    meta = jsonschema.Draft202012Validator.META_SCHEMA
+    validator = jsonschema.Draft202012Validator(meta, format_checker=_formats)
+    error = jsonschema.exceptions.best_match(validator.iter_errors(schema))
+    return None if error is None else tuple(error.absolute_path)
+
+
 def find_reference(schema: Any) -> str:
-    """A reference to another document in a schema, or nothing.
+    """A reference to what is not in a schema itself, or nothing.
 
     To follow one would mean to fetch what a file of the administrator's does
     not hold.
     """
-    todo = [schema]
+    todo, references, anchors = [schema], [], set()
     while todo:
         value = todo.pop()
         if isinstance(value, dict):
             for key in ("$ref", "$dynamicRef", "$recursiveRef"):
-                reference = value.get(key)
-                if isinstance(reference, str) and reference[:1] != "#":
-                    return reference
+                if isinstance(value.get(key), str):
+                    references.append(value[key])
+            for key in ("$anchor", "$dynamicAnchor"):
+                anchors.add(str(value.get(key)))
             todo.extend(value.values())
         elif isinstance(value, list):
             todo.extend(value)
+    for reference in references:
+        inside = urllib.parse.unquote(reference[1:])
+        if reference[:1] != "#" or not (
+            inside in anchors or _leads_to_schema(schema, inside)
+        ):
+            return str(reference)
     return ""
+
+
+def _leads_to_schema(schema: Any, pointer: str) -> bool:
+    """Whether a JSON pointer finds a schema in another."""
+    for step in pointer.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list):
+            schema = dict(zip(map(str, range(len(schema))), schema))
+        if not isinstance(schema, dict) or step not in schema:
+            return False
+        schema = schema[step]
+    return pointer[:1] in ("", "/") and isinstance(schema, (dict, bool))

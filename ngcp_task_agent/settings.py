@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
 
-import jsonschema
-
 from ngcp_task_agent import schemas
 from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.node import NodeConfig
@@ -63,7 +61,7 @@ _AGENT: Schema = {
                     "type": "object",
                     "additionalProperties": _text("a string"),
                     "propertyNames": {
-                        "not": {"enum": ["state", "status", "role"]},
+                        "not": {"pattern": "^(?i:state|status|role)\\Z"},
                         "title": "labels other than state, status and role",
                     },
                     "title": "a mapping of labels to strings",
@@ -294,10 +292,8 @@ def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
     if reference:
         what = f"refers to '{reference}', but must be complete in itself"
         return [document.fault(("data_schema",), what)]
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        steps = ("data_schema", *error.absolute_path)
+    steps = schemas.check_schema(schema)
+    if steps is not None:
         what = "is not valid in a JSON Schema (draft 2020-12)"
-        return [document.fault(steps, what)]
+        return [document.fault(("data_schema", *steps), what)]
     return []

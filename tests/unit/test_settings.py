@@ -1,0 +1,583 @@
+"""Every key of every file: good, of the wrong type, out of range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from ngcp_task_agent import settings, yamlfile
+from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.node import NodeConfig
+from ngcp_task_agent.plugins import Plugins
+from ngcp_task_agent.settings import AgentConfig, BackendConfig
+from ngcp_task_agent.yamlfile import Document
+from tests.unit.fakes import FakeBackend, FakeBroker
+
+PLUGINS = Plugins(
+    {"redis": RedisBackend, "fake": FakeBackend},
+    {"command": CommandBroker, "fake": FakeBroker},
+)
+BACKENDS = {
+    "redis": BackendConfig(Path("redis.yml"), "redis", "redis", {}),
+    "main": BackendConfig(Path("main.yml"), "main", "fake", {}),
+}
+
+
+def document(text: str, name: str = "x.yml") -> Document:
+    read = yamlfile.read(Path(name), text)
+    assert read.faults == []
+    return read
+
+
+def agent_faults(text: str) -> List[str]:
+    config, faults = settings.agent(document(text))
+    assert (config is None) == bool(faults)
+    return [str(fault) for fault in faults]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "{}", "node: {}"])
+def test_agent_defaults(text: str) -> None:
+    config, faults = settings.agent(document(text))
+    assert (config, faults) == (AgentConfig(), [])
+    assert config is not None
+    assert config.max_request == 1 << 20
+    assert config.max_response == 8 << 20
+    assert config.max_running == 64
+    assert config.stop_timeout == 20
+    assert config.node == NodeConfig()
+
+
+def test_agent_with_every_key() -> None:
+    config, faults = settings.agent(
+        document(
+            """
+            node:
+                name: prx01a
+                aliases: [prx01a.example.org]
+                roles: [proxy]
+                state_command: [/usr/sbin/ngcp-check-active, -v]
+                status: online
+                labels: {site: vienna}
+            max_request: 2M
+            max_response: 16384
+            max_running: 1
+            stop_timeout: 0.5
+            """
+        )
+    )
+    assert faults == []
+    assert config == AgentConfig(
+        NodeConfig(
+            name="prx01a",
+            aliases=("prx01a.example.org",),
+            roles=("proxy",),
+            state_command=("/usr/sbin/ngcp-check-active", "-v"),
+            status="online",
+            labels={"site": "vienna"},
+        ),
+        max_request=2 << 20,
+        max_response=16384,
+        max_running=1,
+        stop_timeout=0.5,
+    )
+
+
+def test_agent_with_a_state() -> None:
+    config, _ = settings.agent(document("node: {state: standby, roles: []}"))
+    assert config is not None
+    assert config.node.state == "standby"
+    assert config.node.roles == ()
+
+
+AGENT_FAULTS = [
+    pytest.param("[]", "", "mapping", id="a-list"),
+    pytest.param("x", "", "mapping", id="a-string"),
+    pytest.param("nodes: {}", "nodes", "'node' meant", id="unknown"),
+    pytest.param("node: x", "node", "mapping", id="node"),
+    pytest.param("node: {nam: x}", "node.nam", "no known", id="node-unknown"),
+    pytest.param("node: {name: 1}", "node.name", "a name", id="name"),
+    pytest.param("node: {name: ''}", "node.name", "a name", id="name-empty"),
+    pytest.param("node: {aliases: x}", "node.aliases", "list", id="aliases"),
+    pytest.param("node: {aliases: [1]}", "node.aliases[0]", "", id="alias"),
+    pytest.param("node: {roles: proxy}", "node.roles", "list", id="roles"),
+    pytest.param("node: {roles: [lb, '']}", "node.roles[1]", "", id="role"),
+    pytest.param("node: {state: yes}", "node.state", "state", id="state"),
+    pytest.param(
+        "node: {state_command: x}", "node.state_command", "list", id="command"
+    ),
+    pytest.param(
+        "node: {state_command: []}",
+        "node.state_command",
+        "list",
+        id="command-empty",
+    ),
+    pytest.param(
+        "node: {state: active, state_command: [x]}",
+        "node.state_command",
+        "only one",
+        id="state-and-command",
+    ),
+    pytest.param("node: {status: 1}", "node.status", "status", id="status"),
+    pytest.param("node: {labels: []}", "node.labels", "map", id="labels"),
+    pytest.param(
+        "node: {labels: {site: 1}}", "node.labels.site", "string", id="label"
+    ),
+    pytest.param(
+        "node: {labels: {state: x}}", "node.labels", "other", id="label-state"
+    ),
+    pytest.param(
+        "node: {labels: {Role: x}}", "node.labels", "other", id="label-role"
+    ),
+    pytest.param("max_request: x", "max_request", "8M", id="request"),
+    pytest.param("max_request: -1", "max_request", "8M", id="request-less"),
+    pytest.param("max_request: 1.0", "max_request", "8M", id="request-float"),
+    pytest.param("max_request: 1023", "max_request", "1024", id="request-few"),
+    pytest.param("max_response: 1T", "max_response", "8M", id="response"),
+    pytest.param(
+        "max_response: 16383", "max_response", "16384", id="response-few"
+    ),
+    pytest.param("max_running: 0", "max_running", "1 to", id="running"),
+    pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),
+    pytest.param("max_running: '8'", "max_running", "1 to", id="no-number"),
+    pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
+    pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
+    pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "what"), AGENT_FAULTS)
+def test_agent_fault(text: str, where: str, what: str) -> None:
+    (fault,) = agent_faults(text)
+    prefix = f"x.yml:1: {where}: " if where else "x.yml:1: "
+    assert fault.startswith(prefix)
+    assert what in fault
+
+
+def test_agent_faults_have_their_lines() -> None:
+    faults = agent_faults("max_running: 0\nnode:\n  name: 1\nfoo: 1\n")
+    assert sorted(fault.split(": ")[0] for fault in faults) == [
+        "x.yml:1",
+        "x.yml:3",
+        "x.yml:4",
+    ]
+
+
+BACKEND_OPTIONS = [
+    pytest.param("", {}, id="nothing"),
+    pytest.param(
+        "host: 127.0.0.1\nport: 6379\ndb: 40",
+        {"host": "127.0.0.1", "port": 6379, "db": 40},
+        id="as-shipped",
+    ),
+    pytest.param("type: redis", {}, id="type"),
+    pytest.param(
+        "unix_socket: /run/x.sock",
+        {"unix_socket": "/run/x.sock"},
+        id="unix-socket",
+    ),
+    pytest.param(
+        "username: a\npassword: b",
+        {"username": "a", "password": "b"},
+        id="password",
+    ),
+    pytest.param(
+        "password_file: /etc/p",
+        {"password_file": "/etc/p"},
+        id="password-file",
+    ),
+    pytest.param(
+        "tls: {ca: /a, cert: /b, key: /c}",
+        {"tls": {"ca": "/a", "cert": "/b", "key": "/c"}},
+        id="tls",
+    ),
+    pytest.param("tls: {}", {"tls": {}}, id="tls-with-the-system's-ca"),
+    pytest.param("ping_interval: 0.5", {"ping_interval": 0.5}, id="ping"),
+]
+
+
+@pytest.mark.parametrize(("text", "options"), BACKEND_OPTIONS)
+def test_backend(text: str, options: Any) -> None:
+    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+    assert faults == []
+    expected = BackendConfig(Path("redis.yml"), "redis", "redis", options)
+    assert config == expected
+
+
+def test_backend_of_another_type_than_its_name() -> None:
+    config, faults = settings.backend(
+        document("type: redis\nport: 6380", "second.yml"), PLUGINS
+    )
+    assert faults == []
+    assert config is not None
+    assert (config.name, config.type) == ("second", "redis")
+    assert config.options == {"port": 6380}
+
+
+BACKEND_FAULTS = [
+    pytest.param("[]", "redis.yml:1: ", "mapping", id="a-list"),
+    pytest.param("type: rabbit", "1: type: ", "fake, redis", id="type"),
+    pytest.param("type: 1", "1: type: ", "known", id="type-of-wrong-type"),
+    pytest.param("type: [a]", "1: type: ", "known", id="type-a-list"),
+    pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
+    pytest.param("host: 1", "1: host: ", "host name", id="host"),
+    pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
+    pytest.param("port: '1'", "1: port: ", "1 to 65535", id="port"),
+    pytest.param("port: 0", "1: port: ", "1 to 65535", id="port-0"),
+    pytest.param("port: 65536", "1: port: ", "1 to 65535", id="port-high"),
+    pytest.param("port: 6379.0", "1: port: ", "1 to 65535", id="port-float"),
+    pytest.param("db: -1", "1: db: ", "database", id="db"),
+    pytest.param("unix_socket: x", "1: unix_socket: ", "path", id="socket"),
+    pytest.param("username: ''", "1: username: ", "", id="username"),
+    pytest.param("password: 7", "1: password: ", "quotes", id="password"),
+    pytest.param("password_file: p", "1: password_file: ", "path", id="file"),
+    pytest.param("tls: yes", "1: tls: ", "mapping", id="tls"),
+    pytest.param("tls: {ca: x}", "1: tls.ca: ", "path", id="tls-ca"),
+    pytest.param("tls: {x: /y}", "1: tls.x: ", "no known", id="tls-unknown"),
+    pytest.param("ping_interval: 0", "1: ping_interval: ", "0.1", id="ping"),
+    pytest.param(
+        "ping_interval: 3601", "1: ping_interval: ", "3600", id="ping-long"
+    ),
+    pytest.param(
+        "password: x\npassword_file: /y",
+        "",
+        "only one of password",
+        id="two-passwords",
+    ),
+    pytest.param(
+        "host: x\nunix_socket: /y", "", "only one of host", id="two-addresses"
+    ),
+    pytest.param(
+        "tls: {}\nunix_socket: /y", "", "tls only", id="tls-on-a-socket"
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "what"), BACKEND_FAULTS)
+def test_backend_fault(text: str, where: str, what: str) -> None:
+    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+def test_backend_without_a_known_type() -> None:
+    config, faults = settings.backend(document("", "rabbit.yml"), PLUGINS)
+    assert config is None
+    assert "'rabbit' is not known" in str(faults[0])
+
+
+# As the first version's documentation has it.
+PING = """
+---
+name: ping_10_10_10_10
+backend: redis
+backend_options:
+    control_channel: ngcp-task-agent-redis
+broker: 'command'
+broker_options:
+    run: ping
+    as_user: root
+    args: -c 2 10.10.10.10
+"""
+
+
+def test_task_defaults() -> None:
+    config, faults = settings.task(document(PING), PLUGINS, BACKENDS)
+    assert faults == []
+    assert config is not None
+    assert config.name == "ping_10_10_10_10"
+    assert (config.backend, config.channel) == (
+        "redis",
+        "ngcp-task-agent-redis",
+    )
+    assert config.broker == "command"
+    assert config.broker_options["args"] == "-c 2 10.10.10.10"
+    assert config.description == ""
+    assert config.enabled
+    assert (config.max_running, config.max_queued) == (8, 64)
+    assert (config.allow_src, config.data_schema) == (None, None)
+
+
+def test_task_with_every_key() -> None:
+    text = PING + (
+        "description: Is it there?\nenabled: no\nmax_running: 2\n"
+        "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
+    )
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert faults == []
+    assert config is not None
+    assert config.description == "Is it there?"
+    assert config.enabled is False
+    assert (config.max_running, config.max_queued) == (2, 0)
+    assert config.allow_src == ("web*",)
+    assert config.data_schema == {"type": "object"}
+
+
+BROKER_OPTIONS = [
+    pytest.param("run: ping", id="name"),
+    pytest.param("run: /usr/bin/ping", id="path"),
+    pytest.param("{run: a, args: [a, 'b c']}", id="args-a-list"),
+    pytest.param("{run: a, args: \"a 'b c'\"}", id="args-a-string"),
+    pytest.param("{run: a, extra_args: yes}", id="extra-args"),
+    pytest.param("{run: a, extra_args: no}", id="no-extra-args"),
+    pytest.param("{run: a, extra_args: ['[a-z]+']}", id="some-extra-args"),
+    pytest.param("{run: a, stdin: none}", id="stdin-none"),
+    pytest.param("{run: a, stdin: data}", id="stdin-data"),
+    pytest.param("{run: a, timeout: 0}", id="no-timeout"),
+    pytest.param("{run: a, timeout: 0.5}", id="short-timeout"),
+    pytest.param("{run: a, max_output: 64K}", id="max-output"),
+]
+
+
+def with_broker_options(options: str) -> Document:
+    indented = options.replace("\n", "\n  ")
+    return document(
+        "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
+        f"broker: command\nbroker_options:\n  {indented}\n"
+    )
+
+
+@pytest.mark.parametrize("options", BROKER_OPTIONS)
+def test_command_options(options: str) -> None:
+    found = with_broker_options(options)
+    config, faults = settings.task(found, PLUGINS, BACKENDS)
+    assert faults == []
+    assert config is not None
+
+
+COMMAND_FAULTS = [
+    pytest.param("{}", "5: broker_options: ", "'run' is missing", id="run"),
+    pytest.param("run: 1", ".run: ", "a program", id="run-a-number"),
+    pytest.param("run: ''", ".run: ", "a program", id="run-empty"),
+    pytest.param("run: bin/ping", ".run: ", "absolute", id="run-relative"),
+    pytest.param("run: ./ping", ".run: ", "absolute", id="run-dot"),
+    pytest.param("run: /usr/bin/", ".run: ", "absolute", id="run-a-folder"),
+    pytest.param("run: ''", ".run: ", "a program", id="run-nothing"),
+    pytest.param("{run: a, rum: b}", ".rum: ", "no known", id="unknown"),
+    pytest.param("{run: a, as_user: 0}", ".as_user: ", "user", id="user"),
+    pytest.param("{run: a, args: 1}", ".args: ", "shell", id="args"),
+    pytest.param(
+        "{run: a, args: [1]}", ".args[0]: ", "string", id="args-item"
+    ),
+    pytest.param("run: a\nargs: it's", "options: ", "quot", id="args-quote"),
+    pytest.param("{run: a, extra_args: x}", ".extra_args: ", "", id="extra"),
+    pytest.param(
+        "{run: a, extra_args: ['(']}", ".extra_args[0]: ", "regular", id="re"
+    ),
+    pytest.param(
+        "{run: a, extra_args: [1]}", ".extra_args[0]: ", "string", id="re-type"
+    ),
+    pytest.param("{run: a, stdin: x}", ".stdin: ", "'data'", id="stdin"),
+    pytest.param("{run: a, timeout: -1}", ".timeout: ", "seconds", id="time"),
+    pytest.param("{run: a, timeout: 1m}", ".timeout: ", "seconds", id="unit"),
+    pytest.param("{run: a, max_output: x}", ".max_output: ", "8M", id="size"),
+    pytest.param(
+        "{run: a, max_output: 8.0}", ".max_output: ", "8M", id="size-float"
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "where", "what"), COMMAND_FAULTS)
+def test_command_fault(options: str, where: str, what: str) -> None:
+    found = with_broker_options(options)
+    config, faults = settings.task(found, PLUGINS, BACKENDS)
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+TASK_FAULTS = [
+    pytest.param("name", None, "1: ", "'name' is missing", id="no-name"),
+    pytest.param("name", "1", "1: name: ", "128", id="name"),
+    pytest.param("name", "''", "1: name: ", "128", id="name-empty"),
+    pytest.param("name", "x" * 129, "1: name: ", "128", id="name-long"),
+    pytest.param("backend", None, "", "'backend' is missing", id="no-backend"),
+    pytest.param(
+        "backend", "rabbit", "2: backend: ", "'rabbit.yml'", id="backend"
+    ),
+    pytest.param(
+        "backend", "1", "2: backend: ", "name of a file", id="backend-type"
+    ),
+    pytest.param(
+        "backend_options",
+        "{}",
+        "3: backend_options: ",
+        "'queue' is missing",
+        id="no-channel",
+    ),
+    pytest.param(
+        "backend_options",
+        None,
+        "backend_options: ",
+        "'queue' is missing",
+        id="no-backend-options",
+    ),
+    pytest.param(
+        "backend_options",
+        "{queue: 1}",
+        "backend_options.queue: ",
+        "a queue",
+        id="channel",
+    ),
+    pytest.param(
+        "backend_options",
+        "{queue: q, x: 1}",
+        "backend_options.x: ",
+        "no known",
+        id="backend-option",
+    ),
+    pytest.param(
+        "backend_options",
+        "x",
+        "3: backend_options: ",
+        "mapping",
+        id="backend-options",
+    ),
+    pytest.param("broker", None, "", "'broker' is missing", id="no-broker"),
+    pytest.param(
+        "broker", "robot", "4: broker: ", "command, fake", id="broker"
+    ),
+    pytest.param(
+        "broker_options",
+        "x",
+        "5: broker_options: ",
+        "mapping",
+        id="broker-options",
+    ),
+    pytest.param(
+        "broker_options",
+        "{bad: yes}",
+        "5: broker_options: ",
+        "not fit together",
+        id="refused-by-the-broker",
+    ),
+    pytest.param(
+        "description", "1", "6: description: ", "string", id="description"
+    ),
+    pytest.param("enabled", "1", "6: enabled: ", "yes or no", id="enabled"),
+    pytest.param(
+        "enabled", "'yes'", "6: enabled: ", "yes or no", id="enabled-quoted"
+    ),
+    pytest.param("max_running", "0", "6: max_running: ", "1 to", id="running"),
+    pytest.param(
+        "max_running", "1.5", "6: max_running: ", "1 to", id="running-half"
+    ),
+    pytest.param("max_queued", "-1", "6: max_queued: ", "0 to", id="queued"),
+    pytest.param(
+        "max_queued", "100001", "6: max_queued: ", "0 to", id="queued-many"
+    ),
+    pytest.param("allow_src", "web*", "6: allow_src: ", "list", id="allow"),
+    pytest.param(
+        "allow_src", "[1]", "6: allow_src[0]: ", "string", id="allow-item"
+    ),
+    pytest.param(
+        "data_schema", "x", "6: data_schema: ", "JSON Schema", id="schema"
+    ),
+    pytest.param(
+        "data_schema",
+        "{type: thing}",
+        "6: data_schema.type: ",
+        "not valid",
+        id="schema-type",
+    ),
+    pytest.param(
+        "data_schema",
+        "{properties: {a: {minimum: x}}}",
+        "data_schema.properties.a.minimum: ",
+        "not valid",
+        id="schema-deep",
+    ),
+    pytest.param(
+        "data_schema",
+        "{$ref: 'http://localhost/x'}",
+        "6: data_schema: ",
+        "complete in itself",
+        id="schema-elsewhere",
+    ),
+    pytest.param(
+        "data_schema",
+        "{pattern: '('}",
+        "6: data_schema.pattern: ",
+        "not valid",
+        id="schema-pattern",
+    ),
+    pytest.param(
+        "data_schema",
+        "{patternProperties: {'(': {}}}",
+        "6: data_schema.patternProperties",
+        "not valid",
+        id="schema-pattern-properties",
+    ),
+    pytest.param(
+        "data_schema",
+        "{$ref: '#/$defs/x'}",
+        "6: data_schema: ",
+        "'#/$defs/x'",
+        id="schema-dangling",
+    ),
+    pytest.param("timeout", "1", "6: timeout: ", "no known key", id="unknown"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "where", "what"), TASK_FAULTS)
+def test_task_fault(key: str, value: Any, where: str, what: str) -> None:
+    keys = {
+        "name": "x",
+        "backend": "main",
+        "backend_options": "{queue: q}",
+        "broker": "fake",
+        "broker_options": "{}",
+    }
+    keys[key] = value
+    text = "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+def test_all_faults_of_a_task_at_once() -> None:
+    text = (
+        "nam: x\nbackend: redis\nbackend_options: {}\nbroker: command\n"
+        "broker_options: {args: 1}\nmax_running: 0\n"
+    )
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert config is None
+    assert sorted((fault.line, fault.where) for fault in faults) == [
+        (1, ""),
+        (1, "nam"),
+        (3, "backend_options"),
+        (5, "broker_options"),
+        (5, "broker_options.args"),
+        (6, "max_running"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "x", "1"])
+def test_a_task_is_a_mapping(text: str) -> None:
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert config is None
+    assert faults
+
+
+SCHEMAS = [
+    pytest.param("{$ref: '#/$defs/x', $defs: {x: {}}}", id="definition"),
+    pytest.param("{items: {$ref: '#'}}", id="itself"),
+    pytest.param("{$ref: '#a', $defs: {x: {$anchor: a}}}", id="anchor"),
+    pytest.param("{$ref: '#/$defs/a~1b', $defs: {a/b: {}}}", id="escaped"),
+    pytest.param("yes", id="boolean"),
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_data_schema(schema: str) -> None:
+    text = PING + f"data_schema: {schema}\n"
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert faults == []
+    assert config is not None
