@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Coroutine, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background, control, journal
 from ngcp_task_agent.backends.base import Backend
@@ -24,6 +24,7 @@ from ngcp_task_agent.yamlfile import Fault
 
 EX_CONFIG = 78  # of sysexits.h: nothing is configured that could run
 
+_CONNECT = 30.0  # seconds for a backend to begin to listen
 _FLUSH = 5.0  # seconds to deliver the last answers
 _END = 10.0  # seconds that ending what still runs may take, twice
 
@@ -79,6 +80,10 @@ class Agent:
             await self._drain()
             if server:
                 await server.stop()
+            # A second signal that comes late must not spoil the exit status.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         finally:
             await background.end(alive)
         return 1 if self._failed else 0
@@ -237,13 +242,27 @@ class Agent:
         self, config: Config, name: str, channels: frozenset[str]
     ) -> None:
         if name in self._backends:
-            await self._backends[name][1].listen(channels)
+            backend = self._backends[name][1]
+            await self._in_time(name, backend.listen(channels))
             return
         settings = config.backends[name]
         kind = config.plugins.backends[settings.type]
         backend = kind(name, settings.options, self._dispatcher.receive)
         self._backends[name] = settings, backend
-        await backend.start(channels)
+        await self._in_time(name, backend.start(channels))
+
+    async def _in_time(
+        self, name: str, step: Coroutine[Any, Any, None]
+    ) -> None:
+        """Hold a backend to its promise that this is bounded in time."""
+        try:
+            await asyncio.wait_for(step, _CONNECT)
+        except asyncio.TimeoutError:
+            journal.record(
+                journal.BACKEND_DOWN,
+                f"backend {name}: it is not ready after {_CONNECT:.0f} s",
+                backend=name,
+            )
 
     async def _retire(self, name: str, leaving: List[Task]) -> None:
         """Listen no longer; end when the last answer is delivered."""

@@ -92,7 +92,9 @@ class Link:
         except asyncio.CancelledError:
             await _disconnect(connection)
             raise
-        except (RedisError, OSError, ValueError) as error:
+        except Exception as error:
+            # Files of TLS that are none, names that cannot be looked up,
+            # servers that speak something else.
             await _disconnect(connection)
             raise LinkError(_why(error)) from None
         return cls(connection, on_push)

@@ -1,0 +1,559 @@
+"""ngcp-invoke-task: exit statuses, messages and output forms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import Any, Callable, List
+
+import jsonschema
+import pytest
+
+from tests.integration.conftest import ConfigFolder
+from tests.invoking import command, environment, invoke, wrapper
+from tests.parts import (
+    WITHIN,
+    Client,
+    Daemon,
+    RedisServer,
+    free_port,
+    wait_for,
+)
+
+Start = Callable[..., Daemon]
+
+# On a busy machine an agent can take long to say anything.
+PATIENT = ("--answer-timeout", str(WITHIN))
+
+
+@pytest.fixture
+def nodes(
+    folder: Path, server: RedisServer, config: ConfigFolder, start: Start
+) -> Path:
+    """Three agents, and the folder of the first one's configuration.
+
+    Each has the task ``echo``; ``mixed`` differs, and lb01a has it not.
+    """
+    for name, mixed in (
+        ("prx01a", "echo fine"),
+        ("prx01b", "echo so far; echo went wrong >&2; exit 3"),
+        ("lb01a", ""),
+    ):
+        one = ConfigFolder(folder / name, server.port)
+        one.agent(node={"name": name})
+        one.shell("echo", f"echo {name}")
+        if mixed:
+            one.shell("mixed", mixed)
+        start(config=one)
+    return folder / "prx01a"
+
+
+@pytest.fixture
+def one(config: ConfigFolder, start: Start) -> Path:
+    """One agent, and the folder of its configuration."""
+    config.shell("echo", 'echo "$NGCP_TASK_DATA"')
+    config.shell("slow", "sleep 3")
+    config.shell("nasty", r"printf 'bad \033[2J\n' | tee /dev/stderr; exit 1")
+    start()
+    return config.path
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    file = resources.files("ngcp_task_agent.client") / "output.schema.json"
+    return jsonschema.Draft202012Validator(json.loads(file.read_text()))
+
+
+def test_the_call_of_ngcp_vmnotify(
+    folder: Path, config: ConfigFolder, start: Start
+) -> None:
+    config.shell("transcribe_voicemail", 'echo "heard: $NGCP_TASK_DATA"')
+    daemon = start()
+    path = f"{wrapper(folder / 'bin', config.path)}:{os.environ['PATH']}"
+    call = (
+        "ngcp-invoke-task --task transcribe_voicemail --dst localhost "
+        """--data '{"msgnum":1,"uuid":"7b0d"}' 2>&1 </dev/null"""
+    )
+    shell = ["sh", "-c", call]
+    options: Any = {"env": environment(PATH=path), "timeout": WITHIN}
+    done = subprocess.run(shell, stdout=subprocess.PIPE, **options)
+    assert done.stdout == b'heard: {"msgnum": 1, "uuid": "7b0d"}\n'
+    assert done.returncode == 0
+    config.shell("transcribe_voicemail", "echo broken >&2; exit 7")
+    daemon.reload()
+    done = subprocess.run(shell, stdout=subprocess.PIPE, **options)
+    assert done.returncode == 1
+    assert b"exit status 7: broken" in done.stdout
+
+
+def test_done(nodes: Path) -> None:
+    done = invoke(nodes, "echo", "--dst", "*", "--expect", "3", *PATIENT)
+    assert (done.status, done.err) == (0, "")
+    assert sorted(done.out.split()) == ["lb01a", "prx01a", "prx01b"]
+    # Without the number it waits for more nodes, but not for long.
+    done = invoke(nodes, "echo", "--dst", "prx*", *PATIENT)
+    assert (done.status, done.err) == (0, "")
+
+
+def test_error(nodes: Path) -> None:
+    done = invoke(nodes, "mixed", "--dst", "prx*", "--expect", "2", *PATIENT)
+    assert done.status == 1
+    assert sorted(done.out.splitlines()) == ["fine", "so far"]
+    assert done.err.startswith("ngcp-invoke-task: prx01b: error after ")
+    assert done.err.endswith("exit status 3: went wrong\n")
+
+
+def test_rejected(nodes: Path) -> None:
+    done = invoke(nodes, "nope", "--dst", "lb*", "--expect", "1", *PATIENT)
+    assert (done.status, done.out) == (3, "")
+    assert done.err == (
+        "ngcp-invoke-task: lb01a: rejected: unknown task 'nope'\n"
+    )
+    # One that is done does not make up for one that has rejected.
+    some = invoke(
+        nodes, "mixed", "--dst", "prx01a,lb01a", "--expect", "2", *PATIENT
+    )
+    assert (some.status, some.out) == (3, "fine\n")
+
+
+def test_nobody(one: Path) -> None:
+    done = invoke(one, "echo", "--dst", "x", "--answer-timeout", "0.3")
+    assert (done.status, done.out) == (4, "")
+    assert "nobody answered within" in done.err
+    done = invoke(one, "echo", "--dst", "x", "--timeout", "0.3")
+    assert done.status == 4
+
+
+def test_nobody_of_a_number(one: Path) -> None:
+    done = invoke(
+        one,
+        *("echo", "--dst", "x", "--expect", "2"),
+        *("--timeout", "0.3", "--output", "json"),
+    )
+    assert done.status == 4
+    assert done.json()["status"] == "unanswered"
+
+
+def test_node_that_never_ends(one: Path) -> None:
+    done = invoke(one, "slow", "--dst", "sp1", "--timeout", "1")
+    assert (done.status, done.out) == (5, "")
+    assert "accepted but not ended after" in done.err
+    assert done.err.endswith(": sp1\n")
+
+
+def test_fewer_nodes_than_expected(nodes: Path) -> None:
+    done = invoke(
+        nodes, "echo", "--dst", "*", "--expect", "4", "--timeout", "3"
+    )
+    assert done.status == 5
+    assert len(done.out.split()) == 3
+    assert "only 3 of 4 expected nodes" in done.err
+
+
+def test_more_nodes_than_expected(nodes: Path) -> None:
+    done = invoke(nodes, "echo", "--dst", "*", "--expect", "1", *PATIENT)
+    assert done.status == 0
+    assert len(done.out.split()) >= 1
+
+
+def test_node_that_accepts_and_dies(
+    folder: Path, server: RedisServer, config: ConfigFolder, start: Start
+) -> None:
+    go = folder / "go"
+    config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done")
+    daemon = start()
+    arguments = ("--task", "slow", "--config-dir", str(config.path))
+    process = subprocess.Popen(
+        command(*arguments, "--dst", "sp1", "--timeout", "4", "-v"),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    try:
+        daemon.wait_for_log("accepted slow")
+        daemon.stop(signal.SIGKILL)
+        _, err = process.communicate(timeout=WITHIN)
+    finally:
+        go.touch()
+    assert process.returncode == 5
+    assert b"sp1: accepted after" in err
+    assert b"accepted but not ended" in err
+    assert err.endswith(b": sp1\n")
+
+
+WRONG: List[Any] = [
+    (["--task", "echo", "--output", "xml"], "invalid choice"),
+    (["--task", ""], "task must be a string of 1 to 128 characters"),
+    (["--task", "echo", "--dst", "a,,b"], "target 2"),
+    (["--task", "echo", "--data", "{"], "--data is not JSON"),
+    (["--task", "echo", "--data", "@/no/such"], "No such file"),
+    (["--task", "echo", "--backend", "nope"], "there is no backend 'nope'"),
+    (["--task", "echo", "--url", "http://x"], "must begin with redis://"),
+    (["--task", "echo", "--url", "redis://:pw@h:x"], "not a usable URL"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), WRONG)
+def test_wrong_usage(arguments: List[str], reason: str, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    done = invoke(folder / "empty", *arguments[1:])
+    assert (done.status, done.out) == (2, "")
+    assert reason in done.err
+    assert "pw" not in done.err
+
+
+def test_no_redis(config: ConfigFolder, server: RedisServer) -> None:
+    server.kill()
+    done = invoke(config.path, "echo", "--output", "json")
+    assert (done.status, done.out) == (69, "")
+    assert done.err == (
+        f"ngcp-invoke-task: Redis at 127.0.0.1:{server.port} is not to be "
+        "reached: Connection refused\n"
+    )
+
+
+def test_wrong_port(folder: Path) -> None:
+    url = f"redis://127.0.0.1:{free_port()}"
+    done = invoke(None, "echo", "--url", url)
+    assert done.status == 69
+    assert "Connection refused" in done.err
+
+
+def test_wrong_password(folder: Path) -> None:
+    secret = folder / "secret"
+    secret.mkdir()
+    server = RedisServer(secret, "--requirepass", "right")
+    server.start()
+    try:
+        url = f"redis://:wrong@127.0.0.1:{server.port}"
+        wrong = invoke(None, "echo", "--url", url)
+        none = invoke(None, "echo", "--url", url.replace(":wrong@", ""))
+        url = url.replace("wrong", "right")
+        right = invoke(None, "x", "--url", url, "--answer-timeout", "0.2")
+    finally:
+        server.stop()
+    assert (wrong.status, none.status, right.status) == (69, 69, 4)
+    assert "password" in wrong.err
+    assert "wrong@" not in wrong.err
+    assert "uthentication required" in none.err
+
+
+def test_redis_dies_meanwhile(
+    one: Path, server: RedisServer, schema: Any
+) -> None:
+    process = subprocess.Popen(
+        [
+            *command("--config-dir", str(one), "--task", "slow"),
+            *("--dst", "sp1", "--output", "json", "-v"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stderr
+    seen = b""
+    while b"accepted after" not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    server.kill()
+    out, err = process.communicate(timeout=WITHIN)
+    server.start()
+    assert process.returncode == 69
+    assert b"nodes that still run: sp1" in err
+    assert b"is lost: " in err
+    document = json.loads(out)
+    schema.validate(document)
+    assert (document["status"], document["exit_status"]) == ("lost", 69)
+    assert document["nodes"][0]["status"] == "accepted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: int, one: Path, schema: Any) -> None:
+    process = subprocess.Popen(
+        [
+            *command("--config-dir", str(one), "--task", "slow"),
+            *("--dst", "sp1", "--output", "jsonl"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout
+    first = json.loads(process.stdout.readline())
+    assert first["status"] == "accepted"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=WITHIN)
+    assert process.returncode == 128 + number
+    assert err == b"ngcp-invoke-task: interrupted; nodes that still run: sp1\n"
+    document = json.loads(out)
+    schema.validate(document)
+    assert document["status"] == "interrupted"
+    assert document["exit_status"] == 128 + number
+
+
+def test_interrupted_before_redis_answers(
+    config: ConfigFolder, server: RedisServer
+) -> None:
+    server.signal(signal.SIGSTOP)
+    process = subprocess.Popen(
+        command("--config-dir", str(config.path), "--task", "t", "-v"),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stderr
+    seen = b""
+    while b"Redis at" not in seen:
+        seen += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WITHIN)
+    # By the signal itself, if the command had not yet asked for it.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert b"Traceback" not in err
+
+
+def test_data_arrives(one: Path) -> None:
+    arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
+    done = invoke(one, "echo", "--data", '{"é": [1, null]}', *arguments)
+    assert json.loads(done.out) == {"é": [1, None]}
+    file = one / "data.json"
+    file.write_text('"from a file"')
+    done = invoke(one, "echo", "--data", f"@{file}", *arguments)
+    assert done.out == '"from a file"\n'
+    with file.open() as stdin:
+        done = invoke(one, "echo", "--data", "-", *arguments, stdin=stdin)
+    assert done.out == '"from a file"\n'
+    assert invoke(one, "echo", *arguments).out == "null\n"
+
+
+def test_verbose_and_quiet(one: Path) -> None:
+    arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
+    done = invoke(one, "echo", *arguments, "-v")
+    assert (done.status, done.out) == (0, "null\n")
+    for text in (
+        "backends/redis.yml: says where Redis is",
+        "control channel ngcp-task-agent-redis, as sp1",
+        "sp1: accepted after",
+        "sp1: done after",
+    ):
+        assert text in done.err
+    done = invoke(one, "nasty", *arguments, "-q")
+    assert (done.status, done.err) == (1, "")
+    done = invoke(one, "nope", *arguments, "-q")
+    assert (done.status, done.err) == (3, "")
+
+
+def test_messages_cannot_steer_a_terminal_but_data_is_as_it_is(
+    one: Path,
+) -> None:
+    done = invoke(one, "nasty", "--dst", "sp1", "--expect", "1", *PATIENT)
+    assert done.status == 1
+    assert done.out == "bad \x1b[2J\n"
+    assert "\x1b" not in done.err
+    assert r"bad \x1b[2J" in done.err
+
+
+def test_json_forms(nodes: Path, schema: Any) -> None:
+    arguments = ("--dst", "*", "--expect", "3", *PATIENT)
+    done = invoke(nodes, "mixed", *arguments, "--output", "json")
+    document = done.json()
+    schema.validate(document)
+    assert done.status == document["exit_status"] == 1
+    by_name = {node["node"]: node for node in document["nodes"]}
+    assert by_name["prx01a"]["data"] == "fine\n"
+    assert by_name["prx01b"]["status"] == "error"
+    assert by_name["lb01a"]["status"] == "rejected"
+    done = invoke(nodes, "mixed", *arguments, "--output", "jsonl")
+    lines = done.lines()
+    for line in lines:
+        schema.validate(line)
+    assert sorted(line["status"] for line in lines[:-1]) == [
+        "accepted",
+        "accepted",
+        "done",
+        "error",
+        "rejected",
+    ]
+    assert lines[-1]["status"] == "error"
+
+
+def test_table(nodes: Path) -> None:
+    done = invoke(
+        nodes,
+        *("mixed", "--dst", "*", "--expect", "3", *PATIENT),
+        *("--output", "table"),
+    )
+    heading, *rows = done.out.splitlines()
+    assert heading.startswith("NODE")
+    assert sorted(row.split()[:2] for row in rows) == [
+        ["lb01a", "rejected"],
+        ["prx01a", "done"],
+        ["prx01b", "error"],
+    ]
+
+
+def test_json_lines_come_as_they_happen(
+    folder: Path, config: ConfigFolder, start: Start
+) -> None:
+    go = folder / "go"
+    config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done; echo x")
+    start()
+    process = subprocess.Popen(
+        [
+            *command("--config-dir", str(config.path), "--task", "slow"),
+            *("--dst", "sp1", "--output", "jsonl"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["status"] == "accepted"
+    go.touch()
+    assert json.loads(process.stdout.readline())["data"] == "x\n"
+    process.communicate(timeout=WITHIN)
+    assert process.returncode == 0
+
+
+def test_reader_that_has_had_enough(
+    config: ConfigFolder, start: Start
+) -> None:
+    config.shell("much", "seq 100000")
+    start()
+    process = subprocess.Popen(
+        [
+            *command("--config-dir", str(config.path), "--task", "much"),
+            *("--dst", "sp1", "--expect", "1"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout
+    process.stdout.close()
+    assert process.stderr
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(WITHIN) == 128 + signal.SIGPIPE
+    assert err == b""
+
+
+def test_output_that_cannot_be_written(one: Path) -> None:
+    arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("--config-dir", str(one), "--task", "echo", *arguments),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            timeout=WITHIN,
+        )
+    assert done.returncode == 74
+    assert done.stderr == (
+        b"ngcp-invoke-task: standard output: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(closed: str, one: Path) -> None:
+    arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
+    words = command("--config-dir", str(one), "--task", "echo", *arguments)
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *words],
+        capture_output=True,
+        env=environment(),
+        timeout=WITHIN,
+    )
+    assert b"Traceback" not in done.stderr
+    if ">&-" in closed.split():
+        assert done.returncode == 74
+    else:
+        assert (done.returncode, done.stdout) == (0, b"null\n")
+
+
+def test_url_and_channel(
+    server: RedisServer, start: Start, config: ConfigFolder
+) -> None:
+    config.shell("echo", "echo here")
+    config.shell("there", "echo there", channel="elsewhere")
+    start()
+    arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
+    # The configuration knows the channel,
+    done = invoke(config.path, "there", *arguments)
+    assert (done.status, done.out) == (0, "there\n")
+    # or the command line does,
+    done = invoke(
+        None,
+        *("there", "--url", f"redis://127.0.0.1:{server.port}/9"),
+        *("--channel", "elsewhere", *arguments),
+    )
+    assert (done.status, done.out) == (0, "there\n")
+    # through a unix socket, too.
+    done = invoke(None, "echo", "--url", f"unix://{server.socket}", *arguments)
+    assert (done.status, done.out) == (0, "here\n")
+
+
+@pytest.fixture
+def unreadable(folder: Path) -> Path:
+    """A configuration that the user ``nobody`` may not read."""
+    config = ConfigFolder(folder / "unreadable", free_port())
+    config.path.chmod(0o700)
+    folder.chmod(0o755)
+    return config.path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
+def test_user_that_may_not_read_the_configuration(
+    unreadable: Path, server: RedisServer
+) -> None:
+    def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *("setpriv", "--reuid=65534", "--regid=65534"),
+                "--clear-groups",
+                *command("--config-dir", str(unreadable), "--task", "t"),
+                *arguments,
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment(PYTHONDONTWRITEBYTECODE="1"),
+            timeout=WITHIN,
+            text=True,
+        )
+
+    # The default address is tried; whether anybody answers there depends on
+    # the machine.
+    done = as_nobody("-v", "--dst", "no-such-node", "--answer-timeout", "0.1")
+    assert done.returncode in (4, 69), done.stderr
+    assert "Permission denied" in done.stderr
+    assert "trying 127.0.0.1:6379" in done.stderr
+    url = f"redis://127.0.0.1:{server.port}"
+    done = as_nobody("--url", url, "--answer-timeout", "0.1")
+    assert done.returncode == 4, done.stderr
+    done = as_nobody("--backend", "redis")
+    assert done.returncode == 2
+    assert "Permission denied" in done.stderr
+
+
+def test_one_request_is_sent(
+    one: Path, server: RedisServer, connect: Callable[..., Client]
+) -> None:
+    """What goes over the wire is what the protocol asks for."""
+    listener = connect()
+    listener._pubsub.subscribe("ngcp-task-agent-redis")
+    wait_for(lambda: server.subscribers("ngcp-task-agent-redis") == 2)
+    invoke(one, "echo", "--data", "[1]", "--dst", "sp1", *PATIENT)
+    request = listener.next()
+    assert request["task"] == "echo"
+    assert (request["src"], request["dst"]) == ("sp1", "sp1")
+    assert request["data"] == [1]
+    assert request["options"]["feedback_channel"]
+    assert listener.silent()

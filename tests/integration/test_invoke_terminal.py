@@ -1,0 +1,321 @@
+"""ngcp-invoke-task on a terminal: the live view, Ctrl-C, completion."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from tests.integration.conftest import ConfigFolder
+from tests.invoking import command, environment, wrapper
+from tests.parts import ROOT, WITHIN, Daemon, RedisServer
+
+Start = Callable[..., Daemon]
+
+
+class Terminal:
+    """A command on a terminal of its own.
+
+    :param output: where standard output goes; the terminal if not given
+    """
+
+    def __init__(
+        self, words: List[str], output: Any = None, **more: str
+    ) -> None:
+        self._master, slave = pty.openpty()
+        size = struct.pack("HHHH", 50, 120, 0, 0)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+        self._process = subprocess.Popen(
+            # The terminal is to be the controlling one, for Ctrl-C.
+            ["setsid", "--ctty", *words],
+            stdin=slave,
+            stdout=slave if output is None else output,
+            stderr=slave,
+            env=environment(**{"TERM": "xterm", "LANG": "C.UTF-8", **more}),
+        )
+        os.close(slave)
+        self.raw = b""
+
+    @property
+    def text(self) -> str:
+        """What was shown, without what moves the cursor or colours."""
+        text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", self.raw)
+        return text.decode().replace("\r\n", "\n")
+
+    def read_until(self, text: str) -> None:
+        deadline = time.monotonic() + WITHIN
+        while text not in self.text:
+            assert time.monotonic() < deadline, self.raw
+            assert self._read(), self.raw
+
+    def _read(self) -> bool:
+        """Read what there is; False at the end."""
+        if select.select([self._master], [], [], 1)[0]:
+            try:
+                part = os.read(self._master, 65536)
+            except OSError:
+                return False  # the command has ended
+            self.raw += part
+            return bool(part)
+        return True
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def end(self) -> int:
+        """Read to the end; the exit status."""
+        deadline = time.monotonic() + WITHIN
+        while self._read():
+            assert time.monotonic() < deadline, self.raw
+        return self._process.wait(WITHIN)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal(config: ConfigFolder) -> Iterator[Callable[..., Terminal]]:
+    """Runs tasks on terminals, and closes them."""
+    terminals: List[Terminal] = []
+
+    def terminal(task: str, *arguments: str, **more: Any) -> Terminal:
+        words = command("--config-dir", str(config.path), "--task", task)
+        terminals.append(Terminal([*words, *arguments], **more))
+        return terminals[-1]
+
+    yield terminal
+    for one in terminals:
+        one.close()
+
+
+def last_view(text: str) -> str:
+    """The live view as it was drawn last, and what follows."""
+    return text[text.rindex("┏") :]
+
+
+def test_live_view(
+    folder: Path,
+    server: RedisServer,
+    config: ConfigFolder,
+    start: Start,
+    terminal: Callable[..., Terminal],
+) -> None:
+    go = folder / "go"
+    wait = f"until [ -e {go} ]; do sleep 0.05; done"
+    config.shell("work", f"{wait}; echo one")
+    start()
+    for name, script in (
+        ("sp2", "echo broken >&2; exit 3"),
+        ("sp3", ""),
+    ):
+        more = ConfigFolder(folder / name, server.port)
+        more.agent(node={"name": name})
+        if script:
+            more.shell("work", script)
+        start(config=more)
+    shown = terminal("work", "--dst", "sp*", "--expect", "3")
+    # While it runs: who has ended how, who runs since when.
+    shown.read_until("running")
+    shown.read_until("exit status 3: broken")
+    shown.read_until("unknown task 'work'")
+    assert "one\n" not in shown.text
+    # The clock goes on though nothing comes.
+    before = len(re.findall(r"work on sp\*, [0-9.]+ s", shown.text))
+    deadline = time.monotonic() + WITHIN
+    while len(re.findall(r"work on sp\*, [0-9.]+ s", shown.text)) <= before:
+        assert time.monotonic() < deadline
+        shown._read()
+    go.touch()
+    assert shown.end() == 1
+    view = last_view(shown.text)
+    assert re.search(r"sp1 +│ done +│ [0-9.]+ s │ [0-9.]+ s +│ +│", view)
+    assert re.search(r"sp2 +│ error .*exit status 3: broken", view)
+    assert re.search(r"sp3 +│ rejected .*unknown task 'work'", view)
+    # The data stands below, once the view has come to rest.
+    assert view.rstrip().endswith("one")
+
+
+def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
+    folder: Path,
+    config: ConfigFolder,
+    start: Start,
+    terminal: Callable[..., Terminal],
+) -> None:
+    config.shell("hello", "echo hello")
+    start()
+    with open(folder / "out", "w+b") as out:
+        shown = terminal("hello", "--dst", "sp1", output=out)
+        assert shown.end() == 0
+        out.seek(0)
+        assert out.read() == b"hello\n"
+    assert "done" in last_view(shown.text)
+    assert "hello\n" not in shown.text
+
+
+def test_remote_text_cannot_steer_the_terminal(
+    config: ConfigFolder, start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    config.shell("nasty", r"printf '\033]0;title\007\033[31m[red]' >&2; false")
+    start()
+    shown = terminal("nasty", "--dst", "sp1", "--expect", "1")
+    assert shown.end() == 1
+    assert b"\x1b]0;" not in shown.raw
+    assert b"\x07" not in shown.raw
+    shown_words = "".join(last_view(shown.text).split())
+    assert r"\x1b]0;title\x07\x1b[31m[red]" in shown_words
+
+
+def test_interrupted_by_control_c(
+    config: ConfigFolder, start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    config.shell("slow", "sleep 3")
+    start()
+    shown = terminal("slow", "--dst", "sp1")
+    shown.read_until("running")
+    shown.type(b"\x03")
+    assert shown.end() == 130
+    assert shown.text.rstrip().endswith(
+        "interrupted; nodes that still run: sp1"
+    )
+    # The cursor, hidden for the live view, is back.
+    assert shown.raw.rindex(b"\x1b[?25h") > shown.raw.rindex(b"\x1b[?25l")
+
+
+def test_node_that_never_ends(
+    config: ConfigFolder, start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    config.shell("slow", "sleep 3")
+    start()
+    shown = terminal("slow", "--dst", "sp1", "--timeout", "1.5")
+    assert shown.end() == 5
+    assert shown.text.rstrip().endswith("s: sp1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "term"),
+    [(["-q"], "xterm"), ([], "dumb"), (["--version"], "xterm")],
+)
+def test_without_the_view(
+    arguments: List[str],
+    term: str,
+    config: ConfigFolder,
+    start: Start,
+    terminal: Callable[..., Terminal],
+) -> None:
+    config.shell("hello", "echo hello")
+    start()
+    shown = terminal("hello", "--dst", "sp1", *arguments, TERM=term)
+    assert shown.end() == 0
+    assert b"\x1b" not in shown.raw
+    if "--version" not in arguments:
+        assert shown.text == "hello\n"
+
+
+def test_rich_is_not_loaded_without_a_terminal(
+    config: ConfigFolder, start: Start
+) -> None:
+    config.shell("hello", "echo hello")
+    start()
+    words = command("--config-dir", str(config.path), "--task", "hello")
+    done = subprocess.run(
+        [words[0], "-X", "importtime", *words[1:]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(),
+        timeout=WITHIN,
+    )
+    assert done.stdout == b"hello\n"
+    loaded = {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in done.stderr.decode().splitlines()
+    }
+    assert "ngcp_task_agent" in loaded
+    assert not {"rich", "argcomplete"} & loaded
+
+
+COMPLETE = r"""
+source "$1"
+COMP_LINE=$2
+COMP_POINT=${#COMP_LINE}
+COMP_TYPE=9
+read -ra COMP_WORDS <<<"$COMP_LINE"
+[[ $COMP_LINE != *' ' ]] || COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+compopt() { :; }
+function=$(complete -p ngcp-invoke-task | sed 's/.* -F \([^ ]*\).*/\1/')
+"$function" ngcp-invoke-task "${COMP_WORDS[COMP_CWORD]}" \
+    "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("--task kam_", {"kam_lb_reload", "kam_proxy_reload"}),
+        ("--task kam_p", {"kam_proxy_reload"}),
+        ("--task kam_ --backend ", {"redis", "second"}),
+        ("--backend second --task ", {"on_second"}),
+        ("--output j", {"json", "jsonl"}),
+        ("--ex", {"--expect"}),
+        ("--dat", {"--data"}),
+        ("--data @{}/t", {"@{}/tasks/"}),
+    ],
+)
+def test_completion(
+    line: str, found: Any, folder: Path, config: ConfigFolder
+) -> None:
+    for name in ("kam_proxy_reload", "kam_lb_reload", "other"):
+        config.task(name, "true")
+    config.backend("second")
+    config.task("on_second", "true", backend="second")
+    path = (
+        f"{wrapper(folder / 'bin', config.path)}:"
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    line = f"--config-dir {config.path} {line.format(config.path)}"
+    done = subprocess.run(
+        [
+            *("bash", "-c", COMPLETE, "bash"),
+            str(ROOT / "debian/completion/ngcp-invoke-task"),
+            f"ngcp-invoke-task {line}",
+        ],
+        capture_output=True,
+        env=environment(PATH=path),
+        timeout=WITHIN,
+        text=True,
+    )
+    assert {word.strip() for word in done.stdout.splitlines()} == {
+        word.format(config.path) for word in found
+    }, done.stderr
+
+
+def test_control_c_before_anything(config: ConfigFolder) -> None:
+    """However early it comes, nobody sees a traceback."""
+    for delay in (0.02, 0.1, 0.2, 0.3):
+        process = subprocess.Popen(
+            command("--config-dir", str(config.path), "--task", "t"),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=WITHIN)
+        if b"ngcp_task_agent" in err or b"ngcp-invoke-task" in err:
+            assert b"Traceback" not in err
