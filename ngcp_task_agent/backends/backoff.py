@@ -32,5 +32,6 @@ class Backoff:
             self._connected = float("-inf")
             return random.uniform(0.0, 0.3)
         self._connected = float("-inf")
-        self._failures += 1
+        # Bounded: after 1,023 failures the power would be no float any more.
+        self._failures = min(self._failures + 1, 10)
         return random.uniform(1.0, min(_LONGEST, 2.0**self._failures))
