@@ -67,7 +67,7 @@ class Agent:
         alive = background.start(self._notifier.keep_alive(self._status))
         try:
             config = await asyncio.to_thread(self._loader.load)
-            tell(config)
+            config.tell()
             if not config.backends:
                 journal.record(
                     journal.NOTHING_TO_RUN,
@@ -100,7 +100,7 @@ class Agent:
                 raise ControlError("the agent is stopping")
             self._notifier.reloading()
             config = await asyncio.to_thread(self._loader.load)
-            tell(config)
+            config.tell()
             await self._apply(config)
             if config.faults:
                 journal.record(
@@ -347,11 +347,3 @@ class Agent:
         parts.append(f"{len(self._tasks)} tasks")
         parts.append(f"{self._slots.taken} running")
         return ", ".join(parts)
-
-
-def tell(config: Config) -> None:
-    """Put the faults and warnings of a configuration into the journal."""
-    for fault in config.faults:
-        journal.record(journal.CONFIG_FAULT, str(fault))
-    for warning in config.warnings:
-        journal.record(journal.CONFIG_WARNING, str(warning))

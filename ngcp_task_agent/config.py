@@ -20,7 +20,7 @@ from typing import (
     TypeVar,
 )
 
-from ngcp_task_agent import plugins, settings, trusted
+from ngcp_task_agent import journal, plugins, settings, trusted
 from ngcp_task_agent.plugins import Plugins
 from ngcp_task_agent.settings import AgentConfig, BackendConfig, TaskConfig
 from ngcp_task_agent.yamlfile import Document, Fault
@@ -43,6 +43,13 @@ class Config:
     tasks: Tuple[TaskConfig, ...]
     faults: Tuple[Fault, ...]
     warnings: Tuple[Fault, ...]
+
+    def tell(self) -> None:
+        """Put faults and warnings into the journal."""
+        for fault in self.faults:
+            journal.record(journal.CONFIG_FAULT, str(fault))
+        for warning in self.warnings:
+            journal.record(journal.CONFIG_WARNING, str(warning))
 
 
 FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)

@@ -33,10 +33,9 @@ from ngcp_task_agent import background, journal
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process import (
     Cause,
-    Command,
     Process,
-    find_program,
 )
+from ngcp_task_agent.spawn import Command, find_program
 from ngcp_task_agent.users import own_user
 
 CHECK_ACTIVE = ("/usr/sbin/ngcp-check-active", "-v")

@@ -1,11 +1,11 @@
-"""The one place where processes are started and ended.
+"""The one place where processes are watched and ended; spawn.py starts them.
 
 asyncio's own subprocesses are not used: their ``wait()`` also waits for the
 pipes, so that a grandchild that keeps one open holds up the ending (mended
 only in 2026), their watchers differ between Python 3.9 and 3.14, and they
-are slower.  Here a command is started with posix_spawn(3) in a session of
-its own and watched through a pidfd.  It is reaped only after its process
-group was ended: until then the group's id cannot belong to anybody else.
+are slower.  Here a command has a session of its own and is watched through a
+pidfd.  It is reaped only after its process group was ended: until then the
+group's id cannot belong to anybody else.
 """
 
 from __future__ import annotations
@@ -13,53 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import errno
 import os
-import shutil
 import signal
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Optional, Tuple
 
 from ngcp_task_agent.errors import CannotStart
-from ngcp_task_agent.users import PATH, User
+from ngcp_task_agent.spawn import Command, spawn, why
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 _REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
 _CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
-_SETPRIV = "/usr/bin/setpriv"  # of util-linux, which every Debian has
 _READ = 65536  # bytes, a pipe's usual size
 _LAST_WORDS = 4096  # bytes of standard error that are kept
-
-# Python ignores the first two; the others could have been ignored by whoever
-# started the agent, and ignored signals stay so in what it starts.
-_DEFAULT_SIGNALS = (
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-)
-
-
-def find_program(run: str) -> str:
-    """The path of a program: ``run`` itself, or looked up in ``PATH``.
-
-    :raises CannotStart: when it is missing, no file or not executable
-    """
-    if "/" not in run:
-        found = shutil.which(run, path=PATH)
-        if not found:
-            raise CannotStart(f"there is no program '{run}' in {PATH}")
-        return found
-    if not os.path.exists(run):
-        raise CannotStart(f"there is no program '{run}'")
-    if not os.path.isfile(run):
-        raise CannotStart(f"'{run}' is not a file")
-    if not os.access(run, os.X_OK):
-        raise CannotStart(f"'{run}' is not executable")
-    return run
 
 
 class Cause(enum.Enum):
@@ -84,23 +50,6 @@ class Outcome:
     signal: Optional[int]
     stdout: bytes
     last_words: bytes  # the end of standard error
-
-
-@dataclass(frozen=True)
-class Command:
-    """What to run.
-
-    :param stdin: what the command reads; None for ``/dev/null``
-    :param timeout: seconds; None for no limit
-    :param max_output: bytes on standard output, and on standard error
-    """
-
-    argv: Sequence[str]
-    user: User
-    environment: Mapping[str, str]
-    max_output: int
-    stdin: Optional[bytes] = None
-    timeout: Optional[float] = None
 
 
 class Process:
@@ -176,10 +125,9 @@ class _Child:
                     # The command may open /dev/stdout again as its own user.
                     for end in (out_write, err_write):
                         os.fchown(end, command.user.uid, command.user.gid)
-                self._pid = _spawn(command, out_write, err_write)
-                self._pidfd = _watch(self._pid)
+                self._pid, self._pidfd = spawn(command, out_write, err_write)
             except OSError as error:
-                raise CannotStart(_why(error, command)) from None
+                raise CannotStart(why(error, command)) from None
             ours.pop_all()
         loop.add_reader(self._pidfd, self._on_exit)
         self.stdout = _Pipe(loop, out_read, command.max_output, keep_end=0)
@@ -289,74 +237,3 @@ class _Pipe:
             self.closed.set_result(None)
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
-
-
-def _spawn(command: Command, stdout: int, stderr: int) -> int:
-    """posix_spawn in a new session; returns the process id."""
-    argv = list(command.argv)
-    if not command.user.is_own:
-        # setpriv(1) costs an exec; a setuid between fork and exec would cost
-        # a copy of the agent's page tables, and much more.
-        argv[:0] = [
-            _SETPRIV,
-            f"--reuid={command.user.uid}",
-            f"--regid={command.user.gid}",
-            "--init-groups",
-            "--",
-        ]
-    actions: List[Tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_DUP2, stdout, 1),
-        (os.POSIX_SPAWN_DUP2, stderr, 2),
-    ]
-    stdin = None
-    try:
-        if command.stdin is None:
-            actions.append(
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
-            )
-        else:
-            # A file in memory cannot block the agent, whether the command
-            # reads it or not.
-            stdin = os.memfd_create("stdin")
-            with open(stdin, "wb", closefd=False) as file:
-                file.write(command.stdin)
-            os.lseek(stdin, 0, os.SEEK_SET)
-            actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
-        return os.posix_spawn(
-            argv[0],
-            argv,
-            command.environment,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULT_SIGNALS,
-        )
-    finally:
-        if stdin is not None:
-            os.close(stdin)
-
-
-def _watch(pid: int) -> int:
-    """The pidfd of a process just started."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        # What cannot be watched must not run.
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-
-
-def _why(error: OSError, command: Command) -> str:
-    """The reason, in words, why a program could not be started."""
-    program = command.argv[0]
-    if error.errno == errno.ENOENT:
-        # The program itself is there, so it must be the one it names.
-        return f"'{program}', or the interpreter it names, does not exist"
-    if error.errno == errno.EACCES:
-        return f"'{program}' is not executable for the agent"
-    if error.errno == errno.ENOEXEC:
-        return f"'{program}' is no program that the system can execute"
-    if error.errno == errno.E2BIG:
-        return f"the arguments of '{program}' are too long for the system"
-    return f"'{program}': {os.strerror(error.errno or 0)}"

@@ -15,12 +15,11 @@ from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.messages import Request, load_json
 from ngcp_task_agent.process import (
     Cause,
-    Command,
     Outcome,
     Process,
-    find_program,
 )
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
+from ngcp_task_agent.spawn import Command, find_program
 from ngcp_task_agent.users import User, find_user, own_user
 
 logger = logging.getLogger(__name__)
