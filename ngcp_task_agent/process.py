@@ -80,6 +80,9 @@ class Process:
             if cause is not Cause.EXITED:
                 await child.end()
             await child.close_pipes()
+            if cause is Cause.EXITED and child.has_overflowed:
+                # Only seen now, as it has ended so soon.
+                cause = Cause.OUTPUT
         finally:
             child.kill()
             status = child.reap()
@@ -128,10 +131,19 @@ class _Child:
                 self._pid, self._pidfd = spawn(command, out_write, err_write)
             except OSError as error:
                 raise CannotStart(why(error, command)) from None
+            except ValueError:
+                # NUL, or what the locale's encoding does not have.
+                raise CannotStart(
+                    f"'{command.argv[0]}' cannot be given such a text"
+                ) from None
             ours.pop_all()
         loop.add_reader(self._pidfd, self._on_exit)
         self.stdout = _Pipe(loop, out_read, command.max_output, keep_end=0)
         self.stderr = _Pipe(loop, err_read, command.max_output, _LAST_WORDS)
+
+    @property
+    def has_overflowed(self) -> bool:
+        return self.stdout.overflowed.done() or self.stderr.overflowed.done()
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
