@@ -349,7 +349,7 @@ async def test_defaults_of_redis() -> None:
     )
 
     def interval(options: Mapping[str, Any]) -> float:
-        return RedisBackend("redis", options, _never)._interval
+        return float(RedisBackend("redis", options, _never)._interval)
 
     usual = interval({})
     assert interval({"ping_interval": found["ping_interval"]}) == usual
@@ -539,7 +539,7 @@ def test_exit_statuses(
     found = {cli.main(check), cli.main(["--reload"])}
     with pytest.raises(SystemExit) as wrong:
         cli.main(["--no-such-option"])
-    found.add(wrong.value.code)
+    found.add(int(wrong.value.code or 0))
     (folder / "backends/redis.yml").unlink()
     found.add(cli.main(check))
     assert found == {0, 1, 2, agent.EX_CONFIG}
@@ -708,7 +708,7 @@ def _pattern(module: ModuleType, value: ast.expr) -> Iterator[str]:
             yield re.escape(value.value)
     elif isinstance(value, ast.JoinedStr):
         pieces = [
-            re.escape(piece.value)
+            re.escape(str(piece.value))
             if isinstance(piece, ast.Constant)
             else ".+?"
             for piece in value.values
