@@ -99,7 +99,8 @@ async def test_session_and_signals() -> None:
         outcome = await run(
             # The leader itself, not a child of its own.
             sh(
-                "cut -d' ' -f5,6 /proc/$$/stat; echo $$; exec cat /proc/$$/status"
+                "cut -d' ' -f5,6 /proc/$$/stat; echo $$;"
+                "exec cat /proc/$$/status"
             )
         )
     finally:
