@@ -57,6 +57,7 @@ class CommandBroker(Broker):
             "extra_args": {
                 "type": ["boolean", "array"],
                 "items": {"type": "string", "format": "regex"},
+                "minItems": 1,
                 "title": "yes, no, or a list of regular expressions",
             },
             "stdin": {"enum": ["none", "data"], "title": "'none' or 'data'"},
@@ -91,8 +92,19 @@ class CommandBroker(Broker):
             return str(error)
         return ""
 
+    def data(self, request: Request) -> Any:
+        """The data; clients also send an object as a string of JSON."""
+        if isinstance(request.data, str):
+            try:
+                inner = json.loads(request.data)
+            except (ValueError, RecursionError):
+                return request.data
+            if isinstance(inner, dict):
+                return inner
+        return request.data
+
     def prepare(self, request: Request) -> CommandWork:
-        data = _unwrapped(request.data)
+        data = self.data(request)
         asked = data.get("extra_args") if isinstance(data, dict) else None
         extra = self._check_extra(asked)
         if extra:
@@ -152,9 +164,7 @@ class CommandBroker(Broker):
                 ) from None
             self._check_user(user)
         program = find_program(self._run)
-        data = ""
-        if self._stdin or request.size <= _IN_ENVIRONMENT:
-            data = json.dumps(_unwrapped(request.data))
+        data = json.dumps(self.data(request))
         environment = user.environment()
         environment.update(
             NGCP_TASK_NAME=request.task,
@@ -162,7 +172,7 @@ class CommandBroker(Broker):
             NGCP_TASK_SRC=request.src,
             NGCP_TASK_DST=request.dst,
         )
-        if data and len(data) <= _IN_ENVIRONMENT:
+        if len(data) <= _IN_ENVIRONMENT:
             environment["NGCP_TASK_DATA"] = data
         return Command(
             argv=[program, *self._args, *extra],
@@ -242,18 +252,6 @@ def _compile_allowed(extra_args: Any) -> Optional[Tuple[re.Pattern[str], ...]]:
     if extra_args is True:
         return ()
     return tuple(map(re.compile, extra_args))
-
-
-def _unwrapped(data: Any) -> Any:
-    """The data; clients also send an object as a string of JSON."""
-    if isinstance(data, str):
-        try:
-            inner = load_json(data)
-        except (ValueError, RecursionError):
-            return data
-        if isinstance(inner, dict):
-            return inner
-    return data
 
 
 def _is_usable(word: str) -> bool:
