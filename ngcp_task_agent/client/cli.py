@@ -20,7 +20,8 @@ from ngcp_task_agent.client.errors import (
     RedisUnavailable,
 )
 from ngcp_task_agent.client.outcome import Verdict
-from ngcp_task_agent.client.report import say
+from ngcp_task_agent.client.report import PROGRAM, say
+from ngcp_task_agent.client.requests import Request
 
 EX_USAGE = 2
 EX_UNAVAILABLE = 69  # Redis, as in sysexits.h
@@ -69,6 +70,8 @@ def _invoke(options: argparse.Namespace) -> int:
         url=options.url,
         config_dir=options.config_dir,
     )
+    # Wrong usage is told even where there is no Redis.
+    Request(options.task, address.src, options.dst, data).encode(PROGRAM)
     if options.verbose:
         for line in (*address.notes, str(address)):
             say(text.plain(line))

@@ -93,9 +93,7 @@ def test_accepted_then_done() -> None:
     assert done
     assert (done.data, done.seconds) == ("out", 0.5)
     assert (tally.running, tally.concluded) == (0, 1)
-    assert tally.nodes == (
-        NodeOutcome("a", Status.DONE, "", "out", 0.1, 0.5),
-    )
+    assert tally.nodes == (NodeOutcome("a", Status.DONE, "", "out", 0.1, 0.5),)
 
 
 @pytest.mark.parametrize(
