@@ -17,7 +17,7 @@ def read(path: Path) -> Document:
     """Read a file, if it is one that may tell root what to run."""
     try:
         # One descriptor: what is checked is what is read.
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return Document(
@@ -39,6 +39,11 @@ def read(path: Path) -> Document:
         return Document(path, faults=[Fault(path, line, "", "is not UTF-8")])
 
 
+def _open(path: str, flags: int) -> int:
+    # To open a pipe would otherwise wait for its writer.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def os_fault(path: Path, error: OSError) -> Fault:
     return Fault(path, 0, "", f"cannot be read: {error.strerror}")
 
@@ -54,6 +59,10 @@ def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
     why = _writers(status)
     if why:
         what = f"{why}: it tells root what to run, so only root may write it"
+        return Fault(path, 0, "", what)
+    owner = os.lstat(path).st_uid
+    if owner != 0:
+        what = f"is a link of the user {owner}: only root may say what is run"
         return Fault(path, 0, "", what)
     # Of a link, both its own folders and those of what it names.
     own = path.parent.resolve()
