@@ -164,7 +164,8 @@ def _backend(
 
 def _no_backend(config_dir: Path, name: str, notes: Sequence[str]) -> str:
     file = config_dir / "backends" / f"{name}.yml"
-    about = [n for n in notes if n.startswith((f"{file}:", f"{config_dir}:"))]
+    places = tuple(f"{path}:" for path in (file, file.parent, config_dir))
+    about = [note for note in notes if note.startswith(places)]
     if about:
         return f"backend '{name}' cannot be used: {'; '.join(about)}"
     return f"there is no backend '{name}': no usable file {file}"

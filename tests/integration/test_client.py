@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -90,7 +91,7 @@ async def test_outcome_of_each_node(
         both = await client.run("mixed", "prx*", patience=all_of(2))
         everyone = await client.run("mixed", "*", patience=all_of(3))
         proxy = await client.run(
-            "mixed", "*|role=pr", patience=Patience(timeout=WITHIN)
+            "mixed", "*|role=pr", patience=replace(PATIENT, settle=2)
         )
     assert both.verdict is everyone.verdict is Verdict.ERROR
     assert {n.node for n in both.nodes} == {"prx01a", "prx01b"}
@@ -200,7 +201,7 @@ async def test_node_that_accepts_and_dies(
     address = find("slow", config_dir=config.path)
     try:
         async with Client(address) as client:
-            call = client.send("slow", "sp*", patience=all_of(2, timeout=3))
+            call = client.send("slow", "sp*", patience=all_of(2, timeout=6))
             async for response in call:
                 if response.node == "sp1":
                     daemon.stop(signal.SIGKILL)

@@ -200,7 +200,7 @@ def test_node_that_never_ends(
 ) -> None:
     config.shell("slow", "sleep 3")
     start()
-    shown = terminal("slow", "--dst", "sp1", "--timeout", "1.5")
+    shown = terminal("slow", "--dst", "sp1", "--timeout", "2")
     shown.end(5)
     assert shown.text.rstrip().endswith("s: sp1")
 
