@@ -37,9 +37,10 @@ from ngcp_task_agent.process import (
 )
 from ngcp_task_agent.spawn import Command, find_program
 from ngcp_task_agent.users import own_user
+from ngcp_task_agent.yamlfile import UNCONSTRUCTED
 
 CHECK_ACTIVE = ("/usr/sbin/ngcp-check-active", "-v")
-_PAUSE = (0.1, 0.7)  # seconds between two readings, at least and at most
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.7  # seconds between two readings
 _OLDEST = 1.0  # seconds that a state may be old
 _STATE_WITHIN = 5.0  # seconds that the state command may take at most
 _STATE_OUTPUT = 4096  # bytes
@@ -108,7 +109,8 @@ class Node:
         check = root / CHECK_ACTIVE[0].lstrip("/")
         if not config.state and not config.state_command and check.exists():
             self._state_command = (str(check), *CHECK_ACTIVE[1:])
-        self._poller: Optional[asyncio.Task[None]] = None
+        self._slow = False
+        self._pollers: List[asyncio.Task[None]] = []
 
     @property
     def name(self) -> str:
@@ -132,33 +134,43 @@ class Node:
 
     async def start(self) -> None:
         """Read everything once, then go on in the background."""
-        await self._read()
-        self._poller = background.start(self._poll())
+        await asyncio.gather(self._read_files(), self._read_state())
+        self._pollers = [background.start(self._poll_files())]
+        if self._state_command:
+            self._pollers.append(background.start(self._poll_state()))
 
     async def stop(self) -> None:
-        if self._poller:
-            await background.end(self._poller)
+        for poller in self._pollers:
+            await background.end(poller)
 
-    async def _poll(self) -> None:
-        shortest, longest = _PAUSE
-        pause = longest
+    async def _poll_files(self) -> None:
         while True:
-            await asyncio.sleep(pause)
-            begin = time.monotonic()
-            await self._read()
-            # The slower it is, the earlier the next must begin.
-            took = time.monotonic() - begin
-            pause = min(longest, max(shortest, _OLDEST - 0.2 - 2 * took))
+            await asyncio.sleep(_LONGEST_PAUSE)
+            await self._read_files()
 
-    async def _read(self) -> None:
+    async def _poll_state(self) -> None:
+        """Ask again and again; the slower it is, the earlier."""
+        took = 0.0
+        while True:
+            pause = _OLDEST - 0.2 - 2 * took
+            await asyncio.sleep(
+                min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, pause))
+            )
+            begin = time.monotonic()
+            await self._read_state()
+            took = time.monotonic() - begin
+            self._set_slow(took > _OLDEST - _SHORTEST_PAUSE, took)
+
+    async def _read_files(self) -> None:
         if self.config.roles is None:
             await self._roles.refresh()
         if self.config.status is None:
             await self._network.refresh()
-        if self._state_command:
-            self._set_state(*await self._ask_state(self._state_command))
 
-    def _set_state(self, state: str, why: str) -> None:
+    async def _read_state(self) -> None:
+        if not self._state_command:
+            return
+        state, why = await self._ask_state(self._state_command)
         if state != self._state or not self._state_read:
             kind = journal.NODE_UNKNOWN if why else journal.NODE_CHANGED
             journal.record(
@@ -166,6 +178,15 @@ class Node:
             )
         self._state = state
         self._state_read = time.monotonic()
+
+    def _set_slow(self, slow: bool, took: float) -> None:
+        if slow and not self._slow:
+            journal.record(
+                journal.NODE_UNKNOWN,
+                f"state_command: it takes {took:.1f} s, and between its "
+                f"answers the state is unknown when {_OLDEST:.0f} s old",
+            )
+        self._slow = slow
 
     async def _ask_state(self, argv: Tuple[str, ...]) -> Tuple[str, str]:
         """The state, and why it is unknown."""
@@ -242,7 +263,7 @@ class _Watched:
             return
         try:
             self.value = await asyncio.to_thread(self._load)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, yaml.YAMLError, *UNCONSTRUCTED) as error:
             # Perhaps half written: what was good stays.
             if self.value is None:
                 self.value = self._broken

@@ -78,7 +78,7 @@ class _Endless(Exception):
 
 
 # What PyYAML raises for explicit tags that do not fit, such as "!!bool maybe".
-_UNCONSTRUCTED = (
+UNCONSTRUCTED = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -109,7 +109,7 @@ def read(path: Path, text: str) -> Document:
         document.faults.append(Fault(path, 0, "", f"not YAML: {what}"))
     except _Endless as error:
         document.faults = [error.fault]
-    except _UNCONSTRUCTED as error:
+    except UNCONSTRUCTED as error:
         # An impossible date, for example.
         what = " ".join(f"{error}".split())
         document.faults.append(Fault(path, 0, "", f"not usable: {what}"))

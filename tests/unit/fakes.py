@@ -68,6 +68,15 @@ async def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
         await asyncio.sleep(0.005)
 
 
+def has_children() -> bool:
+    """Whether there is a child process, running or not reaped."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def identity(
     *names: str,
     state: str = "active",

@@ -21,7 +21,7 @@ from ngcp_task_agent.process import (
 from ngcp_task_agent.spawn import Command, find_program
 from ngcp_task_agent.users import User, find_user, own_user
 from tests.parts import is_running
-from tests.unit.fakes import needs_root, until
+from tests.unit.fakes import has_children, needs_root, until
 
 Program = Callable[..., str]
 
@@ -176,15 +176,7 @@ async def test_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     # It is reaped when it goes, an instant later: the fixture looks.
-    await until(lambda: not _children())
-
-
-def _children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+    await until(lambda: not has_children())
 
 
 TOO_MUCH = [
@@ -412,7 +404,7 @@ async def test_not_even_a_kill_ends_it(
     assert (outcome.exit_status, outcome.signal) == (None, None)
     os.kill(killed[0], signal.SIGKILL)
     # It is reaped when it goes.
-    await until(lambda: not _children())
+    await until(lambda: not has_children())
 
 
 def test_user_is_own() -> None:

@@ -1,0 +1,241 @@
+"""The folder of the configuration, read again and again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ngcp_task_agent import config as config_module
+from ngcp_task_agent.config import Config, Loader
+from ngcp_task_agent.plugins import Plugins
+from ngcp_task_agent.settings import AgentConfig
+from tests.unit.fakes import FakeBackend, FakeBroker, needs_root, write
+
+PLUGINS = Plugins({"fake": FakeBackend}, {"fake": FakeBroker})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(config_module.plugins, "find", lambda: PLUGINS)
+    write(tmp_path / "etc/backends/fake.yml", "port: 1\n")
+    task(tmp_path / "etc", "ping")
+    return tmp_path / "etc"
+
+
+def task(folder: Path, name: str, more: str = "", file: str = "") -> Path:
+    return write(
+        folder / f"tasks/{file or name}.yml",
+        f"name: {name}\nbackend: fake\nbackend_options: {{queue: q}}\n"
+        f"broker: fake\n{more}",
+    )
+
+
+def names(config: Config) -> List[str]:
+    return [task.name for task in config.tasks]
+
+
+def test_reads_all(folder: Path) -> None:
+    write(folder / "agent.yml", "max_running: 3\n")
+    task(folder, "another")
+    config = Loader(folder).load()
+    assert config.faults == config.warnings == ()
+    assert config.agent == AgentConfig(max_running=3)
+    assert config.backends["fake"].options == {"port": 1}
+    assert names(config) == ["another", "ping"]
+
+
+def test_agent_yml_is_optional(folder: Path) -> None:
+    assert Loader(folder).load().agent == AgentConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.yaml", "x.yml~", ".x.yml", "x.yml.dpkg-new", "README"]
+)
+def test_other_files_are_ignored(folder: Path, name: str) -> None:
+    write(folder / "tasks" / name, "nonsense: [")
+    write(folder / "backends" / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == ()
+    assert names(config) == ["ping"]
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    config = Loader(tmp_path / "nowhere").load()
+    assert [str(fault) for fault in config.faults] == [
+        f"{tmp_path}/nowhere: there is no such folder"
+    ]
+    assert config.backends == {}
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    config = Loader(tmp_path).load()
+    assert (config.faults, config.backends, config.tasks) == ((), {}, ())
+
+
+def test_every_fault_with_file_line_and_key(folder: Path) -> None:
+    write(folder / "agent.yml", "a: 1\nmax_running: 0\n")
+    write(folder / "backends/other.yml", "type: fake\nport: x\n")
+    task(folder, "x", "max_queued: -1\nmax_queued: 2\n")
+    task(folder, "y", "max_queued: -1\nunknown: 1\n")
+    faults = [str(fault) for fault in Loader(folder).load().faults]
+    assert [": ".join(fault.split(": ")[:2]) for fault in faults] == [
+        f"{folder}/agent.yml:1: a",
+        f"{folder}/agent.yml:2: max_running",
+        f"{folder}/backends/other.yml:2: port",
+        f"{folder}/tasks/x.yml:6: max_queued",
+        f"{folder}/tasks/y.yml:5: max_queued",
+        f"{folder}/tasks/y.yml:6: unknown",
+    ]
+
+
+def test_a_faulty_file_is_left_out(folder: Path) -> None:
+    task(folder, "x", "unknown: 1\n")
+    write(folder / "backends/other.yml", "type: nothing\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    assert list(config.backends) == ["fake"]
+
+
+def test_the_last_good_version_stays(folder: Path) -> None:
+    loader = Loader(folder)
+    write(folder / "agent.yml", "max_running: 3\n")
+    good = loader.load()
+    write(folder / "agent.yml", "max_running: x\n")
+    write(folder / "backends/fake.yml", "port: x\n")
+    task(folder, "ping", "max_running: x\n")
+    config = loader.load()
+    assert len(config.faults) == 3
+    assert config.agent == good.agent
+    assert config.backends == good.backends
+    assert config.tasks == good.tasks
+    # Still so the next time, and until the file is mended.
+    assert loader.load().tasks == good.tasks
+    task(folder, "ping", "max_running: 2\n")
+    config = loader.load()
+    assert config.tasks[0].max_running == 2
+    assert len(config.faults) == 2
+
+
+def test_what_is_removed_is_gone(folder: Path) -> None:
+    loader = Loader(folder)
+    loader.load()
+    (folder / "tasks/ping.yml").unlink()
+    assert loader.load().tasks == ()
+    # Its last good version is forgotten.
+    task(folder, "ping", "unknown: 1\n")
+    assert loader.load().tasks == ()
+
+
+def test_removed_backend_takes_its_tasks_with_it(folder: Path) -> None:
+    loader = Loader(folder)
+    loader.load()
+    (folder / "backends/fake.yml").unlink()
+    config = loader.load()
+    assert (config.backends, config.tasks) == ({}, ())
+    (fault,) = config.faults
+    assert "'fake.yml'" in str(fault)
+
+
+def test_disabled(folder: Path) -> None:
+    task(folder, "unused", "enabled: no\n")
+    task(folder, "ping", "enabled: no\n", file="second")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    assert config.faults == ()
+
+
+def test_twins(folder: Path) -> None:
+    task(folder, "ping", file="zwei")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    (fault,) = config.faults
+    assert str(fault).startswith(f"{folder}/tasks/zwei.yml:1: name: ")
+    assert f"{folder}/tasks/ping.yml" in str(fault)
+
+
+def test_one_name_on_two_channels(folder: Path) -> None:
+    path = task(folder, "ping", file="zwei")
+    path.write_text(path.read_text().replace("queue: q", "queue: other"))
+    config = Loader(folder).load()
+    assert config.faults == ()
+    assert [task.channel for task in config.tasks] == ["q", "other"]
+
+
+def test_warnings_keep_nothing_from_running(folder: Path) -> None:
+    task(folder, "x", "broker_options: {problem: no such program}\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping", "x"]
+    (warning,) = config.warnings
+    assert str(warning) == (
+        f"{folder}/tasks/x.yml:5: broker_options: no such program"
+    )
+
+
+@needs_root
+def test_file_of_somebody(folder: Path) -> None:
+    loader = Loader(folder)
+    good = loader.load()
+    os.chown(folder / "tasks/ping.yml", 12345, 0)
+    config = loader.load()
+    assert "belongs to" in str(config.faults[0])
+    assert config.tasks == good.tasks
+    assert Loader(folder).load().tasks == ()
+
+
+@needs_root
+def test_folder_of_everybody(folder: Path) -> None:
+    (folder / "tasks").chmod(0o777)
+    config = Loader(folder).load()
+    assert config.tasks == ()
+    assert "its folder" in str(config.faults[0])
+
+
+def test_tasks_is_a_file(folder: Path) -> None:
+    (folder / "tasks/ping.yml").unlink()
+    (folder / "tasks").rmdir()
+    write(folder / "tasks", "")
+    config = Loader(folder).load()
+    assert str(config.faults[0]).startswith(f"{folder}/tasks: ")
+
+
+def test_folder_that_cannot_be_read_keeps_its_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader(folder)
+    good = loader.load()
+    listdir = os.listdir
+
+    def fails(path: Path) -> List[str]:
+        if Path(path).name == "tasks":
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", fails)
+    config = loader.load()
+    assert "cannot be read" in str(config.faults[0])
+    assert config.tasks == good.tasks
+
+
+def test_equal_files_make_equal_configurations(folder: Path) -> None:
+    """On reload nothing is replaced that says what it said."""
+    one, other = Loader(folder).load(), Loader(folder).load()
+    assert one.tasks == other.tasks
+    assert one.backends == other.backends
+
+
+SHIPPED = Path(__file__).parent.parent.parent / "etc/ngcp-task-agent"
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="not in a source tree")
+def test_what_the_package_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in SHIPPED.rglob("*.yml"):
+        write(tmp_path / path.relative_to(SHIPPED), path.read_text())
+    config = Loader(tmp_path).load()
+    assert config.faults == ()
+    assert config.backends["redis"].options["db"] == 40
+    assert names(config) == ["clear_call_counters"]
