@@ -21,6 +21,7 @@ from typing import (
 )
 
 from ngcp_task_agent import journal, plugins, settings, trusted
+from ngcp_task_agent.node import UNKNOWN, NodeConfig
 from ngcp_task_agent.plugins import Plugins
 from ngcp_task_agent.settings import AgentConfig, BackendConfig, TaskConfig
 from ngcp_task_agent.yamlfile import Document, Fault
@@ -78,9 +79,12 @@ class Loader:
             )
         agent_file = self.folder / "agent.yml"
         agent = AgentConfig()
-        if agent_file.exists():
+        if os.path.lexists(agent_file):
             seen.append(agent_file)
-            agent = self._file(agent_file, settings.agent) or agent
+            # Without it nobody knows whom this node would act for.
+            agent = self._file(agent_file, settings.agent) or AgentConfig(
+                NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=())
+            )
         backends = {}
         for path in self._files("backends"):
             seen.append(path)

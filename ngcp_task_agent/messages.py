@@ -101,8 +101,6 @@ def parse_request(body: bytes, limit: int) -> Request:
         raise _salvage(body, "the message is not JSON") from None
     if not isinstance(message, dict):
         raise Malformed("the message is not a JSON object", Origin(), {})
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deep(message):
-        raise _salvage(body, _TOO_DEEP)
     return _check(message, len(body))
 
 
@@ -113,10 +111,14 @@ def load_json(text: str) -> Any:
     """Read JSON that can be written as JSON again.
 
     :raises ValueError: also for NaN, which is none, and for 1e999
+    :raises RecursionError: for more than ``MAX_DEPTH`` levels
     """
-    return json.loads(
+    value = json.loads(
         text, parse_constant=_no_constant, parse_float=_finite_number
     )
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+        raise RecursionError
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

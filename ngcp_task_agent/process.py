@@ -69,8 +69,8 @@ class Process:
         """Start the command and wait for its end.
 
         When this returns or raises, nothing of the command is left but what
-        moved to another session, and the kernel's unkillable.  When it is
-        cancelled, the command is killed on the spot.
+        moved to another process group, and the kernel's unkillable.  When it
+        is cancelled, the command is killed on the spot.
 
         :raises CannotStart: when the command could not be started
         """

@@ -145,19 +145,20 @@ class Task:
             )
         if self._validator is None:
             return
+        data = self._broker.data(request)
         if request.size <= _SMALL:
-            self._check_data(request.data)
+            self._check_data(data)
             return
         try:
             await asyncio.wait_for(
                 asyncio.get_running_loop().run_in_executor(
-                    _checker, self._check_data, request.data
+                    _checker, self._check_data, data
                 ),
                 _CHECK_WITHIN,
             )
         except asyncio.TimeoutError:
             raise Rejected(
-                f"data: takes more than {_CHECK_WITHIN} s to check"
+                f"data_schema: takes more than {_CHECK_WITHIN} s to check"
             ) from None
 
     def _check_data(self, data: Any) -> None:

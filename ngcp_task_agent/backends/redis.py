@@ -77,6 +77,8 @@ class RedisBackend(Backend):
                     }
                     for name in ("ca", "cert", "key")
                 },
+                "dependentRequired": {"key": ["cert"]},
+                "title": "a mapping of ca, cert and key; no key without cert",
             },
             "ping_interval": {
                 "type": "number",
@@ -93,6 +95,10 @@ class RedisBackend(Backend):
             {
                 "not": {"required": ["host", "unix_socket"]},
                 "title": "given only one of host and unix_socket",
+            },
+            {
+                "not": {"required": ["port", "unix_socket"]},
+                "title": "given only one of port and unix_socket",
             },
             {
                 "not": {"required": ["tls", "unix_socket"]},

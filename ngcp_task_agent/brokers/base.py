@@ -61,6 +61,10 @@ class Broker(ABC):
         """
         return ""
 
+    def data(self, request: Request) -> Any:
+        """A request's data as the work sees it, for the task's schema."""
+        return request.data
+
     @abstractmethod
     def prepare(self, request: Request) -> Work:
         """The work for a request.  Does not block.

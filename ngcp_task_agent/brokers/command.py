@@ -76,7 +76,11 @@ class CommandBroker(Broker):
         self._run: str = options["run"]
         self._as_user: Optional[str] = options.get("as_user")
         self._args = split_args(options.get("args", []))
-        self._allowed = _compile_allowed(options.get("extra_args", False))
+        extra_args = options.get("extra_args", False)
+        self._allows_any: bool = extra_args is True
+        self._allowed: Tuple[re.Pattern[str], ...] = ()
+        if isinstance(extra_args, list):
+            self._allowed = tuple(map(re.compile, extra_args))
         self._stdin: bool = options.get("stdin", "none") == "data"
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
@@ -96,7 +100,7 @@ class CommandBroker(Broker):
         """The data; clients also send an object as a string of JSON."""
         if isinstance(request.data, str):
             try:
-                inner = json.loads(request.data)
+                inner = load_json(request.data)
             except (ValueError, RecursionError):
                 return request.data
             if isinstance(inner, dict):
@@ -121,7 +125,7 @@ class CommandBroker(Broker):
             isinstance(word, str) for word in extra
         ):
             raise Rejected("extra_args must be a string or a list of strings")
-        if self._allowed is None and extra:
+        if extra and not (self._allows_any or self._allowed):
             raise Rejected("extra_args are not allowed for this task")
         for number, word in enumerate(extra, 1):
             if not _is_usable(word):
@@ -129,7 +133,7 @@ class CommandBroker(Broker):
                     f"extra_args: word {number} must not hold NUL or half a "
                     "surrogate pair"
                 )
-            if self._allowed and not any(
+            if not self._allows_any and not any(
                 allowed.fullmatch(word) for allowed in self._allowed
             ):
                 raise Rejected(
@@ -243,15 +247,6 @@ def split_args(args: Any) -> List[str]:
     :raises ValueError: for a quote that is not closed
     """
     return shlex.split(args) if isinstance(args, str) else list(args)
-
-
-def _compile_allowed(extra_args: Any) -> Optional[Tuple[re.Pattern[str], ...]]:
-    """None where no extra words are allowed; empty where all are."""
-    if extra_args is False:
-        return None
-    if extra_args is True:
-        return ()
-    return tuple(map(re.compile, extra_args))
 
 
 def _is_usable(word: str) -> bool:
