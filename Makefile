@@ -24,7 +24,7 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck tests/packages tests/matrix .ci/run
+	shellcheck tests/packages tests/matrix tests/demo/run .ci/run
 
 unit: $(VENV)/test
 	$(RUN) -m pytest -q tests/unit
