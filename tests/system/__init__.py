@@ -1,0 +1,1 @@
+"""A real Debian: the built package in booted systems."""

@@ -1,0 +1,140 @@
+"""The machines that the tests drive.
+
+``make system-test`` boots them.  With ``--here`` the tests of the service
+drive this very machine instead, on which the package must be installed: that
+is how Debian's test runner uses them, see debian/tests/control.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+from tests.system import packages, rootfs
+from tests.system.machine import CONFIG, UNIT, Here, Machine, until
+
+PING_ADDRESS = "10.10.10.10/32"  # that of the ping task in the documentation
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("machines")
+    group.addoption("--here", action="store_true")
+    for name in ("--machine-root", "--workshop", "--work", "--cgroup"):
+        group.addoption(name, type=Path)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> None:
+    """Machines outlive a test; that nothing is left is seen at the end."""
+
+
+@pytest.fixture(scope="session")
+def work(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.config.getoption("--work")
+    if folder is None:
+        raise pytest.UsageError("use make system-test, or --here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(
+    request: pytest.FixtureRequest, work: Path
+) -> packages.Workshop:
+    root: Path = request.config.getoption("--workshop")
+    if root != Path("/"):
+        root = rootfs.mount_copy(root, work / "workshop")
+    return packages.Workshop(root)
+
+
+@pytest.fixture(scope="session")
+def built(workshop: packages.Workshop, work: Path) -> List[Path]:
+    """The packages' files."""
+    return workshop.build(work / "packages")
+
+
+@pytest.fixture(scope="session")
+def upgrade(built: List[Path], work: Path) -> List[Path]:
+    """The files of the packages' next version."""
+    return packages.make_next(built, work / "next")
+
+
+@pytest.fixture(scope="session")
+def new_machine(
+    request: pytest.FixtureRequest, work: Path
+) -> Iterator[Callable[[str], Machine]]:
+    """Makes machines that are off, and ends them."""
+    machines: List[Machine] = []
+
+    def new_machine(name: str) -> Machine:
+        machine = Machine(
+            name,
+            request.config.getoption("--machine-root"),
+            work / name,
+            request.config.getoption("--cgroup") / name,
+        )
+        machines.append(machine)
+        (machine.root / "etc/hostname").write_text(f"{name}\n")
+        (machine.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+        return machine
+
+    yield new_machine
+    try:
+        for machine in machines:
+            machine.power_off()
+    finally:
+        for machine in machines:
+            machine.kill()
+
+
+def put(machine: Machine, files: List[Path], folder: str) -> List[str]:
+    """Copy files to a machine's disk; returns their paths there."""
+    target = machine.root / folder.lstrip("/")
+    target.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, target)
+    return [f"{folder}/{file.name}" for file in files]
+
+
+def install(machine: Machine, files: List[Path]) -> None:
+    """Install packages on a machine that is on or off."""
+    paths = put(machine, files, "/srv/packages")
+    machine.run("apt-get", "install", "--yes", *paths)
+
+
+@pytest.fixture(scope="session")
+def _node(request: pytest.FixtureRequest) -> Here:
+    if request.config.getoption("--here"):
+        return Here()
+    machine: Machine = request.getfixturevalue("new_machine")("prx01a")
+    machine.boot()
+    install(machine, request.getfixturevalue("built"))
+    return machine
+
+
+@pytest.fixture(scope="session")
+def _ping_address() -> Iterator[None]:
+    command = ["ip", "address", "add", PING_ADDRESS, "dev", "lo"]
+    subprocess.run(command, check=True)
+    yield
+    command[2] = "delete"
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def node(_node: Here, _ping_address: None) -> Iterator[Here]:
+    """A node that runs the agent, with Redis; each test finds it as new."""
+    _node.run("cp", "-a", CONFIG, "/srv/configuration")
+    _node.systemctl("start", "redis-server", UNIT)
+    until(lambda: "subscribed" in _node.property("StatusText"))
+    yield _node
+    dropin = f"/run/systemd/system/{UNIT}.d"
+    _node.remove(CONFIG, dropin)
+    _node.run("mv", "/srv/configuration", CONFIG)
+    _node.systemctl("daemon-reload")
+    _node.systemctl("start", "redis-server")
+    _node.run("systemctl", "reset-failed", UNIT, check=False)
+    _node.systemctl("restart", UNIT)

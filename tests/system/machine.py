@@ -1,0 +1,340 @@
+"""Machines: a booted Debian to be driven as an administrator would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+
+from tests.system import rootfs
+
+UNIT = "ngcp-task-agent.service"
+CONFIG = "/etc/ngcp-task-agent"
+WITHIN = 40.0  # seconds that anything may take on a busy machine
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "SYSTEMD_PAGER": "",
+}
+_REBOOT = 133  # how systemd-nspawn ends when it is to be started again
+
+
+def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
+    """Wait until ``what`` is true, and return it."""
+    deadline = time.monotonic() + within
+    while True:
+        found = what()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within} s"
+        time.sleep(0.1)
+
+
+Popen = subprocess.Popen  # of str
+
+
+class Asking:
+    """A request under way, and the answers to it."""
+
+    def __init__(
+        self, process: Popen, request: str
+    ) -> None:
+        self.uuid = request
+        self._process = process
+
+    def next(self) -> Dict[str, Any]:
+        """The next answer."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, f"no more answers to {self.uuid}"
+        answer: Dict[str, Any] = json.loads(line)
+        return answer
+
+    def answers(self) -> List[Dict[str, Any]]:
+        """All that have not been read yet, when there are no more."""
+        out, errors = self._process.communicate()
+        assert self._process.returncode == 0, errors
+        return [json.loads(line) for line in out.splitlines()]
+
+
+class Here:
+    """This very machine, on which the package is installed."""
+
+    def _enter(self) -> List[str]:
+        return []
+
+    def _bounded(self, argv: Sequence[str], within: float) -> List[str]:
+        # What nsenter starts does not end with it, so the bound is inside.
+        bound = ["timeout", "--signal=KILL", str(within)]
+        return [*self._enter(), *bound, *argv]
+
+    def start(self, *argv: str, within: float = WITHIN) -> Popen:
+        return subprocess.Popen(
+            self._bounded(argv, within),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+
+    def run(
+        self,
+        *argv: str,
+        given: Optional[str] = None,
+        check: bool = True,
+        within: float = WITHIN,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root.
+
+        :param given: its standard input
+        """
+        done = subprocess.run(
+            self._bounded(argv, within),
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"{argv} ended with {done.returncode}:\n"
+                f"{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def out(self, *argv: str) -> str:
+        """What a command prints."""
+        return self.run(*argv).stdout.strip()
+
+    def shell(self, script: str, *arguments: str) -> str:
+        return self.out("sh", "-euc", script, "sh", *arguments)
+
+    # Files
+
+    def read(self, path: str) -> str:
+        return self.run("cat", path).stdout
+
+    def write(self, path: str, text: str, mode: str = "644") -> None:
+        self.run("tee", path, given=text)
+        self.run("chmod", mode, path)
+
+    def remove(self, *paths: str) -> None:
+        self.run("rm", "-rf", *paths)
+
+    def read_link(self, path: str) -> str:
+        return self.out("readlink", path)
+
+    def exists(self, path: str) -> bool:
+        return self.run("test", "-e", path, check=False).returncode == 0
+
+    # The service
+
+    def systemctl(self, *words: str) -> str:
+        return self.out("systemctl", *words)
+
+    def property(self, name: str, unit: str = UNIT) -> str:
+        return self.out("systemctl", "show", "--value", "-p", name, unit)
+
+    def is_active(self, unit: str = UNIT) -> bool:
+        return self.property("ActiveState", unit) == "active"
+
+    def cgroup(self) -> List[int]:
+        """The processes of the service."""
+        folder = "/sys/fs/cgroup" + (
+            self.property("ControlGroup") or f"/system.slice/{UNIT}"
+        )
+        found = self.run("cat", f"{folder}/cgroup.procs", check=False)
+        return [int(number) for number in found.stdout.split()]
+
+    def cursor(self) -> str:
+        """Where the journal ends now."""
+        self.run("journalctl", "--sync")
+        text = self.out("journalctl", "-n0", "--show-cursor")
+        return text.rpartition("-- cursor: ")[2]
+
+    def journal(self, *words: str, after: str = "") -> str:
+        self.run("journalctl", "--sync")
+        since = [f"--after-cursor={after}"] if after else []
+        return self.out("journalctl", "-u", UNIT, *since, *words)
+
+    def records(
+        self, *matches: str, after: str = ""
+    ) -> List[Dict[str, Any]]:
+        """Records of the journal with all their fields."""
+        self.run("journalctl", "--sync")
+        since = [f"--after-cursor={after}"] if after else []
+        text = self.out("journalctl", "-o", "json", *since, *matches)
+        return [json.loads(line) for line in text.splitlines()]
+
+    # Tasks and requests
+
+    def task(
+        self,
+        name: str,
+        run: str,
+        args: Union[str, Sequence[str]] = (),
+        **keys: Any,
+    ) -> str:
+        """Write a task's file; other keys are the broker's options."""
+        path = f"{CONFIG}/tasks/{name}.yml"
+        options = {"run": run, "args": args, **keys}
+        task = {
+            "name": name,
+            "backend": "redis",
+            "backend_options": {"control_channel": "ngcp-task-agent-redis"},
+            "broker": "command",
+            "broker_options": options,
+        }
+        # JSON is YAML.
+        self.write(path, json.dumps(task))
+        return path
+
+    def ask(self, task: str, **keys: Any) -> List[Dict[str, Any]]:
+        """Send a request and wait for its answers, see start_asking()."""
+        return self.start_asking(task, **keys).answers()
+
+    def start_asking(
+        self,
+        task: str,
+        dst: str = "*",
+        src: str = "tests",
+        nodes: int = 1,
+        within: float = WITHIN,
+        data: Any = None,
+    ) -> Asking:
+        """Send a request.
+
+        :param nodes: how many are to end it, until which it is waited for;
+            with 0, all answers within that time are taken
+        """
+        request = str(uuid.uuid4())
+        message = {
+            "uuid": request,
+            "task": task,
+            "src": src,
+            "dst": dst,
+            "options": {"feedback_channel": f"tests-{request}"},
+            "data": data,
+        }
+        program = (Path(__file__).parent / "ask.py").read_text()
+        process = self.start(
+            *("python3", "-c", program),
+            *(json.dumps(message), str(nodes), str(within)),
+            within=within + WITHIN,
+        )
+        return Asking(process, request)
+
+
+class Machine(Here):
+    """A machine of the tests' own.
+
+    :param root: what it finds on its disk
+    :param folder: where its changes to that are kept
+    :param cgroup: a cgroup that does not exist yet
+    """
+
+    def __init__(
+        self, name: str, root: Path, folder: Path, cgroup: Path
+    ) -> None:
+        self.name = name
+        self._base = root
+        self._folder = folder
+        self._cgroup = cgroup
+        self._nspawn: Optional[subprocess.Popen[bytes]] = None
+        self._init = 0
+
+    @property
+    def root(self) -> Path:
+        """Its disk, seen from outside."""
+        return rootfs.mount_copy(self._base, self._folder)
+
+    def chroot(self, *argv: str) -> str:
+        """Run a command on its disk, while it is off."""
+        assert not self._nspawn
+        # As in an installer, or an image's build: no systemd, no services.
+        done = subprocess.run(
+            ["chroot", str(self.root), *argv],
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=WITHIN,
+        )
+        assert done.returncode == 0, f"{argv}: {done.stdout}"
+        return done.stdout
+
+    def boot(self) -> None:
+        """Switch it on; returns when all units are started or failed."""
+        assert not self._nspawn
+        self._cgroup.mkdir(exist_ok=True)
+        log = open(self._folder / "console", "ab")
+        with log:
+            self._nspawn = subprocess.Popen(
+                [
+                    *("sh", "-euc", 'echo $$ >"$0/cgroup.procs"; exec "$@"'),
+                    *(str(self._cgroup), "systemd-nspawn", "--quiet"),
+                    *("--directory", str(self.root), "--register=no"),
+                    *("--keep-unit", f"--machine={self.name}"),
+                    *("--console=pipe", "--boot"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._init = until(self._find_init)
+        until(self._has_booted)
+
+    def _find_init(self) -> int:
+        assert self._nspawn and self._nspawn.poll() is None, (
+            self._folder / "console"
+        ).read_text()
+        pid = self._nspawn.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return int(children.split()[0]) if children.split() else 0
+
+    def _has_booted(self) -> bool:
+        state = self.run("systemctl", "is-system-running", check=False)
+        return state.stdout.strip() in ("running", "degraded")
+
+    def _enter(self) -> List[str]:
+        assert self._init, f"{self.name} is not switched on"
+        return ["nsenter", "-t", str(self._init), "-a", "--"]
+
+    def reboot(self) -> None:
+        self.run("systemctl", "reboot", check=False)
+        assert self._wait() == _REBOOT
+        self.boot()
+
+    def power_off(self) -> None:
+        if self._nspawn:
+            self.run("systemctl", "poweroff", check=False)
+            assert self._wait() == 0
+
+    def _wait(self) -> int:
+        assert self._nspawn
+        status = self._nspawn.wait(WITHIN)
+        self._nspawn, self._init = None, 0
+        # There is a cgroup below for each unit.
+        for folder, _, _ in os.walk(self._cgroup, topdown=False):
+            os.rmdir(folder)
+        return status
+
+    def kill(self) -> None:
+        """Pull the plug."""
+        if self._nspawn:
+            self._nspawn.send_signal(signal.SIGKILL)
+            (self._cgroup / "cgroup.kill").write_text("1")
+            self._nspawn.wait(WITHIN)
+            self._nspawn, self._init = None, 0

@@ -1,0 +1,117 @@
+"""Builds the packages, and makes the next version of them for upgrades."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List
+
+from tests.system.machine import ENVIRONMENT
+from tests.system.rootfs import ROOT
+
+BUILD_WITHIN = 600.0  # seconds, unit tests included
+NEXT = "9.9.9"
+
+# "DEB_BUILD_OPTIONS=nocheck make system-test" leaves out the unit tests.
+_OPTIONS = {
+    name: value
+    for name, value in os.environ.items()
+    if name == "DEB_BUILD_OPTIONS"
+}
+
+
+class Workshop:
+    """A place with the build dependencies: this machine, or a chroot.
+
+    :param root: ``/``, or the folder of a root file system
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder = root / "tmp/ngcp-task-agent-build"
+
+    def run(self, script: str, check: bool = True) -> str:
+        """Run a shell script where the sources are; all that it prints."""
+        inside = Path("/") / self._folder.relative_to(self._root)
+        done = subprocess.run(
+            [
+                *("chroot", str(self._root), "sh", "-euc"),
+                f"cd {inside}/source\n{script}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Not of a Python that comes before Debian's on the user's path.
+            env={**ENVIRONMENT, **_OPTIONS},
+            timeout=BUILD_WITHIN,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        return done.stdout
+
+    def build(self, target: Path) -> List[Path]:
+        """Build what is in the working tree; returns the .deb files."""
+        source = self._folder / "source"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        source.mkdir(parents=True)
+        try:
+            self._copy_tree(source)
+            # build-essential has compilers, of which nothing here is compiled.
+            self.run("dpkg-checkbuilddeps -I\ndpkg-buildpackage -us -uc -d")
+            target.mkdir(exist_ok=True)
+            for file in self._folder.iterdir():
+                if file.is_file():
+                    shutil.copy(file, target)
+            self.lint = self.run(
+                "lintian --allow-root --tag-display-limit 0 --info "
+                "../*.changes",
+                check=False,
+            )
+        finally:
+            shutil.rmtree(self._folder)
+        return sorted(target.glob("*.deb"))
+
+    def _copy_tree(self, source: Path) -> None:
+        """What a clone of the project would have."""
+        # Git is asked by name only: the tree may belong to somebody else.
+        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+        names = subprocess.run(
+            [*git, "ls-files", "-co", "--exclude-standard", "-z"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for name in filter(None, names.split("\0")):
+            file = ROOT / name
+            if file.exists():
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, source / name, follow_symlinks=False)
+
+
+def make_next(packages: List[Path], target: Path) -> List[Path]:
+    """The same packages in a newer version, with another redis.yml."""
+    target.mkdir()
+    for package in packages:
+        tree = target / "tree"
+        subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+        control = tree / "DEBIAN/control"
+        text = control.read_text()
+        found = re.search("^Version: (.*)$", text, re.M)
+        assert found
+        control.write_text(text.replace(found.group(1), NEXT))
+        for init in tree.glob("usr/lib/python3/dist-packages/*/__init__.py"):
+            init.write_text(init.read_text().replace(found.group(1), NEXT))
+        settings = tree / "etc/ngcp-task-agent/backends/redis.yml"
+        if settings.exists():
+            settings.write_text(f"{settings.read_text()}# As of {NEXT}.\n")
+        (tree / "DEBIAN/md5sums").unlink()
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "-b", tree, target],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        shutil.rmtree(tree)
+    return sorted(target.glob("*.deb"))

@@ -1,0 +1,82 @@
+"""Two nodes on one Redis, each taking only what is meant for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Iterator, List, Tuple
+
+import pytest
+
+from tests.system.conftest import put
+from tests.system.machine import UNIT, Machine, until
+
+
+@pytest.fixture(scope="module")
+def nodes(
+    new_machine: Callable[[str], Machine], built: List[Path]
+) -> Iterator[Tuple[Machine, Machine]]:
+    """A proxy with the Redis, and a load balancer without one."""
+    machines = new_machine("prx01b"), new_machine("lb01a")
+    for machine, role in zip(machines, ("PROXY", "LB")):
+        put(machine, built, "/srv/packages")
+        machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
+        roles = machine.root / "etc/default/ngcp-roles"
+        roles.write_text(f'NGCP_IS_{role}="yes"\n')
+    # They share the loopback: one server serves both.
+    machines[1].chroot("systemctl", "disable", "redis-server")
+    for machine in machines:
+        machine.boot()
+        machine.task("name", "hostname")
+        machine.systemctl("reload", UNIT)
+    for machine in machines:
+        until(lambda: "subscribed" in machine.property("StatusText"))
+    yield machines
+    for machine in machines:
+        machine.power_off()
+
+
+def who(nodes: Tuple[Machine, Machine], dst: str, src: str = "web01a") -> str:
+    """Who runs a request within a while; asked from the load balancer."""
+    balancer = nodes[1]
+    asking = balancer.start_asking("name", dst=dst, src=src, nodes=0, within=3)
+    names = set()
+    for answer in asking.answers():
+        assert answer["status"] in ("accepted", "done"), answer
+        names.add(answer["src"])
+        if answer["status"] == "done":
+            assert answer["data"] == f"{answer['src']}\n"
+    return " ".join(sorted(names))
+
+
+@pytest.mark.parametrize(
+    ("dst", "expected"),
+    [
+        ("*", "lb01a prx01b"),
+        ("prx01b", "prx01b"),
+        ("lb*", "lb01a"),
+        ("*|role=proxy", "prx01b"),
+        ("*|state=active;role=proxy+lb", "lb01a prx01b"),
+        ("prx01?,lb01a|state=standby", "prx01b"),
+        ("db*", ""),
+    ],
+)
+def test_who_acts(
+    nodes: Tuple[Machine, Machine], dst: str, expected: str
+) -> None:
+    assert who(nodes, dst) == expected
+
+
+def test_local_is_where_the_client_is(
+    nodes: Tuple[Machine, Machine],
+) -> None:
+    assert who(nodes, "local", src="lb01a") == "lb01a"
+
+
+def test_one_node_stops_and_the_other_goes_on(
+    nodes: Tuple[Machine, Machine],
+) -> None:
+    nodes[0].systemctl("stop", UNIT)
+    assert who(nodes, "*") == "lb01a"
+    nodes[0].systemctl("start", UNIT)
+    until(lambda: "subscribed" in nodes[0].property("StatusText"))
+    assert who(nodes, "*") == "lb01a prx01b"

@@ -1,0 +1,174 @@
+"""The life of the package: from its installation to its purge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, List, Set
+
+import pytest
+
+from tests.system.conftest import install, put
+from tests.system.machine import CONFIG, UNIT, Machine, until
+from tests.system.packages import NEXT
+
+NAMES = ("ngcp-task-agent", "python3-ngcp-task-agent")
+# What the system itself changes whenever a package comes or goes.
+_SYSTEM = (
+    *("dev", "proc", "run", "sys", "tmp", "srv/packages", "srv/next"),
+    *("var/cache", "var/lib/apt", "var/lib/dpkg", "var/log", "var/tmp"),
+    *("etc/ld.so.cache", "root", "var/lib/systemd", "var/lib/redis"),
+)
+
+
+@pytest.fixture
+def machine(
+    new_machine: Callable[[str], Machine],
+    request: pytest.FixtureRequest,
+    built: List[Path],
+) -> Machine:
+    """A machine without the package; with its files in /srv/packages."""
+    machine = new_machine(f"life{len(request.node.name)}")
+    put(machine, built, "/srv/packages")
+    return machine
+
+
+def state(machine: Machine, name: str) -> str:
+    """A package's state, as in the first column of ``dpkg --list``."""
+    done = machine.run(
+        *("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}", name),
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def version(machine: Machine) -> str:
+    return machine.out("ngcp-task-agent", "--version").split()[-1]
+
+
+def files(machine: Machine) -> Set[str]:
+    """All files and folders but those that the system itself changes."""
+    prune = [word for name in _SYSTEM for word in ("-path", f"./{name}", "-o")]
+    found = machine.shell(
+        'cd /; exec find . -xdev \\( "$@" \\) -prune -o -print', *prune[:-1]
+    )
+    return set(found.splitlines())
+
+
+def test_installed_without_systemd_it_runs_after_the_boot(
+    machine: Machine,
+) -> None:
+    """As in a chroot of an installer; and it is back after a reboot."""
+    machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
+    machine.boot()
+    assert machine.is_active()
+    machine.task("hello", "echo", "hello")
+    machine.reboot()
+    until(lambda: "subscribed" in machine.property("StatusText"))
+    assert machine.ask("hello")[1]["data"] == "hello\n"
+    machine.power_off()
+
+
+def test_from_install_to_purge(
+    machine: Machine, built: List[Path], upgrade: List[Path]
+) -> None:
+    machine.boot()
+    before = files(machine)
+
+    install(machine, built)
+    assert machine.is_active()
+    assert state(machine, NAMES[0]) == "ii"
+    old = version(machine)
+    process = machine.property("MainPID")
+
+    machine.run(
+        *("apt-get", "install", "--reinstall", "--yes"),
+        *put(machine, built, "/srv/packages"),
+    )
+    assert machine.is_active()
+    assert machine.property("MainPID") != process
+
+    # The administrator has changed a conffile that the upgrade changes too.
+    redis = f"{CONFIG}/backends/redis.yml"
+    mine = machine.read(redis) + "ping_interval: 7\n"
+    machine.write(redis, mine)
+    machine.run("rm", f"{CONFIG}/tasks/clear_call_counters.yml")
+    machine.task("hello", "echo", "hello")
+    machine.run(
+        *("apt-get", "install", "--yes", "-o", "Dpkg::Options::=--force-confold"),
+        *put(machine, upgrade, "/srv/next"),
+    )
+    assert version(machine) == NEXT != old
+    assert machine.read(redis) == mine
+    assert not machine.exists(f"{CONFIG}/tasks/clear_call_counters.yml")
+    assert machine.is_active()
+    assert f"{NEXT} has started" in machine.journal()
+    until(lambda: "subscribed" in machine.property("StatusText"))
+    assert machine.ask("hello")[1]["data"] == "hello\n"
+
+    machine.run("apt-get", "remove", "--yes", *NAMES)
+    assert not machine.is_active()
+    assert not machine.cgroup()
+    assert machine.read(redis) == mine
+    assert not machine.exists("/run/ngcp-task-agent")
+
+    machine.run("apt-get", "purge", "--yes", *NAMES)
+    assert [state(machine, name) for name in NAMES] in (
+        ["", ""],
+        ["un", "un"],
+    )
+    left = files(machine) - before
+    task = f"{CONFIG}/tasks/hello.yml"
+    made = {f".{path}" for path in (CONFIG, f"{CONFIG}/tasks", task)}
+    assert left == made
+    assert not before - files(machine)
+    assert not machine.run(
+        *("find", "/var/lib/systemd", "-name", "*ngcp-task-agent*")
+    ).stdout
+    assert "loaded" not in machine.property("LoadState")
+    machine.power_off()
+
+
+def test_a_task_may_upgrade_the_package(
+    machine: Machine, built: List[Path], upgrade: List[Path]
+) -> None:
+    """It comes to its end and is answered; then the new code takes over."""
+    machine.boot()
+    install(machine, built)
+    paths = put(machine, upgrade, "/srv/next")
+    # Less time than the rest of the task takes after the package's upgrade.
+    machine.write(f"{CONFIG}/agent.yml", "stop_timeout: 1\n")
+    script = (
+        'apt-get install --yes "$@" && sleep 8 && '
+        "dpkg --audit && echo the end && ngcp-task-agent --version"
+    )
+    machine.task(
+        "upgrade",
+        "sh",
+        ["-c", f"export DEBIAN_FRONTEND=noninteractive; {script}", "sh", *paths],
+    )
+    machine.task("hello", "echo", "hello")
+    machine.systemctl("reload", UNIT)
+    until(lambda: "subscribed" in machine.property("StatusText"))
+    process = machine.property("MainPID")
+    asking = machine.start_asking("upgrade")
+    assert asking.next()["status"] == "accepted"
+    until(lambda: NEXT in state_version(machine))
+    # Others are served meanwhile.
+    assert machine.ask("hello")[1]["status"] == "done"
+    [answer] = asking.answers()
+    assert answer["status"] == "done", answer
+    assert answer["data"].endswith(f"the end\nngcp-task-agent {NEXT}\n")
+    assert "is restarted when the task" in answer["data"]
+    until(lambda: machine.property("MainPID") not in ("0", process))
+    until(machine.is_active)
+    assert f"{NEXT} has started" in machine.journal()
+    until(lambda: "subscribed" in machine.property("StatusText"))
+    assert machine.ask("hello")[1]["status"] == "done"
+    machine.power_off()
+
+
+def state_version(machine: Machine) -> str:
+    """The version if it is wholly installed."""
+    return machine.out(
+        *("dpkg-query", "--show", "-f=${db:Status-Abbrev}${Version}", NAMES[0])
+    )

@@ -1,0 +1,50 @@
+"""The packages as files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import List
+
+from tests.system.packages import Workshop
+from tests.system.rootfs import ROOT
+
+
+def test_both_packages_are_built(built: List[Path]) -> None:
+    names = [file.name.partition("_")[0] for file in built]
+    assert names == ["ngcp-task-agent", "python3-ngcp-task-agent"]
+
+
+def test_lintian_is_silent(workshop: Workshop, built: List[Path]) -> None:
+    assert not re.findall("^[EW]: .*$", workshop.lint, re.M), workshop.lint
+
+
+def test_the_version_is_the_code_s(built: List[Path]) -> None:
+    code = (ROOT / "ngcp_task_agent/__init__.py").read_text()
+    version = subprocess.run(
+        ["dpkg-deb", "-f", built[0], "Version"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.strip()
+    assert f'__version__ = "{version}"' in code
+
+
+def test_configuration_files_are_conffiles(built: List[Path]) -> None:
+    """So that the administrator's changes stay."""
+    contents = subprocess.run(
+        ["dpkg-deb", "-c", built[0]],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    files = re.findall(r"^-.* \.(/etc/.*)$", contents, re.M)
+    conffiles = subprocess.run(
+        ["dpkg-deb", "-I", built[0], "conffiles"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.split()
+    assert files
+    assert set(files) == set(conffiles)
