@@ -8,7 +8,8 @@ or, in a script without asyncio, ``outcome = run_task("reload", "prx*")``.
 
 from __future__ import annotations
 
-from ngcp_task_agent.client.client import Call, Client, Patience, run_task
+from ngcp_task_agent.client.call import Call, Patience
+from ngcp_task_agent.client.client import Client, run_task
 from ngcp_task_agent.client.discovery import Address, find, parse_url
 from ngcp_task_agent.client.errors import (
     ClientError,

@@ -13,7 +13,7 @@ from typing import Any, List, NoReturn
 
 from ngcp_task_agent import __version__
 from ngcp_task_agent.client import discovery, output
-from ngcp_task_agent.client.client import ANSWER_TIMEOUT, TIMEOUT
+from ngcp_task_agent.client.call import ANSWER_TIMEOUT, TIMEOUT
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.report import PROGRAM
 from ngcp_task_agent.config import DEFAULT_DIR

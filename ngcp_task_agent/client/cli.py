@@ -12,7 +12,8 @@ import sys
 from typing import List, Optional, Tuple
 
 from ngcp_task_agent.client import arguments, output, report, text
-from ngcp_task_agent.client.client import Call, Client, Patience
+from ngcp_task_agent.client.call import Call, Patience
+from ngcp_task_agent.client.client import Client
 from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.errors import (
     ClientError,

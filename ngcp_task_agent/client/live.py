@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ngcp_task_agent import background
 from ngcp_task_agent.client import text
-from ngcp_task_agent.client.client import Call
+from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.outcome import NodeOutcome
 from ngcp_task_agent.client.report import View
 from ngcp_task_agent.client.responses import Response, Status

@@ -7,7 +7,7 @@ import sys
 from typing import ClassVar
 
 from ngcp_task_agent.client import text
-from ngcp_task_agent.client.client import Call
+from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.outcome import Outcome
 from ngcp_task_agent.client.responses import Response, Status
 
