@@ -1,0 +1,39 @@
+"""Background tasks of the agent itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, List
+
+from ngcp_task_agent import background
+from tests.unit.fakes import until
+
+
+def told() -> List[Any]:
+    contexts: List[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: contexts.append(context))
+    return contexts
+
+
+async def test_ends() -> None:
+    contexts = told()
+    await background.start(asyncio.sleep(0))
+    task = background.start(asyncio.sleep(600))
+    await background.end(task)
+    assert task.cancelled()
+    # Once more is no harm.
+    await background.end(task)
+    assert contexts == []
+
+
+async def test_an_error_is_told() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    contexts = told()
+    task = background.start(fail())
+    await until(lambda: contexts)
+    (context,) = contexts
+    assert isinstance(context["exception"], ZeroDivisionError)
+    await background.end(task)

@@ -1,0 +1,102 @@
+"""The daemon's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ngcp_task_agent import __version__, cli, control
+from ngcp_task_agent.errors import ControlError
+from tests.unit.fakes import write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "etc/backends/redis.yml", "")
+    write(
+        tmp_path / "etc/tasks/x.yml",
+        "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
+        "broker: command\nbroker_options: {run: sh}\n",
+    )
+    return tmp_path / "etc"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"ngcp-task-agent {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--nonsense"], ["x"], ["--log-level", "loud"], ["--check", "--reload"]],
+)
+def test_wrong_command_line(
+    argv: List[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    assert "usage: ngcp-task-agent" in capsys.readouterr().err
+
+
+def test_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    assert "no fault" in capsys.readouterr().out
+
+
+def test_check_with_a_warning(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "tasks/x.yml"
+    path.write_text(path.read_text().replace("sh", "no-such-program"))
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    assert "there is no program 'no-such-program'" in capsys.readouterr().out
+
+
+def test_check_with_faults(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "agent.yml", "a: 1\nb: 2\n")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 78
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{folder}/agent.yml:1: a: ")
+    assert lines[1].startswith(f"{folder}/agent.yml:2: b: ")
+
+
+def test_check_with_nothing_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--check", "--config-dir", str(tmp_path)]) == 78
+    assert "nothing to run" in capsys.readouterr().out
+
+
+def test_reload(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults: List[str] = []
+
+    async def ask(socket: Path) -> List[str]:
+        return faults
+
+    monkeypatch.setattr(control, "ask_reload", ask)
+    assert cli.main(["--reload"]) == 0
+    faults.append("a.yml:1: x")
+    assert cli.main(["--reload"]) == 78
+    assert "a.yml:1: x\n" in capsys.readouterr().err
+
+
+def test_reload_without_an_agent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(socket: Path) -> List[str]:
+        raise ControlError("no agent is listening")
+
+    monkeypatch.setattr(control, "ask_reload", ask)
+    assert cli.main(["--reload"]) == 1
+    assert (
+        capsys.readouterr().err == "ngcp-task-agent: no agent is listening\n"
+    )
