@@ -1,0 +1,183 @@
+"""The redis backend, against a server of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from ngcp_task_agent import journal
+from ngcp_task_agent.backends import redis as redis_module
+from ngcp_task_agent.backends.base import Arrival
+from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.errors import NoReplyAddress
+from tests.unit.fakes import Records, until
+from tests.unit.resp import Server
+
+
+class AtOnce:
+    """A backoff that does not wait."""
+
+    def connected(self) -> None:
+        """The connection stands."""
+
+    def next(self) -> float:
+        return 0.01
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_module, "Backoff", AtOnce)
+
+
+class Bench:
+    """A backend and what has arrived from it."""
+
+    def __init__(self, server: Server, **options: Any) -> None:
+        self.arrivals: List[Arrival] = []
+        self.backend = RedisBackend(
+            "redis", {**server.options, **options}, self.arrivals.append
+        )
+
+    def bodies(self) -> List[bytes]:
+        return [arrival.body for arrival in self.arrivals]
+
+
+CHANNELS = frozenset({"a", "b"})
+
+
+async def test_receives_and_answers(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "subscribed"
+    assert server.subscribed == {"a", "b"}
+    server.push("a", b"one")
+    server.push("b", b"two")
+    await until(lambda: bench.bodies() == [b"one", b"two"])
+    assert [arrival.channel for arrival in bench.arrivals] == ["a", "b"]
+    bench.backend.send("fb", [b"answer"], "ref")
+    await until(lambda: server.published == [("fb", b"answer")])
+    await bench.backend.stop(5)
+    assert bench.backend.status == "stopped"
+    await until(lambda: server.clients == 0)
+    await server.stop()
+    (text,) = journal_records.texts(journal.BACKEND_UP)
+    assert "a, b" in text
+
+
+async def test_one_subscription_per_channel_and_changes(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    await bench.backend.listen(frozenset({"b", "c"}))
+    await until(lambda: server.subscribed == {"b", "c"})
+    # The channel that stays was never left.
+    assert [w[1:] for w in server.commands if w[0] == b"SUBSCRIBE"] == [
+        [b"a", b"b"],
+        [b"c"],
+    ]
+    server.push("b", b"x")
+    await until(lambda: bench.bodies() == [b"x"])
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+async def test_comes_back(tmp_path: Path, journal_records: Records) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    await server.stop()
+    await until(lambda: bench.backend.status == "away")
+    bench.backend.send("fb", [b"kept"], "ref")
+    await bench.backend.listen(frozenset({"c"}))
+    await server.start()
+    await until(lambda: bench.backend.status == "subscribed")
+    assert server.subscribed == {"c"}
+    await until(lambda: ("fb", b"kept") in server.published)
+    # One record for each change of state, not for each attempt.
+    kinds = (journal.BACKEND_UP, journal.BACKEND_DOWN)
+    counts = [len(journal_records.of(kind)) for kind in kinds]
+    assert counts[0] <= 3
+    assert counts[1] <= 2
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+async def test_starts_while_redis_is_away(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "away"
+    assert "No such file" in journal_records.texts(journal.BACKEND_DOWN)[0]
+    await server.start()
+    await until(lambda: bench.backend.status == "subscribed")
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+async def test_a_stalled_server_is_noticed(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server, ping_interval=0.2)
+    await bench.backend.start(CHANNELS)
+    await until(lambda: "PING" in server.names())
+    server.stalled = True
+    await until(lambda: bench.backend.status == "away")
+    server.stalled = False
+    await until(lambda: bench.backend.status == "subscribed")
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+async def test_may_not_subscribe(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    server.replies["SUBSCRIBE"] = b"-NOPERM no permission\r\n"
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "away"
+    assert "no permission" in journal_records.texts(journal.BACKEND_DOWN)[0]
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+ADDRESSES: List[Any] = [
+    pytest.param({"feedback_channel": "fb_ctrl_7056"}, True, id="as-usual"),
+    pytest.param({"feedback_channel": "x" * 512}, True, id="longest"),
+    pytest.param({"feedback_channel": "x" * 513}, False, id="too-long"),
+    pytest.param({"feedback_channel": ""}, False, id="empty"),
+    pytest.param({"feedback_channel": 7}, False, id="number"),
+    pytest.param({"feedback_channel": ["x"]}, False, id="list"),
+    pytest.param({"feedback_channel": None}, False, id="null"),
+    pytest.param({"feedback_channel": "\ud800"}, False, id="half-a-pair"),
+    pytest.param({}, False, id="missing"),
+]
+
+
+@pytest.mark.parametrize(("options", "good"), ADDRESSES)
+def test_reply_address(options: Any, good: bool) -> None:
+    # Without its loop a backend only knows addresses.
+    reply_address = RedisBackend.reply_address
+    if good:
+        found = reply_address(None, options)  # type: ignore[arg-type]
+        assert found == options["feedback_channel"]
+    else:
+        with pytest.raises(NoReplyAddress, match="1 to 512"):
+            reply_address(None, options)  # type: ignore[arg-type]
+
+
+def test_channel() -> None:
+    assert RedisBackend.channel({"control_channel": "c"}) == "c"

@@ -1,0 +1,194 @@
+"""Answers leave in their order, and are kept while they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from ngcp_task_agent import journal
+from ngcp_task_agent.backends import redis_writer
+from ngcp_task_agent.backends.redis_writer import Writer
+from tests.unit.fakes import Records, until
+from tests.unit.resp import Server
+
+
+def make(server: Server, **options: Any) -> Writer:
+    return Writer("redis", {**server.options, **options}, 10.0, lambda: True)
+
+
+async def test_in_order(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    for n in range(500):
+        writer.send(f"fb{n % 3}", [b"%d" % n], "ref")
+    await until(lambda: len(server.published) == 500)
+    assert [message for _, message in server.published] == [
+        b"%d" % n for n in range(500)
+    ]
+    assert server.published[1][0] == "fb1"
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_kept_until_redis_is_there(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    writer = make(server)
+    writer.start()
+    writer.send("fb", [b"1", b"2"], "ref")
+    await until(lambda: journal_records.of(journal.BACKEND_DOWN))
+    await server.start()
+    writer.redis_is_back()
+    await until(lambda: len(server.published) == 2)
+    assert journal_records.of(journal.BACKEND_UP)
+    # One record for each change of state.
+    assert len(journal_records.of(journal.BACKEND_DOWN)) == 1
+    await writer.stop(5)
+    await server.stop()
+    assert not journal_records.of(journal.ANSWER_LOST)
+
+
+LIMITS: List[Any] = [
+    pytest.param("KEEP", 3, id="number"),
+    pytest.param("KEEP_BYTES", 30, id="bytes"),
+]
+
+
+@pytest.mark.parametrize(("limit", "value"), LIMITS)
+async def test_the_oldest_go_when_too_much_waits(
+    limit: str,
+    value: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_records: Records,
+) -> None:
+    monkeypatch.setattr(redis_writer, limit, value)
+    writer = make(Server(tmp_path))
+    for n in range(5):
+        writer.send("fb", [b"%010d" % n], f"ref-{n}")
+    lost = journal_records.of(journal.ANSWER_LOST)
+    assert [record.NGCP_TASK_UUID for record in lost] == ["ref-0", "ref-1"]
+    await writer.stop(0)
+    lost = journal_records.of(journal.ANSWER_LOST)
+    assert [record.NGCP_TASK_UUID for record in lost] == [
+        f"ref-{n}" for n in range(5)
+    ]
+    assert "the agent has stopped" in lost[-1].getMessage()
+
+
+async def test_what_is_too_old_goes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_records: Records,
+) -> None:
+    writer = make(Server(tmp_path))
+    writer.send("fb", [b"old"], "ref-0")
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    writer.send("fb", [b"new"], "ref-1")
+    lost = journal_records.of(journal.ANSWER_LOST)
+    assert [record.NGCP_TASK_UUID for record in lost] == ["ref-0"]
+    monkeypatch.undo()
+    await writer.stop(0)
+
+
+async def test_what_may_have_been_sent_is_not_sent_again(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.stalled = True
+    writer.send("fb", [b"1"], "ref-1")
+    await until(lambda: "PUBLISH" in server.names())
+    writer.send("fb", [b"2"], "ref-2")
+    server.stalled = False
+    server.hang_up()
+    await until(lambda: journal_records.of(journal.ANSWER_LOST))
+    writer.redis_is_back()
+    await until(lambda: (writer.redis_is_back(), server.published)[1])
+    assert server.published == [("fb", b"2")]
+    (record,) = journal_records.of(journal.ANSWER_LOST)
+    assert record.NGCP_TASK_UUID == "ref-1"
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_what_redis_refuses_is_lost(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    server.replies["PUBLISH"] = b"-NOPERM no permission\r\n"
+    await server.start()
+    writer = make(server)
+    writer.start()
+    writer.send("fb", [b"1"], "ref")
+    await until(lambda: journal_records.of(journal.ANSWER_LOST))
+    assert "no permission" in journal_records.texts(journal.ANSWER_LOST)[0]
+    await writer.stop(5)
+    await server.stop()
+
+
+ROLES: List[Any] = [
+    pytest.param(b"*1\r\n$6\r\nmaster\r\n", True, id="master"),
+    pytest.param(b"*1\r\n$5\r\nslave\r\n", False, id="replica"),
+    pytest.param(b"-NOPERM no\r\n", False, id="not-permitted"),
+]
+
+
+@pytest.mark.parametrize(("reply", "own"), ROLES)
+async def test_role(reply: bytes, own: bool, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.replies["ROLE"] = reply
+    await server.start()
+    writer = make(server)
+    writer.start()
+    writer.send("fb", [b"1"], "ref")
+    await until(lambda: server.published)
+    assert writer.is_own_master is own
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_a_missing_database_is_noted_once(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    server.replies["SELECT"] = b"-ERR DB index is out of range\r\n"
+    await server.start()
+    writer = make(server, db=40)
+    writer.start()
+    writer.send("fb", [b"1"], "ref")
+    await until(lambda: server.published)
+    await writer.redis_is_away("test")
+    writer.send("fb", [b"2"], "ref")
+    await until(
+        lambda: (writer.redis_is_back(), len(server.published) == 2)[1]
+    )
+    notes = journal_records.texts(journal.BACKEND_NOTE)
+    assert len(notes) == 1
+    assert "has no database 40" in notes[0]
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_stop_delivers_what_waits(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    for n in range(50):
+        writer.send("fb", [b"%d" % n], "ref")
+    await writer.stop(30)
+    assert len(server.published) == 50
+    await server.stop()
+    await asyncio.sleep(0)
