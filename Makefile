@@ -3,15 +3,22 @@
 # Debian's own Python: the packages that the agent runs with come from Debian.
 PYTHON ?= /usr/bin/python3
 VENV := .venv
+# Of Debian, whose system is tested: bookworm (12) or trixie (13).
+RELEASE ?= bookworm
+SYSTEM_TESTS ?= tests/system
 RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo test lint unit integration matrix bench clean
+.PHONY: help demo test lint unit integration matrix bench clean \
+    deb lintian system-test
 
 help:
 	@echo "make demo         see the agent answer a request"
 	@echo "make test         lint, and all tests but those of a whole system"
 	@echo "make matrix       the tests with the other Pythons that are here"
+	@echo "make deb          the Debian packages, in build/deb"
+	@echo "make lintian      examine the packages; RELEASE=bookworm or trixie"
+	@echo "make system-test  the tests of a whole system, as root; RELEASE too"
 	@echo "make bench        compare the agent's speed with the floor"
 	@echo "make clean        remove what the others have made"
 
@@ -37,6 +44,24 @@ matrix: $(VENV)/test
 
 bench: $(VENV)/demo
 	$(RUN) bench/compare.py
+
+# Built from what a clone would have, so that the tree stays as it is.
+deb:
+	tests/packages deb
+	rm -rf build/deb
+	mkdir -p build/deb/source
+	git ls-files -co --exclude-standard -z \
+	    | tar --null --files-from=- -c | tar -x -C build/deb/source
+	cd build/deb/source && env -u PYTHONPATH \
+	    PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
+	rm -rf build/deb/source
+
+lintian:
+	$(MAKE) system-test SYSTEM_TESTS=tests/system/test_packages.py
+
+system-test:
+	tests/packages system
+	$(PYTHON) -m tests.system $(RELEASE) $(SYSTEM_TESTS)
 
 # A virtual environment that sees Debian's packages; installs those that are
 # missing, for which it has to be root.

@@ -17,7 +17,8 @@ import pytest
 from tests.system import packages, rootfs
 from tests.system.machine import CONFIG, UNIT, Here, Machine, until
 
-PING_ADDRESS = "10.10.10.10/32"  # that of the ping task in the documentation
+# That of the ping task in the documentation.
+_EXTRA_ADDRESS = "10.10.10.10"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -116,16 +117,17 @@ def _node(request: pytest.FixtureRequest) -> Here:
 
 
 @pytest.fixture(scope="session")
-def _ping_address() -> Iterator[None]:
-    command = ["ip", "address", "add", PING_ADDRESS, "dev", "lo"]
+def extra_address() -> Iterator[str]:
+    """A second address of all nodes."""
+    command = ["ip", "address", "add", f"{_EXTRA_ADDRESS}/32", "dev", "lo"]
     subprocess.run(command, check=True)
-    yield
+    yield _EXTRA_ADDRESS
     command[2] = "delete"
     subprocess.run(command, check=True)
 
 
 @pytest.fixture
-def node(_node: Here, _ping_address: None) -> Iterator[Here]:
+def node(_node: Here, extra_address: str) -> Iterator[Here]:
     """A node that runs the agent, with Redis; each test finds it as new."""
     _node.run("cp", "-a", CONFIG, "/srv/configuration")
     _node.systemctl("start", "redis-server", UNIT)

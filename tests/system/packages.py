@@ -27,7 +27,12 @@ class Workshop:
     """A place with the build dependencies: this machine, or a chroot.
 
     :param root: ``/``, or the folder of a root file system
+    :ivar lint: what lintian said of what was built last
+    :ivar manuals: what is wrong with its man pages
     """
+
+    lint = ""
+    manuals = ""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -68,6 +73,13 @@ class Workshop:
             self.lint = self.run(
                 "lintian --allow-root --tag-display-limit 0 --info "
                 "../*.changes",
+                check=False,
+            )
+            self.manuals = self.run(
+                "mandoc -T lint -W warning man/*\n"
+                "for page in man/*; do\n"
+                '    man --warnings --local-file "$page" >/dev/null\n'
+                "done 2>&1",
                 check=False,
             )
         finally:

@@ -41,7 +41,7 @@ _MACHINE = (
     "systemd",
     "systemd-sysv",
 )
-_WORKSHOP = ("dpkg-dev", "fakeroot", "lintian", "mandoc")
+_WORKSHOP = ("dpkg-dev", "fakeroot", "lintian", "man-db", "mandoc")
 
 
 def host_release() -> str:

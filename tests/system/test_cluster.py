@@ -13,7 +13,9 @@ from tests.system.machine import UNIT, Machine, until
 
 @pytest.fixture(scope="module")
 def nodes(
-    new_machine: Callable[[str], Machine], built: List[Path]
+    new_machine: Callable[[str], Machine],
+    built: List[Path],
+    extra_address: str,
 ) -> Iterator[Tuple[Machine, Machine]]:
     """A proxy with the Redis, and a load balancer without one."""
     machines = new_machine("prx01b"), new_machine("lb01a")
@@ -22,8 +24,14 @@ def nodes(
         machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
         roles = machine.root / "etc/default/ngcp-roles"
         roles.write_text(f'NGCP_IS_{role}="yes"\n')
-    # They share the loopback: one server serves both.
+    # They share the loopback device.  The server is on it twice: at an address
+    # that tells the proxy that it is its own, and at one as of another host.
+    settings = machines[0].root / "etc/redis/redis.conf"
+    with settings.open("a") as file:
+        file.write(f"bind 127.0.0.1 {extra_address}\nprotected-mode no\n")
     machines[1].chroot("systemctl", "disable", "redis-server")
+    backend = machines[1].root / "etc/ngcp-task-agent/backends/redis.yml"
+    backend.write_text(f"host: {extra_address}\n")
     for machine in machines:
         machine.boot()
         machine.task("name", "hostname")
@@ -66,10 +74,10 @@ def test_who_acts(
     assert who(nodes, dst) == expected
 
 
-def test_local_is_where_the_client_is(
+def test_local_is_where_the_server_of_a_nameless_client_is(
     nodes: Tuple[Machine, Machine],
 ) -> None:
-    assert who(nodes, "local", src="lb01a") == "lb01a"
+    assert who(nodes, "local", src="somebody") == "prx01b"
 
 
 def test_one_node_stops_and_the_other_goes_on(

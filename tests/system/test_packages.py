@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import List
 
+import pytest
+
 from tests.system.packages import Workshop
 from tests.system.rootfs import ROOT
 
@@ -18,6 +20,11 @@ def test_both_packages_are_built(built: List[Path]) -> None:
 
 def test_lintian_is_silent(workshop: Workshop, built: List[Path]) -> None:
     assert not re.findall("^[EW]: .*$", workshop.lint, re.M), workshop.lint
+
+
+@pytest.mark.usefixtures("built")
+def test_man_pages_render_without_warnings(workshop: Workshop) -> None:
+    assert not workshop.manuals
 
 
 def test_the_version_is_the_code_s(built: List[Path]) -> None:
