@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import os
 import sys
@@ -108,7 +109,12 @@ def _serve(folder: Path, log_level: str) -> int:
     faulthandler.enable()
     setproctitle.setproctitle("ngcp-task-agent")
     journal.set_up(log_level)
-    # Commands inherit both.
+    # Commands inherit all of this; descriptors of whoever started the agent
+    # are not theirs.
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
     os.umask(0o022)
     os.chdir("/")
     try:

@@ -65,6 +65,7 @@ class Loader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._good: Dict[Path, Any] = {}
+        self._said: Dict[Path, Any] = {}  # the values of sound files
         self._faults: List[Fault] = []
         self._warnings: List[Fault] = []
 
@@ -82,22 +83,27 @@ class Loader:
         if os.path.lexists(agent_file):
             seen.append(agent_file)
             # Without it nobody knows whom this node would act for.
-            agent = self._file(agent_file, settings.agent) or AgentConfig(
+            agent = self._make(
+                trusted.read(agent_file), settings.agent
+            ) or AgentConfig(
                 NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=())
             )
         backends = {}
         for path in self._files("backends"):
             seen.append(path)
-            backend = self._file(
-                path, lambda document: settings.backend(document, installed)
+            backend = self._make(
+                trusted.read(path), lambda d: settings.backend(d, installed)
             )
             if backend:
                 backends[backend.name] = backend
         tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
-        for path in self._files("tasks"):
-            seen.append(path)
-            task = self._file(
-                path, lambda d: self._task(d, installed, backends, tasks)
+        documents = [trusted.read(path) for path in self._files("tasks")]
+        # A file that has not changed keeps its name against one that has.
+        documents.sort(key=self._has_changed)
+        for document in documents:
+            seen.append(document.path)
+            task = self._make(
+                document, lambda d: self._task(d, installed, backends, tasks)
             )
             if task and task.enabled and task.backend in backends:
                 tasks[task.backend, task.channel, task.name] = task
@@ -127,19 +133,24 @@ class Loader:
             folder / n for n in names if n.endswith(".yml") and n[0] != "."
         ]
 
-    def _file(
+    def _has_changed(self, document: Document) -> bool:
+        said = self._said.get(document.path)
+        return bool(document.faults) or document.value != said
+
+    def _make(
         self,
-        path: Path,
+        document: Document,
         make: Callable[[Document], Tuple[Optional[FileConfig], List[Fault]]],
     ) -> Optional[FileConfig]:
         """What a file says, or else what it last said without a fault."""
-        document = trusted.read(path)
+        path = document.path
         config, faults = None, document.faults
         if not faults:
             config, faults = make(document)
         self._faults += faults
         if not faults:
             self._good[path] = config
+            self._said[path] = document.value
         good: Optional[FileConfig] = self._good.get(path)
         return good
 

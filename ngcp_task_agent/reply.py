@@ -82,10 +82,15 @@ class Reply:
         if len(result.data) <= _SMALL:
             self._send(response)
         else:
-            messages = await asyncio.to_thread(
-                response.encode, self._max_response
+            encoding = asyncio.ensure_future(
+                asyncio.to_thread(response.encode, self._max_response)
             )
-            self._deliver(messages)
+            try:
+                self._deliver(await asyncio.shield(encoding))
+            except asyncio.CancelledError:
+                # At the end of a stop; an answer it shall have all the same.
+                self._send(response)
+                raise
         self._record(
             journal.TASK_ERROR if result.error else journal.TASK_DONE,
             status,

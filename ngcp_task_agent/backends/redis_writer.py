@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from dataclasses import dataclass
-from typing import Any, Callable, Deque, List, Mapping, Optional, Sequence
+from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 from redis.exceptions import ResponseError
 
@@ -22,26 +20,10 @@ from ngcp_task_agent.backends.redis_link import (
     LinkError,
     is_own_server,
 )
+from ngcp_task_agent.backends.redis_outbox import Answer, Outbox
 
-# What is kept while Redis is away.
-KEEP = 1000
-KEEP_BYTES = 64 << 20
-KEEP_SECONDS = 60.0
-
-# What is published at once: enough to be fast, little enough to have its
-# answer in time over a slow network.
-_BATCH = 100
-_BATCH_BYTES = 1 << 20
 _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
-
-
-@dataclass(frozen=True)
-class _Answer:
-    channel: str
-    message: bytes
-    ref: Optional[str]
-    since: float
 
 
 class Writer:
@@ -67,8 +49,7 @@ class Writer:
         self._options = options
         self._timeout = timeout
         self._reader_is_up = reader_is_up
-        self._waiting: Deque[_Answer] = deque()
-        self._bytes = 0
+        self._outbox = Outbox()
         self._more: Optional[asyncio.Future[None]] = None
         self._retry = asyncio.Event()
         self._empty = asyncio.Event()
@@ -94,10 +75,7 @@ class Writer:
         self, channel: str, messages: Sequence[bytes], ref: Optional[str]
     ) -> None:
         """Publish messages; never waits."""
-        now = time.monotonic()
-        for message in messages:
-            self._waiting.append(_Answer(channel, message, ref, now))
-            self._bytes += len(message)
+        self._outbox.put(channel, messages, ref)
         if self._more and not self._more.done():
             self._more.set_result(None)
         self._empty.clear()
@@ -121,8 +99,8 @@ class Writer:
             pass
         if self._task:
             await background.end(self._task)
-        while self._waiting:
-            self._lost(self._waiting.popleft(), "the agent has stopped")
+        for answer in self._outbox.clear():
+            self._lost(answer, "the agent has stopped")
         if self._link:
             await self._link.close("the agent has stopped")
 
@@ -151,16 +129,19 @@ class Writer:
         if self._asks_role and now - self._role_read >= _ROLE_EVERY:
             await self._read_role(link)
         self.tried.set()
-        if self._waiting:
+        pause = self._outbox.pause()
+        if pause == 0:
             await self._publish(link)
             return
-        self._empty.set()
+        if pause is None:
+            self._empty.set()
+            pause = _ROLE_EVERY if self._asks_role else None
+        elif self._asks_role:
+            pause = min(pause, _ROLE_EVERY)
         self._more = asyncio.get_running_loop().create_future()
         events: List[asyncio.Future[Any]] = [self._more, link.closed]
         await asyncio.wait(
-            events,
-            timeout=_ROLE_EVERY if self._asks_role else None,
-            return_when=asyncio.FIRST_COMPLETED,
+            events, timeout=pause, return_when=asyncio.FIRST_COMPLETED
         )
 
     async def _connect(self, backoff: Backoff) -> Link:
@@ -181,7 +162,7 @@ class Writer:
             journal.record(
                 journal.BACKEND_UP,
                 f"backend {self._name}: answers can be sent again, "
-                f"{len(self._waiting)} were kept",
+                f"{len(self._outbox)} were kept",
                 backend=self._name,
             )
         return link
@@ -203,14 +184,7 @@ class Writer:
 
     async def _publish(self, link: Link) -> None:
         """Publish as much as may be on its way at once."""
-        batch: List[_Answer] = []
-        size = 0
-        while self._waiting and len(batch) < _BATCH and size < _BATCH_BYTES:
-            answer = self._waiting[0]
-            batch.append(answer)
-            self._waiting.popleft()
-            size += len(answer.message)
-        self._bytes -= size
+        batch = self._outbox.take()
         try:
             replies = await link.call(
                 [("PUBLISH", a.channel, a.message) for a in batch],
@@ -218,8 +192,7 @@ class Writer:
             )
         except LinkError:
             # None of it was sent.
-            self._waiting.extendleft(reversed(batch))
-            self._bytes += size
+            self._outbox.put_back(batch)
             raise
         for answer, reply in zip(batch, replies):
             if isinstance(reply, ResponseError):
@@ -270,18 +243,10 @@ class Writer:
             )
 
     def _drop_excess(self) -> None:
-        """The oldest go first when too many, too large or too old wait."""
-        oldest = time.monotonic() - KEEP_SECONDS
-        while self._waiting and (
-            len(self._waiting) > KEEP
-            or self._bytes > KEEP_BYTES
-            or self._waiting[0].since < oldest
-        ):
-            answer = self._waiting.popleft()
-            self._bytes -= len(answer.message)
+        for answer in self._outbox.drop_excess():
             self._lost(answer, "Redis has been away for too long")
 
-    def _lost(self, answer: _Answer, reason: str) -> None:
+    def _lost(self, answer: Answer, reason: str) -> None:
         journal.record(
             journal.ANSWER_LOST,
             f"backend {self._name}: an answer to request {answer.ref} is "

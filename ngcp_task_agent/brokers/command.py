@@ -25,6 +25,10 @@ from ngcp_task_agent.users import User, find_user, own_user
 logger = logging.getLogger(__name__)
 
 _FIND_USER_WITHIN = 10.0  # seconds for a name service that may be remote
+# More extra words, or characters in all of them, would hold up others while
+# they are checked, and few systems could pass them on.
+_MOST_WORDS = 4096
+_MOST_CHARACTERS = 131072
 _IN_ENVIRONMENT = 65536  # bytes; one variable can have at most 128 KiB
 _LAST_LINE = 300  # characters of standard error that a reason repeats
 
@@ -127,6 +131,11 @@ class CommandBroker(Broker):
             raise Rejected("extra_args must be a string or a list of strings")
         if extra and not (self._allows_any or self._allowed):
             raise Rejected("extra_args are not allowed for this task")
+        if len(extra) > _MOST_WORDS or sum(map(len, extra)) > _MOST_CHARACTERS:
+            raise Rejected(
+                f"extra_args: more than {_MOST_WORDS} words or "
+                f"{_MOST_CHARACTERS} characters"
+            )
         for number, word in enumerate(extra, 1):
             if not _is_usable(word):
                 raise Rejected(

@@ -1,9 +1,8 @@
 """Inbox: reads first, understands later.
 
 Redis drops a subscriber that lets 32 MB wait (client-output-buffer-limit),
-and an agent sends the chunks of a large answer as fast as Redis takes them.
-So while much is coming it is only collected; its JSON is read in the next
-pause.
+and several agents can send large answers at once.  So while much is coming it
+is only collected; its JSON is read in the next pause.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ngcp_task_agent.client import responses
 from ngcp_task_agent.client.responses import Message
 
 _LARGE = 32768  # bytes, whose JSON is read within less than a millisecond
-_PAUSE = 0.05  # seconds without a message
+_PAUSE = 0.05  # seconds without a large message
 
 
 class Inbox:
@@ -37,10 +36,10 @@ class Inbox:
 
     def put(self, body: bytes) -> None:
         """Take what has arrived."""
-        self._arrived = asyncio.get_running_loop().time()
         if len(body) <= _LARGE:
             self._read(body)
             return
+        self._arrived = asyncio.get_running_loop().time()
         self._waiting.append(body)
         self._size += len(body)
         while self._size > self._limit:

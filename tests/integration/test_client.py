@@ -147,29 +147,25 @@ async def test_many_requests_over_one_connection(
     assert server.subscribers(client.feedback_channel) == 0
 
 
+@pytest.mark.parametrize("max_response", ["1M", "8M"])
 async def test_answer_of_50_megabytes_in_chunks(
-    folder: Path, start: Start
+    max_response: str,
+    config: ConfigFolder,
+    start: Start,
+    address: Address,
 ) -> None:
-    # As much as an agent may send at once is more than Redis keeps for a
-    # slow subscriber by default.
-    limit = ("--client-output-buffer-limit", "pubsub 0 0 0")
-    large = folder / "large"
-    large.mkdir()
-    server = RedisServer(large, *limit)
-    server.start()
-    try:
-        config = ConfigFolder(large / "config", server.port)
-        config.agent(node={"name": "sp1"}, max_response="4M")
-        config.task(
-            "much", "seq", broker_args="6600000", broker_max_output="64M"
-        )
-        daemon = start(config=config)
-        address = find("much", config_dir=config.path)
-        async with Client(address) as client:
-            outcome = await client.run("much", patience=all_of(1))
-        daemon.stop()
-    finally:
-        server.stop()
+    """More than Redis keeps for a slow subscriber."""
+    config.agent(node={"name": "sp1"}, max_response=max_response)
+    config.task("much", "seq", broker_args="6600000", broker_max_output="64M")
+    config.task("true", "true")
+    start()
+    async with Client(address) as client:
+        much = asyncio.ensure_future(client.run("much", patience=all_of(1)))
+        # Meanwhile others are answered.
+        while not much.done():
+            outcome = await client.run("true", patience=all_of(1))
+            assert outcome.succeeded
+        outcome = await much
     assert outcome.succeeded
     data = outcome.nodes[0].data
     assert data

@@ -257,7 +257,7 @@ def test_arguments_too_long_for_the_system(
 ) -> None:
     config.task("echo", "echo", broker_extra_args=True)
     start()
-    ending = client.ask("echo", data={"extra_args": ["x" * 200_000]})[-1]
+    ending = client.ask("echo", data={"extra_args": ["x" * 131_072]})[-1]
     assert "too long" in ending["reason"]
 
 

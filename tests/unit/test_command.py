@@ -309,10 +309,17 @@ async def test_program_that_is_none(tmp_path: Path) -> None:
     assert "no program that the system can execute" in result.error
 
 
-async def test_too_many_arguments() -> None:
-    data = {"extra_args": "x " * 1_000_000}
+async def test_argument_too_long_for_the_system() -> None:
+    data = {"extra_args": ["x" * 131072]}
     result = await run(data, run="true", extra_args=True)
     assert "are too long for the system" in result.error
+
+
+@pytest.mark.parametrize("extra", ["x " * 4097, ["x" * 131073]])
+def test_too_many_extra_args(extra: Any) -> None:
+    broker = CommandBroker({"run": "true", "extra_args": True})
+    with pytest.raises(Rejected, match="more than 4096 words or 131072"):
+        broker.prepare(request({"extra_args": extra}))
 
 
 async def test_unknown_user() -> None:

@@ -239,3 +239,18 @@ def test_what_the_package_ships(
     assert config.faults == ()
     assert config.backends["redis"].options["db"] == 40
     assert names(config) == ["clear_call_counters"]
+
+
+def test_a_file_that_has_not_changed_keeps_its_name(folder: Path) -> None:
+    task(folder, "one", file="a")
+    task(folder, "two", file="b")
+    loader = Loader(folder)
+    loader.load()
+    task(folder, "two", file="a")
+    config = loader.load()
+    assert {(t.path.stem, t.name) for t in config.tasks} == {
+        ("a", "one"),
+        ("b", "two"),
+        ("ping", "ping"),
+    }
+    assert [fault.path.stem for fault in config.faults] == ["a"]

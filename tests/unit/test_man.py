@@ -39,7 +39,7 @@ from ngcp_task_agent import (
     users,
     yamlfile,
 )
-from ngcp_task_agent.backends import backoff, redis, redis_link, redis_writer
+from ngcp_task_agent.backends import backoff, redis, redis_link, redis_outbox
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.brokers import command
@@ -389,9 +389,9 @@ def test_limits_of_files_and_times() -> None:
     assert f"within {redis._LONGEST_CONNECT:g} seconds" in redis_text
     assert f"had held for {backoff._STABLE:g} seconds" in redis_text
     assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
-    assert f"the newest {redis_writer.KEEP}," in redis_text
-    assert f"{redis_writer.KEEP_BYTES >> 20} MiB at most" in redis_text
-    assert f"for {redis_writer.KEEP_SECONDS:g} seconds" in redis_text
+    assert f"the newest {redis_outbox.KEEP}," in redis_text
+    assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
+    assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {task._SMALL} bytes" in tasks
     assert f"more than {task._CHECK_WITHIN:g} seconds" in tasks
@@ -629,7 +629,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"bytes, {usual.max_request >> 20} MiB by default" in request
     answers = plain(part(PROTOCOL, "ANSWERS"))
     assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
-    assert f"more than {redis_writer.KEEP_SECONDS:g} seconds" in answers
+    assert f"more than {redis_outbox.KEEP_SECONDS:g} seconds" in answers
     checks = plain(part(PROTOCOL, "ORDER OF CHECKS"))
     assert f"the last {dispatch._REMEMBER:g} seconds" in checks
     assert f"the last {dispatch._REMEMBER_MOST} requests" in checks

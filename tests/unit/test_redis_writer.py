@@ -10,7 +10,7 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends import redis_writer
+from ngcp_task_agent.backends import redis_outbox
 from ngcp_task_agent.backends.redis_writer import Writer
 from tests.unit.fakes import Records, until
 from tests.unit.resp import Server
@@ -69,7 +69,7 @@ async def test_the_oldest_go_when_too_much_waits(
     monkeypatch: pytest.MonkeyPatch,
     journal_records: Records,
 ) -> None:
-    monkeypatch.setattr(redis_writer, limit, value)
+    monkeypatch.setattr(redis_outbox, limit, value)
     writer = make(Server(tmp_path))
     for n in range(5):
         writer.send("fb", [b"%010d" % n], f"ref-{n}")
