@@ -1,5 +1,6 @@
-"""Runs the system tests: ``python3 -m tests.system RELEASE [PYTEST OPTION...]``.
+"""Runs the system tests: ``python3 -m tests.system RELEASE [OPTION...]``.
 
+The options are of pytest; without any, all of the tests run.
 Root file systems are built first, with the network.  Everything else happens
 in mount, network and process namespaces of its own: however the tests end,
 all of their processes and mounts end with them.

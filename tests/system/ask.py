@@ -1,28 +1,55 @@
 """Sends a request, and prints each answer to it as it comes.
 
-Runs on the machine that is tested: ``ask.py MESSAGE NODES SECONDS``.  Ends
-when so many nodes have ended the request, or when the time is up.
+Runs on the machine that is tested: ``ask.py MESSAGE ENDINGS NODES SECONDS``.
+Goes on until the request has had that many endings.  Then all nodes, as many
+as that, are asked for a task that none has: what one of them still had to say
+to the request comes before it refuses.
 """
 
 import json
 import sys
 import time
+import uuid
+from typing import Any, Dict, Iterator
 
 import redis
 
-message, nodes, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+message, endings, nodes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+deadline = time.monotonic() + float(sys.argv[4])
 request = json.loads(message)
-deadline = time.monotonic() + seconds
+last = {**request, "uuid": str(uuid.uuid4()), "dst": "*", "task": "nobody's"}
+
 client = redis.Redis(host="127.0.0.1")
 feedback = client.pubsub()
 feedback.subscribe(request["options"]["feedback_channel"])
-ended = 0
-while time.monotonic() < deadline and (ended < nodes or nodes == 0):
-    got = feedback.get_message(timeout=1)
-    if not got:
+
+
+def send(what: Dict[str, Any]) -> None:
+    client.publish("ngcp-task-agent-redis", json.dumps(what))
+
+
+def answers() -> Iterator[Dict[str, Any]]:
+    while time.monotonic() < deadline:
+        got = feedback.get_message(timeout=1)
+        if got and got["type"] == "subscribe":
+            send(request)
+            if not endings:
+                send(last)
+        elif got:
+            yield json.loads(got["data"])
+    sys.exit("the time is up")
+
+
+ended = refused = 0
+for answer in answers():
+    if answer["ref"] == last["uuid"]:
+        refused += 1
+        if refused == nodes:
+            break
         continue
-    if got["type"] == "subscribe":
-        client.publish("ngcp-task-agent-redis", message)
-    elif got["type"] == "message":
-        print(got["data"].decode(), flush=True)
-        ended += json.loads(got["data"])["status"] != "accepted"
+    print(json.dumps(answer), flush=True)
+    ended += answer["status"] != "accepted"
+    if answer["status"] != "accepted" and ended == endings:
+        if not nodes:
+            break
+        send(last)

@@ -15,7 +15,7 @@ from typing import Callable, Iterator, List
 import pytest
 
 from tests.system import packages, rootfs
-from tests.system.machine import CONFIG, UNIT, Here, Machine, until
+from tests.system.machine import CONFIG, UNIT, Here, Machine
 
 # That of the ping task in the documentation.
 _EXTRA_ADDRESS = "10.10.10.10"
@@ -42,9 +42,7 @@ def work(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workshop(
-    request: pytest.FixtureRequest, work: Path
-) -> packages.Workshop:
+def workshop(request: pytest.FixtureRequest, work: Path) -> packages.Workshop:
     root: Path = request.config.getoption("--workshop")
     if root != Path("/"):
         root = rootfs.mount_copy(root, work / "workshop")
@@ -131,7 +129,7 @@ def node(_node: Here, extra_address: str) -> Iterator[Here]:
     """A node that runs the agent, with Redis; each test finds it as new."""
     _node.run("cp", "-a", CONFIG, "/srv/configuration")
     _node.systemctl("start", "redis-server", UNIT)
-    until(lambda: "subscribed" in _node.property("StatusText"))
+    _node.wait_for_redis()
     yield _node
     dropin = f"/run/systemd/system/{UNIT}.d"
     _node.remove(CONFIG, dropin)

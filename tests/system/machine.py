@@ -38,15 +38,10 @@ def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
         time.sleep(0.1)
 
 
-Popen = subprocess.Popen  # of str
-
-
 class Asking:
     """A request under way, and the answers to it."""
 
-    def __init__(
-        self, process: Popen, request: str
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[str], request: str) -> None:
         self.uuid = request
         self._process = process
 
@@ -76,7 +71,9 @@ class Here:
         bound = ["timeout", "--signal=KILL", str(within)]
         return [*self._enter(), *bound, *argv]
 
-    def start(self, *argv: str, within: float = WITHIN) -> Popen:
+    def start(
+        self, *argv: str, within: float = WITHIN
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self._bounded(argv, within),
             stdin=subprocess.DEVNULL,
@@ -101,8 +98,7 @@ class Here:
             self._bounded(argv, within),
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             env=ENVIRONMENT,
         )
@@ -149,6 +145,10 @@ class Here:
     def is_active(self, unit: str = UNIT) -> bool:
         return self.property("ActiveState", unit) == "active"
 
+    def wait_for_redis(self) -> None:
+        """Until requests reach the agent."""
+        until(lambda: "subscribed" in self.property("StatusText"))
+
     def cgroup(self) -> List[int]:
         """The processes of the service."""
         folder = "/sys/fs/cgroup" + (
@@ -168,9 +168,7 @@ class Here:
         since = [f"--after-cursor={after}"] if after else []
         return self.out("journalctl", "-u", UNIT, *since, *words)
 
-    def records(
-        self, *matches: str, after: str = ""
-    ) -> List[Dict[str, Any]]:
+    def records(self, *matches: str, after: str = "") -> List[Dict[str, Any]]:
         """Records of the journal with all their fields."""
         self.run("journalctl", "--sync")
         since = [f"--after-cursor={after}"] if after else []
@@ -209,14 +207,15 @@ class Here:
         task: str,
         dst: str = "*",
         src: str = "tests",
-        nodes: int = 1,
-        within: float = WITHIN,
+        endings: int = 1,
+        nodes: int = 0,
         data: Any = None,
     ) -> Asking:
         """Send a request.
 
-        :param nodes: how many are to end it, until which it is waited for;
-            with 0, all answers within that time are taken
+        :param endings: how many are waited for
+        :param nodes: how many there are, each of which then has to show that
+            it has nothing more to say; 0 to leave that out
         """
         request = str(uuid.uuid4())
         message = {
@@ -230,8 +229,8 @@ class Here:
         program = (Path(__file__).parent / "ask.py").read_text()
         process = self.start(
             *("python3", "-c", program),
-            *(json.dumps(message), str(nodes), str(within)),
-            within=within + WITHIN,
+            *(json.dumps(message), str(endings), str(nodes), str(WITHIN)),
+            within=WITHIN + 10,
         )
         return Asking(process, request)
 
@@ -297,9 +296,9 @@ class Machine(Here):
         until(self._has_booted)
 
     def _find_init(self) -> int:
-        assert self._nspawn and self._nspawn.poll() is None, (
-            self._folder / "console"
-        ).read_text()
+        assert self._nspawn, f"{self.name} is not switched on"
+        if self._nspawn.poll() is not None:
+            raise AssertionError((self._folder / "console").read_text())
         pid = self._nspawn.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return int(children.split()[0]) if children.split() else 0

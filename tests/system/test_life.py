@@ -63,7 +63,7 @@ def test_installed_without_systemd_it_runs_after_the_boot(
     assert machine.is_active()
     machine.task("hello", "echo", "hello")
     machine.reboot()
-    until(lambda: "subscribed" in machine.property("StatusText"))
+    machine.wait_for_redis()
     assert machine.ask("hello")[1]["data"] == "hello\n"
     machine.power_off()
 
@@ -94,7 +94,13 @@ def test_from_install_to_purge(
     machine.run("rm", f"{CONFIG}/tasks/clear_call_counters.yml")
     machine.task("hello", "echo", "hello")
     machine.run(
-        *("apt-get", "install", "--yes", "-o", "Dpkg::Options::=--force-confold"),
+        *(
+            "apt-get",
+            "install",
+            "--yes",
+            "-o",
+            "Dpkg::Options::=--force-confold",
+        ),
         *put(machine, upgrade, "/srv/next"),
     )
     assert version(machine) == NEXT != old
@@ -102,7 +108,7 @@ def test_from_install_to_purge(
     assert not machine.exists(f"{CONFIG}/tasks/clear_call_counters.yml")
     assert machine.is_active()
     assert f"{NEXT} has started" in machine.journal()
-    until(lambda: "subscribed" in machine.property("StatusText"))
+    machine.wait_for_redis()
     assert machine.ask("hello")[1]["data"] == "hello\n"
 
     machine.run("apt-get", "remove", "--yes", *NAMES)
@@ -144,11 +150,16 @@ def test_a_task_may_upgrade_the_package(
     machine.task(
         "upgrade",
         "sh",
-        ["-c", f"export DEBIAN_FRONTEND=noninteractive; {script}", "sh", *paths],
+        [
+            "-c",
+            f"export DEBIAN_FRONTEND=noninteractive; {script}",
+            "sh",
+            *paths,
+        ],
     )
     machine.task("hello", "echo", "hello")
     machine.systemctl("reload", UNIT)
-    until(lambda: "subscribed" in machine.property("StatusText"))
+    machine.wait_for_redis()
     process = machine.property("MainPID")
     asking = machine.start_asking("upgrade")
     assert asking.next()["status"] == "accepted"
@@ -162,7 +173,7 @@ def test_a_task_may_upgrade_the_package(
     until(lambda: machine.property("MainPID") not in ("0", process))
     until(machine.is_active)
     assert f"{NEXT} has started" in machine.journal()
-    until(lambda: "subscribed" in machine.property("StatusText"))
+    machine.wait_for_redis()
     assert machine.ask("hello")[1]["status"] == "done"
     machine.power_off()
 
