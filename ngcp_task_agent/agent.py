@@ -51,6 +51,7 @@ class Agent:
         # What a reload has replaced, until its requests have ended.
         self._retired: Set[Task] = set()
         self._retiring: Set[asyncio.Task[None]] = set()
+        self._control: Optional[control.Control] = None
         self._reload_lock = asyncio.Lock()
         self._reloads: Set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -66,20 +67,10 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         alive = background.start(self._notifier.keep_alive(self._status))
         try:
-            config = await asyncio.to_thread(self._loader.load)
-            config.tell()
-            if not config.backends:
-                journal.record(
-                    journal.NOTHING_TO_RUN,
-                    f"no usable backend in {self._loader.folder / 'backends'}"
-                    ": nothing to run",
-                )
+            if not await self._start():
                 return EX_CONFIG
-            server = await self._start(config)
             await self._stopping.wait()
             await self._drain()
-            if server:
-                await server.stop()
             # A second signal that comes late must not spoil the exit status.
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
@@ -99,9 +90,11 @@ class Agent:
             if self._stopping.is_set():
                 raise ControlError("the agent is stopping")
             self._notifier.reloading()
-            config = await asyncio.to_thread(self._loader.load)
-            config.tell()
-            await self._apply(config)
+            try:
+                config = await self._load()
+                await self._apply(config)
+            finally:
+                self._notifier.ready()
             if config.faults:
                 journal.record(
                     journal.RELOAD_FAULTY,
@@ -112,7 +105,6 @@ class Agent:
                 journal.record(
                     journal.RELOADED, f"reloaded: {self._summary()}"
                 )
-            self._notifier.ready()
             return config.faults
 
     def _on_stop(self) -> None:
@@ -132,16 +124,11 @@ class Agent:
     def _on_bug(
         self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]
     ) -> None:
-        error = context.get("exception")
-        try:
-            if error is not None:
-                raise error
-        except BaseException:
-            journal.record(
-                journal.BUG, f"a bug: {context['message']}", bug=True
-            )
-        else:
-            journal.record(journal.BUG, f"a bug: {context['message']}")
+        journal.record(
+            journal.BUG,
+            f"a bug: {context['message']}",
+            bug=context.get("exception"),
+        )
         if context.get(background.FATAL):
             self._failed = True
             self._stopping.set()
@@ -150,19 +137,32 @@ class Agent:
         assert self._node, "nothing arrives before the node is known"
         return self._node.identity()
 
-    async def _start(self, config: Config) -> Optional[control.Control]:
+    async def _load(self) -> Config:
+        config = await asyncio.to_thread(self._loader.load)
+        config.tell()
+        return config
+
+    async def _start(self) -> bool:
+        """Start all; whether there is anything that could run."""
         async with self._reload_lock:
+            config = await self._load()
+            if not config.backends:
+                journal.record(
+                    journal.NOTHING_TO_RUN,
+                    f"no usable backend in {self._loader.folder / 'backends'}"
+                    ": nothing to run",
+                )
+                return False
             await self._apply(config)
-        server = None
         if "RUNTIME_DIRECTORY" in os.environ:
-            server = control.Control(control.path(), self.reload)
-            await server.start()
+            self._control = control.Control(control.path(), self.reload)
+            await self._control.start()
         journal.record(
             journal.STARTED,
             f"ngcp-task-agent {__version__} has started: {self._summary()}",
         )
         self._notifier.ready()
-        return server
+        return True
 
     async def _apply(self, config: Config) -> None:
         """Make what runs what the configuration says."""
@@ -295,6 +295,8 @@ class Agent:
         if self._retiring:
             await asyncio.wait(set(self._retiring), timeout=_FLUSH)
         await asyncio.gather(*(b.stop(_FLUSH) for b in backends))
+        if self._control:
+            await self._control.stop()
         if self._node:
             await self._node.stop()
         counts = self._dispatcher.counts

@@ -57,13 +57,13 @@ def record(
     kind: Kind,
     message: str,
     *,
-    bug: bool = False,
+    bug: Union[bool, BaseException, None] = False,
     **fields: Union[str, int, None],
 ) -> None:
     """Write a record.
 
-    :param bug: add the traceback of the exception that is being handled;
-        for what no client and no file can cause
+    :param bug: add the traceback of an exception, or of the one that is
+        being handled; for what no client and no file can cause
     :param fields: journal fields without their prefix: ``task="x"`` becomes
         ``NGCP_TASK=x`` and ``task_uuid="..."`` ``NGCP_TASK_UUID=...``
     """
