@@ -6,6 +6,8 @@ VENV := .venv
 # Of Debian, whose system is tested: bookworm (12) or trixie (13).
 RELEASE ?= bookworm
 SYSTEM_TESTS ?= tests/system
+# Integration tests mostly wait, for real parts.
+AT_ONCE ?= 4
 RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
@@ -37,7 +39,7 @@ unit: $(VENV)/test
 	$(RUN) -m pytest -q tests/unit
 
 integration: $(VENV)/test
-	$(RUN) -m pytest -q tests/integration
+	$(RUN) -m pytest -q -n $(AT_ONCE) tests/integration
 
 matrix: $(VENV)/test
 	tests/matrix

@@ -169,7 +169,10 @@ class Loader:
             what = f"{twin.path} has a task of that name, on that channel"
             return None, [document.fault(("name",), what)]
         broker = installed.brokers[task.broker](task.broker_options)
-        problems = broker.problems()
+        try:
+            problems = broker.problems()
+        except Exception as error:
+            problems = f"the broker failed to tell its problems: {error!r}"
         if problems:
             self._warnings.append(
                 document.fault(("broker_options",), problems)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from dataclasses import dataclass
-from typing import Dict, Mapping, Type, TypeVar
+from typing import Any, Dict, Mapping, Type, TypeVar
+
+import jsonschema
 
 from ngcp_task_agent import backends, brokers, journal
 from ngcp_task_agent.backends.base import Backend
@@ -24,13 +27,13 @@ class Plugins:
 def find() -> Plugins:
     """What is installed now.  Blocks: entry points are read from files."""
     return Plugins(
-        _found("ngcp_task_agent.backends", backends.BUILT_IN),
-        _found("ngcp_task_agent.brokers", brokers.BUILT_IN),
+        _found("ngcp_task_agent.backends", Backend, backends.BUILT_IN),
+        _found("ngcp_task_agent.brokers", Broker, brokers.BUILT_IN),
     )
 
 
 def _found(
-    group: str, built_in: Dict[str, Type[Plugin]]
+    group: str, interface: Any, built_in: Dict[str, Type[Plugin]]
 ) -> Dict[str, Type[Plugin]]:
     """The table, and what entry points add; they cannot replace a row."""
     table: Dict[str, Type[Plugin]] = {}
@@ -41,12 +44,29 @@ def _found(
         if hasattr(points, "select")
         else points.get(group, ())
     ):
+        # Another package's mistake is not to keep ours from running.
         try:
-            table[point.name] = point.load()
+            plugin = point.load()
+            _check(plugin, interface)
         except Exception as error:
-            # Another package's mistake is not to keep ours from running.
             journal.record(
                 journal.CONFIG_WARNING,
-                f"{group}: {point.name} cannot be loaded: {error!r}",
+                f"{group}: {point.name} cannot be used: {error!r}",
             )
+        else:
+            table[point.name] = plugin
     return {**table, **built_in}
+
+
+def _check(plugin: Any, interface: Any) -> None:
+    """Whether a class can be one of ours; raises what is wrong."""
+    if not (inspect.isclass(plugin) and issubclass(plugin, interface)):
+        raise TypeError(f"it is no subclass of {interface.__qualname__}")
+    if inspect.isabstract(plugin):
+        abstract: Any = plugin
+        missing = ", ".join(sorted(abstract.__abstractmethods__))
+        raise TypeError(f"it does not implement {missing}")
+    for name in ("options_schema", "task_options_schema"):
+        if name in interface.__annotations__:
+            schema = getattr(plugin, name)
+            jsonschema.Draft202012Validator.check_schema(schema)

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from ngcp_task_agent.errors import CannotStart
-from ngcp_task_agent.spawn import Command, spawn, why
+from ngcp_task_agent.spawn import Command, not_started, spawn, why
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 _REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
 _CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
+_NOT_STARTED = (126, 127)  # exit statuses of setpriv, as of a shell
 _READ = 65536  # bytes, a pipe's usual size
 _LAST_WORDS = 4096  # bytes of standard error that are kept
 
@@ -86,9 +87,12 @@ class Process:
         finally:
             child.kill()
             status = child.reap()
-        return Outcome(
-            cause, *status, bytes(child.stdout.data), bytes(child.stderr.data)
-        )
+        last_words = bytes(child.stderr.data)
+        if status[0] in _NOT_STARTED and not child.stdout.data:
+            reason = not_started(self._command, last_words)
+            if reason:
+                raise CannotStart(reason)
+        return Outcome(cause, *status, bytes(child.stdout.data), last_words)
 
     async def _wait(self, child: _Child) -> Cause:
         events = {

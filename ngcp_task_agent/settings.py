@@ -282,6 +282,10 @@ def _broker_faults(document: Document, kind: Type[Broker]) -> List[Fault]:
         except ValueError as error:
             # What no schema can say, such as a quote that is not closed.
             faults.append(document.fault(at, f"{error}"))
+        except Exception as error:
+            # Another package's mistake stays with the tasks that use it.
+            what = f"the broker cannot be made of them: {error!r}"
+            faults.append(document.fault(at, what))
     return faults
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -119,6 +120,28 @@ def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
         raise
 
 
+# What setpriv writes when it cannot execute the program, in C.UTF-8.
+_SETPRIV_FAILED = re.compile(rb"setpriv: failed to execute .*: (.+)\n?\Z")
+_REASONS = {
+    os.strerror(number): number
+    for number in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG)
+}
+
+
+def not_started(command: Command, last_words: bytes) -> str:
+    """Why a program was not started as another user, or nothing.
+
+    :param last_words: the end of standard error of what failed
+    """
+    failed = _SETPRIV_FAILED.match(last_words)
+    if command.user.is_own or not failed:
+        return ""
+    reason = failed.group(1).decode(errors="replace")
+    if reason in _REASONS:
+        return why(OSError(_REASONS[reason], reason), command)
+    return f"'{command.argv[0]}': {reason}"
+
+
 def why(error: OSError, command: Command) -> str:
     """The reason, in words, why a program could not be started."""
     program = command.argv[0]
@@ -126,7 +149,7 @@ def why(error: OSError, command: Command) -> str:
         # The program itself is there, so it must be the one it names.
         return f"'{program}', or the interpreter it names, does not exist"
     if error.errno == errno.EACCES:
-        return f"'{program}' is not executable for the agent"
+        return f"'{program}' is not executable for '{command.user.name}'"
     if error.errno == errno.ENOEXEC:
         return f"'{program}' is no program that the system can execute"
     if error.errno == errno.E2BIG:

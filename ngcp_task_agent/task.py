@@ -193,7 +193,10 @@ class Task:
             self.running += 1
             self._works.add(work)
             try:
-                return await work.run()
+                result = await work.run()
+                if not isinstance(result, Result):
+                    raise TypeError(f"the work returned {result!r}")
+                return result
             finally:
                 self._works.discard(work)
                 self.running -= 1

@@ -16,7 +16,11 @@ SCRIPT = ROOT / "bin/ngcp-invoke-task"
 
 
 def environment(**more: str) -> Dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    """This one, but for the size of another terminal."""
+    mine = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("COLUMNS", "LINES"):
+        mine.pop(name, None)
+    return {**mine, **more}
 
 
 def command(*arguments: str) -> List[str]:

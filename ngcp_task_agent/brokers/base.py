@@ -25,6 +25,11 @@ class Result:
     detail: str = ""
     exit_status: Optional[int] = None
 
+    def __post_init__(self) -> None:
+        for text in (self.data, self.error, self.detail):
+            if not isinstance(text, str):
+                raise TypeError(f"a result's texts are str, not {text!r}")
+
 
 class Work(ABC):
     """What one request asks for, ready to be done, once."""

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Mapping, Optional, Type
+from typing import Any, Mapping, Optional, Type, Union
 from weakref import WeakValueDictionary
 
 from ngcp_task_agent.client.call import Call, Patience
@@ -161,7 +161,7 @@ def run_task(
     backend: Optional[str] = None,
     channel: Optional[str] = None,
     url: Optional[str] = None,
-    config_dir: Path = DEFAULT_DIR,
+    config_dir: Union[str, Path] = DEFAULT_DIR,
 ) -> Outcome:
     """Run a task and wait until it has ended, in a script without asyncio.
 

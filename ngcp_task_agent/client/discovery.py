@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ngcp_task_agent.backends.redis_link import describe_server
@@ -69,7 +69,7 @@ def find(
     backend: Optional[str] = None,
     channel: Optional[str] = None,
     url: Optional[str] = None,
-    config_dir: Path = DEFAULT_DIR,
+    config_dir: Union[str, Path] = DEFAULT_DIR,
 ) -> Address:
     """Where to send a request for a task.  Blocks: reads files.
 
@@ -81,6 +81,7 @@ def find(
     :param url: the server, see parse_url(); instead of a backend
     :raises NoAddress: when there is no such backend, or several would do
     """
+    config_dir = Path(config_dir)
     config, notes = load(config_dir)
     src = own_name()
     if config and config.agent.node.name:

@@ -48,8 +48,9 @@ def of_problems(outcome: Outcome) -> list[str]:
     waited = seconds(outcome.seconds)
     if outcome.verdict is Verdict.UNANSWERED:
         return [
-            f"nobody answered within {waited}: no agent that listens here "
-            f"is meant by '{plain(outcome.request.dst)}'"
+            f"nobody answered within {waited}: no agent listens there (-v "
+            "tells where the request went), or none of those that do is "
+            f"meant by '{plain(outcome.request.dst)}'"
         ]
     problems = []
     if outcome.unfinished and (not outcome.expected or outcome.missing):

@@ -275,6 +275,24 @@ def test_unknown_user(
 
 
 @needs_root
+def test_another_user_cannot_start_either(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """The reasons are the same as without another user."""
+    script = config.path / "script"
+    script.write_text("#!/nowhere/sh\n")
+    script.chmod(0o755)
+    config.path.parent.chmod(0o755)
+    config.task("script", str(script), broker_as_user="daemon")
+    start()
+    error = client.ask("script")[-1]
+    assert error["reason"] == (
+        f"the command cannot be started: '{script}', or the interpreter it "
+        "names, does not exist"
+    )
+
+
+@needs_root
 def test_another_user(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

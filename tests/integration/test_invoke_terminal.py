@@ -56,8 +56,8 @@ class Terminal:
     def read_until(self, text: str) -> None:
         deadline = time.monotonic() + WITHIN
         while text not in self.text:
-            assert time.monotonic() < deadline, self.raw
-            assert self._read(), self.raw
+            if time.monotonic() > deadline or not self._read():
+                pytest.fail(f"no {text!r} in:\n{self.text[-2000:]}")
 
     def _read(self) -> bool:
         """Read what there is; False at the end."""

@@ -202,8 +202,9 @@ def outcome(*nodes: NodeOutcome, expected: Optional[int] = None) -> Outcome:
 
 def test_problems() -> None:
     assert text.of_problems(outcome()) == [
-        r"nobody answered within 20.0 s: no agent that listens here is "
-        r"meant by 'x\x1b'"
+        r"nobody answered within 20.0 s: no agent listens there (-v tells "
+        r"where the request went), or none of those that do is meant by "
+        r"'x\x1b'"
     ]
     done, running = NODES[0], NODES[3]
     assert text.of_problems(outcome(done)) == []

@@ -8,8 +8,20 @@ import pytest
 
 from ngcp_task_agent import journal, plugins
 from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.brokers.base import Broker, Work
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.messages import Request
 from tests.unit.fakes import FakeBroker, Records, write
+
+
+class NoSchema(Broker):
+    def prepare(self, request: Request) -> Work:
+        raise Rejected("never")
+
+
+class BadSchema(NoSchema):
+    options_schema = {"minimum": "0"}
 
 
 def test_our_own() -> None:
@@ -30,15 +42,20 @@ def test_of_other_packages(
         "fake = tests.unit.fakes:FakeBroker\n"
         "command = tests.unit.fakes:FakeBroker\n"
         "broken = tests.unit.fakes:NoSuchClass\n"
-        "missing = no_such_module:X\n",
+        "missing = no_such_module:X\n"
+        "no_class = tests.unit.fakes:write\n"
+        "no_broker = tests.unit.fakes:FakeWork\n"
+        "abstract = ngcp_task_agent.brokers.base:Broker\n"
+        "no_schema = tests.unit.test_plugins:NoSchema\n"
+        "bad_schema = tests.unit.test_plugins:BadSchema\n",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = plugins.find().brokers
     assert found["fake"] is FakeBroker
     # A row of our own stays.
     assert found["command"] is CommandBroker
-    assert "broken" not in found
-    assert "missing" not in found
+    assert set(found) == {"fake", "command"}
     texts = journal_records.texts(journal.CONFIG_WARNING)
-    assert len(texts) == 2
-    assert any("broken cannot be loaded" in text for text in texts)
+    assert len(texts) == 7
+    assert any("broken cannot be used" in text for text in texts)
+    assert any("does not implement prepare" in text for text in texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, cast
 
 import pytest
 
@@ -95,7 +95,7 @@ class Watching(FakeBroker):
                 watching.sent = watching.backend.statuses()
                 return Result()
 
-        return Noting()
+        return Noting(None)
 
 
 async def test_accepted_leaves_before_the_work_begins() -> None:
@@ -270,40 +270,55 @@ async def test_what_the_broker_refuses_is_rejected() -> None:
 
 
 class Crashing(FakeBroker):
-    """A broker with a bug."""
+    """A broker with a bug.
 
-    def __init__(self, in_prepare: bool) -> None:
+    :param returns: what its work returns; None to raise instead
+    """
+
+    def __init__(self, in_prepare: bool, returns: Any = None) -> None:
         super().__init__()
         self._in_prepare = in_prepare
+        self._returns = returns
 
     def prepare(self, request: Request) -> Any:
         if self._in_prepare:
             raise ZeroDivisionError("a bug")
-        return CrashingWork()
+        return CrashingWork(self._returns)
 
 
 class CrashingWork(Work):
+    def __init__(self, returns: Any) -> None:
+        self._returns = returns
+
     async def run(self) -> Result:
-        raise ZeroDivisionError("a bug")
+        if self._returns is None:
+            raise ZeroDivisionError("a bug")
+        if isinstance(self._returns, dict):
+            return Result(**self._returns)
+        return cast(Result, self._returns)
 
     def stop(self) -> None:
         """Nothing to stop."""
 
 
 BUGS = [
-    pytest.param(True, ["rejected"], id="in-prepare"),
-    pytest.param(False, ["accepted", "error"], id="in-run"),
+    pytest.param((True,), ["rejected"], id="in-prepare"),
+    pytest.param((False,), ["accepted", "error"], id="in-run"),
+    pytest.param((False, "text"), ["accepted", "error"], id="no-result"),
+    pytest.param(
+        (False, {"data": {"a": 1}}), ["accepted", "error"], id="data-no-text"
+    ),
 ]
 
 
-@pytest.mark.parametrize(("in_prepare", "statuses"), BUGS)
+@pytest.mark.parametrize(("bug", "statuses"), BUGS)
 async def test_a_bug_of_a_broker_is_answered(
-    in_prepare: bool, statuses: List[str], journal_records: Records
+    bug: Any, statuses: List[str], journal_records: Records
 ) -> None:
     failed: List[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failed.append(context))
-    bench = Bench(Crashing(in_prepare), max_running=1)
+    bench = Bench(Crashing(*bug), max_running=1)
     for _ in range(3):
         bench.take()
         await bench.task.finished()
