@@ -33,7 +33,8 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	shellcheck tests/packages tests/matrix tests/demo/run .ci/run
+	shellcheck tests/packages tests/matrix tests/demo/run .ci/run \
+	    debian/ngcp-task-agent.postinst debian/restart-after-upgrade
 
 unit: $(VENV)/test
 	$(RUN) -m pytest -q tests/unit
