@@ -1,0 +1,73 @@
+"""ngcp-invoke-task, as it is installed."""
+
+from __future__ import annotations
+
+import json
+
+from tests.system.machine import UNIT, Here, until
+
+
+def test_data_on_standard_output(node: Here) -> None:
+    node.task("hello", "echo", "hello")
+    node.systemctl("reload", UNIT)
+    done = node.run("ngcp-invoke-task", "--task", "hello")
+    assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
+def test_the_voicemail_hook(node: Here) -> None:
+    """By the words that the hook has, its data reaching the command."""
+    node.task("transcribe_voicemail", "cat", stdin="data")
+    node.systemctl("reload", UNIT)
+    data = '{"msgnum":1,"uuid":"cb88ac76-f348-4614-866f-43877b893e7e"}'
+    printed = node.shell(
+        "ngcp-invoke-task --task transcribe_voicemail --dst localhost "
+        '--data "$1" 2>&1 </dev/null',
+        data,
+    )
+    assert json.loads(printed) == json.loads(data)
+
+
+def test_exit_statuses(node: Here) -> None:
+    node.task("fails", "false")
+    node.systemctl("reload", UNIT)
+
+    def status(*words: str) -> int:
+        done = node.run("ngcp-invoke-task", *words, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode
+
+    assert status("--task", "fails") == 1
+    assert status("--nope") == 2
+    assert status("--task", "no-such-task") == 3
+    assert status("--task", "fails", "--dst", "elsewhere") == 4
+    assert status("--task", "fails", "--url", "redis://127.0.0.1:1") == 69
+
+
+def test_request_in_the_journal(node: Here) -> None:
+    node.task("hello", "echo", "hello")
+    node.systemctl("reload", UNIT)
+    printed = node.out(
+        "ngcp-invoke-task", "--task", "hello", "--output", "json"
+    )
+    outcome = json.loads(printed)
+    assert outcome["status"] == "done"
+    until(lambda: len(node.records(f"NGCP_TASK_UUID={outcome['uuid']}")) == 2)
+
+
+def test_completion(node: Here) -> None:
+    node.task("hello_from_completion", "true")
+    script = """
+        source /usr/share/bash-completion/bash_completion
+        _completion_loader ngcp-invoke-task ||
+            source /usr/share/bash-completion/completions/ngcp-invoke-task
+        COMP_LINE='ngcp-invoke-task --task hello_fr'
+        COMP_POINT=${#COMP_LINE} COMP_TYPE=9 COMP_CWORD=2
+        COMP_WORDS=(ngcp-invoke-task --task hello_fr)
+        function=$(complete -p ngcp-invoke-task |
+            sed 's/.* -F \\([^ ]*\\).*/\\1/')
+        compopt() { :; }
+        "$function" ngcp-invoke-task hello_fr --task
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    printed = node.out("bash", "-c", script)
+    assert printed.split() == ["hello_from_completion"]
