@@ -164,10 +164,15 @@ class _Child:
 
     async def close_pipes(self) -> None:
         """Take what is still in the pipes, without waiting for ever."""
-        closed = {self.stdout.closed, self.stderr.closed}
+        pipes = (self.stdout, self.stderr)
         for last in (False, True):
-            await asyncio.wait(closed, timeout=_CLOSE_WITHIN)
-            if last or all(pipe.done() for pipe in closed):
+            await asyncio.wait(
+                {pipe.closed for pipe in pipes}, timeout=_CLOSE_WITHIN
+            )
+            # A loop that was busy elsewhere has not read all that was there.
+            for pipe in pipes:
+                pipe.take_all()
+            if last or all(pipe.closed.done() for pipe in pipes):
                 return
             # Somebody of the group keeps a pipe open.
             self.kill()
@@ -231,14 +236,21 @@ class _Pipe:
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._on_readable)
 
-    def _on_readable(self) -> None:
+    def take_all(self) -> None:
+        """Read what is there now, up to the limit."""
+        while not self.closed.done() and not self.overflowed.done():
+            if not self._on_readable():
+                return
+
+    def _on_readable(self) -> bool:
+        """Read once; whether there was anything."""
         try:
             got = os.read(self._fd, _READ)
         except BlockingIOError:
-            return
+            return False
         if not got:
             self.close()
-            return
+            return False
         if len(got) > self._left:
             got = got[: self._left]
             if not self.overflowed.done():
@@ -247,6 +259,7 @@ class _Pipe:
         self.data += got
         if self._keep_end:
             del self.data[: -self._keep_end]
+        return True
 
     def close(self) -> None:
         if not self.closed.done():

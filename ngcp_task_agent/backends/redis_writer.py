@@ -57,7 +57,8 @@ class Writer:
         self._link: Optional[Link] = None
         self._linked = 0.0
         self._asks_role = is_own_server(options)
-        self._role_read = 0.0
+        self._ping_interval: float = options.get("ping_interval", 10)
+        self._looked = 0.0
         self._told_down = False
         self._told_database = False
         self._task: Optional[asyncio.Task[None]] = None
@@ -125,9 +126,9 @@ class Writer:
         else:
             assert self._link
             link = self._link
-        now = time.monotonic()
-        if self._asks_role and now - self._role_read >= _ROLE_EVERY:
-            await self._read_role(link)
+        every = _ROLE_EVERY if self._asks_role else self._ping_interval
+        if time.monotonic() - self._looked >= every:
+            await self._look(link)
         self.tried.set()
         pause = self._outbox.pause()
         if pause == 0:
@@ -135,9 +136,8 @@ class Writer:
             return
         if pause is None:
             self._empty.set()
-            pause = _ROLE_EVERY if self._asks_role else None
-        elif self._asks_role:
-            pause = min(pause, _ROLE_EVERY)
+            pause = every
+        pause = min(pause, every)
         self._more = asyncio.get_running_loop().create_future()
         events: List[asyncio.Future[Any]] = [self._more, link.closed]
         await asyncio.wait(
@@ -154,7 +154,7 @@ class Writer:
         link = await Link.open(self._options, _no_push, self._timeout)
         self._link = link
         self._linked = time.monotonic()
-        self._role_read = 0.0
+        self._looked = 0.0
         backoff.connected()
         await self._note_database(link)
         if self._told_down:
@@ -201,12 +201,18 @@ class Writer:
             reason = link.closed.result()
             self._lost(answer, f"the connection broke meanwhile: {reason}")
 
-    async def _read_role(self, link: Link) -> None:
-        replies = await link.call([("ROLE",)], self._timeout)
-        self._role_read = time.monotonic()
+    async def _look(self, link: Link) -> None:
+        """See whether the server answers; ask an own one for its role.
+
+        A firewall forgets a connection that is silent for long, and tells
+        nobody: the next answer would be lost.
+        """
+        question = "ROLE" if self._asks_role else "PING"
+        replies = await link.call([(question,)], self._timeout)
+        self._looked = time.monotonic()
         role = replies[0] if replies else None
         self.is_own_master = isinstance(role, list) and role[0] == b"master"
-        if isinstance(role, ResponseError):
+        if self._asks_role and isinstance(role, ResponseError):
             self._asks_role = False
             self._note(
                 f"does not tell its role ({role}): 'local' then matches by "

@@ -23,6 +23,16 @@ _OPTIONS = {
 }
 
 
+# The unit tests that a build runs look at processes and devices.
+_ENTER = """
+if [ "$0" != / ]; then
+    mount -t proc proc "$0/proc"
+    mount --rbind /dev "$0/dev"
+fi
+exec chroot "$0" sh -euc "$1"
+"""
+
+
 class Workshop:
     """A place with the build dependencies: this machine, or a chroot.
 
@@ -43,8 +53,8 @@ class Workshop:
         inside = Path("/") / self._folder.relative_to(self._root)
         done = subprocess.run(
             [
-                *("chroot", str(self._root), "sh", "-euc"),
-                f"cd {inside}/source\n{script}",
+                *("unshare", "--mount", "sh", "-euc", _ENTER),
+                *(str(self._root), f"cd {inside}/source\n{script}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

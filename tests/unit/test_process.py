@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -411,3 +412,27 @@ def test_user_is_own() -> None:
     assert own_user().is_own
     other = User("x", os.geteuid() + 1, 0, "/", "/bin/sh")
     assert not other.is_own
+
+
+async def test_output_is_whole_though_the_loop_was_busy() -> None:
+    """A pipe can hold a megabyte, and the loop can be late to read it."""
+    script = (
+        "import fcntl, os\n"
+        "fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ\n"
+        "os.write(1, b'x' * (1 << 20))\n"
+    )
+    loop = asyncio.get_running_loop()
+
+    done = False
+
+    def be_busy() -> None:
+        if not done:
+            time.sleep(0.3)
+            loop.call_soon(be_busy)
+
+    loop.call_soon(be_busy)
+    busy = command(sys.executable, "-c", script, max_output=2 << 20)
+    outcome = await Process(busy).run()
+    done = True
+    assert outcome.cause is Cause.EXITED
+    assert len(outcome.stdout) == 1 << 20
