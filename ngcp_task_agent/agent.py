@@ -203,14 +203,15 @@ class Agent:
 
     def _set_tasks(self, config: Config, replaced: Set[str]) -> List[Task]:
         """Keep the tasks that stay, make the others; returns what leaves."""
-        before, self._tasks = self._tasks, {}
+        before, now = dict(self._tasks), {}
         for task in config.tasks:
             place = (task.backend, task.channel, task.name)
             was = before.get(place)
             if was and was[0] == task and task.backend not in replaced:
-                self._tasks[place] = before.pop(place)
+                now[place] = before.pop(place)
             else:
-                self._tasks[place] = task, self._make_task(config, task)
+                now[place] = task, self._make_task(config, task)
+        self._tasks = now
         leaving = [task for _, task in before.values()]
         for left in leaving:
             self._retired.add(left)

@@ -146,7 +146,12 @@ class Loader:
         path = document.path
         config, faults = None, document.faults
         if not faults:
-            config, faults = make(document)
+            try:
+                config, faults = make(document)
+            except Exception as error:
+                # No file, however odd, is to end what runs.
+                what = f"cannot be used: {type(error).__name__}: {error}"
+                faults = [Fault(path, 0, "", what)]
         self._faults += faults
         if not faults:
             self._good[path] = config

@@ -113,6 +113,8 @@ def check_schema(schema: Any) -> Optional[Steps]:
 def find_reference(schema: Any) -> str:
     """A reference to what is not in a schema itself, or nothing.
 
+    An ``$id`` counts as one: what is below it refers to other places.
+
     To follow one would mean to fetch what a file of the administrator's does
     not hold.
     """
@@ -123,6 +125,8 @@ def find_reference(schema: Any) -> str:
             for key in ("$ref", "$dynamicRef", "$recursiveRef"):
                 if isinstance(value.get(key), str):
                     references.append(value[key])
+            if isinstance(value.get("$id"), str):
+                return f"$id: {value['$id']}"
             for key in ("$anchor", "$dynamicAnchor"):
                 anchors.add(str(value.get(key)))
             todo.extend(value.values())

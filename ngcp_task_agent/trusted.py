@@ -84,6 +84,8 @@ def _writers(status: os.stat_result) -> str:
         return f"belongs to the user {status.st_uid}"
     if status.st_mode & stat.S_IWOTH:
         return "may be written by everybody"
-    if status.st_mode & stat.S_IWGRP and status.st_gid != 0:
+    # Also where the group is root: with an ACL these bits are its mask, and
+    # stand for whomever it names.
+    if status.st_mode & stat.S_IWGRP:
         return f"may be written by the group {status.st_gid}"
     return ""

@@ -18,6 +18,7 @@ import yaml
 # The keys and indexes that lead to a value.
 Steps = Tuple[Union[str, int], ...]
 
+_LARGEST_INT = 1 << 63  # more digits could not even be shown
 _DEEPEST = 20  # levels
 _MOST = 100_000  # values, each counted wherever an alias repeats it
 # What YAML's escapes can make, and no path, argument or JSON text can hold.
@@ -144,6 +145,11 @@ def _look(
             seen.add(key)
             document.lines[inner] = key_node.start_mark.line + 1
             _look(document, loader, value_node, inner)
+    elif node.tag == "tag:yaml.org,2002:int":
+        if abs(loader.construct_object(node)) > _LARGEST_INT:
+            document.faults.append(
+                document.fault(steps, "is too large a number")
+            )
     elif node.tag == "tag:yaml.org,2002:float":
         if not math.isfinite(loader.construct_object(node)):
             document.faults.append(

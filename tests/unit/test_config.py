@@ -254,3 +254,34 @@ def test_a_file_that_has_not_changed_keeps_its_name(folder: Path) -> None:
         ("ping", "ping"),
     }
     assert [fault.path.stem for fault in config.faults] == ["a"]
+
+
+ODD = [
+    pytest.param("data_schema: {$id: 'http://[::1'}", "$id", id="bad-id"),
+    pytest.param("max_queued: 0x" + "f" * 8000, "max_queued", id="huge"),
+    pytest.param("max_queued: " + "9" * 9000, "", id="huge-decimal"),
+]
+
+
+@pytest.mark.parametrize(("line", "where"), ODD)
+def test_odd_values_are_faults_of_their_file(
+    line: str, where: str, folder: Path
+) -> None:
+    task(folder, "odd", line + "\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    (fault, *_) = config.faults
+    assert fault.path.stem == "odd"
+    assert where in str(fault)
+
+
+def test_whatever_a_file_makes_raise_is_its_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(config_module.settings, "task", fails)
+    config = Loader(folder).load()
+    assert not config.tasks
+    assert "ZeroDivisionError" in str(config.faults[0])
