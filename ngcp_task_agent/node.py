@@ -83,7 +83,6 @@ class Node:
 
     def __init__(self, config: NodeConfig, root: Path = Path("/")) -> None:
         self.config = config
-        self._root = root
         host = socket.gethostname()
         short = host.partition(".")[0]
         self._name = (

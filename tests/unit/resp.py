@@ -1,7 +1,8 @@
 """A server in this process that speaks as much of Redis as a test needs.
 
-Unlike fakeredis it is at the other end of a real socket: the connections of
-redis-py are under test too, and it can refuse, stall and hang up.
+Unlike a fake of the library it is at the other end of a real socket: the
+connections of redis-py are under test too, and it can refuse, stall and hang
+up.
 """
 
 from __future__ import annotations
