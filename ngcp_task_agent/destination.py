@@ -15,8 +15,7 @@ work is linear in the length of the text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Tuple
+from typing import NamedTuple, Tuple
 
 from ngcp_task_agent.errors import DestinationError
 from ngcp_task_agent.node import Identity
@@ -26,8 +25,7 @@ _LOCAL = frozenset({"local", "localhost"})
 _QUOTED = 60  # characters of the part at fault that an error repeats
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """``role=proxy+lb``: holds when any value matches any of the node's."""
 
     key: str
@@ -35,11 +33,10 @@ class Option:
 
     def holds(self, node: Identity) -> bool:
         has = node.facts.get(self.key, ())
-        return any(v.matches(fact) for v in self.values for fact in has)
+        return any(value.matches_any(has) for value in self.values)
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """``db*|state=active``: a pattern for names, and its options."""
 
     pattern: Pattern
@@ -49,12 +46,11 @@ class Target:
         if self.pattern.text.lower() in _LOCAL:
             named = via_own_server or src in node.names or src in _LOCAL
         else:
-            named = any(self.pattern.matches(name) for name in node.names)
+            named = self.pattern.matches_any(node.names)
         return named and all(option.holds(node) for option in self.options)
 
 
-@dataclass(frozen=True)
-class Destination:
+class Destination(NamedTuple):
     """A parsed ``dst``; see :func:`parse`."""
 
     targets: Tuple[Target, ...]
@@ -77,21 +73,26 @@ def parse(dst: str) -> Destination:
 
     :raises DestinationError: quoting the part at fault
     """
-    targets = dst.split(",")
+    targets = [target.strip() for target in dst.split(",")]
     for number, target in enumerate(targets, 1):
-        if not target.strip():
+        if not target:
             raise DestinationError(f"dst: target {number}, '', is empty")
-    return Destination(tuple(map(_target, targets)))
+    # What is there twice says nothing new, and costs as much again.
+    return Destination(tuple(map(_target, dict.fromkeys(targets))))
 
 
 def _target(text: str) -> Target:
     pattern, bar, rest = text.partition("|")
     if not pattern.strip():
         raise _fault(text, "has no name before '|'")
-    options = rest.split(";") if bar else []
-    if not all(option.strip() for option in options):
+    if not bar:
+        return Target(Pattern(pattern.strip()), ())
+    options = [option.strip() for option in rest.split(";")]
+    if not all(options):
         raise _fault(text, "has an empty option")
-    return Target(Pattern(pattern.strip()), tuple(map(_option, options)))
+    return Target(
+        Pattern(pattern.strip()), tuple(map(_option, dict.fromkeys(options)))
+    )
 
 
 def _option(text: str) -> Option:
@@ -105,7 +106,9 @@ def _option(text: str) -> Option:
     values = [value.strip() for value in rest.split("+")]
     if not all(values):
         raise _fault(text, "has an empty value")
-    return Option(key.strip().lower(), tuple(map(Pattern, values)))
+    return Option(
+        key.strip().lower(), tuple(map(Pattern, dict.fromkeys(values)))
+    )
 
 
 def _fault(part: str, what: str) -> DestinationError:

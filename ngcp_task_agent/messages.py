@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Mapping, NoReturn, Optional
 from ngcp_task_agent.errors import Rejected
 
 MAX_DEPTH = 100  # how deep arrays and objects of a request may be nested
+MAX_NESTED = 50_000  # arrays and objects of a request: each costs memory
 MAX_REASON = 1000  # characters of a response's reason
 
 # The longest text of each field, in characters.
@@ -89,6 +90,11 @@ def parse_request(body: bytes, limit: int) -> Request:
     if len(body) > limit:
         raise _salvage(
             body, f"the message has {len(body)} bytes, the limit is {limit}"
+        )
+    # Also those within strings, of which no honest request has so many.
+    if body.count(b"[") + body.count(b"{") > MAX_NESTED:
+        raise _salvage(
+            body, f"the message has more than {MAX_NESTED} arrays and objects"
         )
     try:
         message = load_json(body.decode())

@@ -9,7 +9,10 @@ found, which is always right for such patterns.
 
 from __future__ import annotations
 
-from typing import Callable, List, Sequence, Tuple, Union
+import re
+from typing import Callable, Iterable, List, Sequence, Tuple, Union
+
+_SPECIAL = re.compile(r"[*?[]")
 
 # One character of a pattern that is more than a letter: a test of a letter.
 _Test = Callable[[str], bool]
@@ -25,11 +28,24 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._segments = _parse(text.lower())
-        self._shortest = sum(len(segment) for segment in self._segments)
+        text = text.lower()
+        if _SPECIAL.search(text):
+            self._segments = _parse(text)
+            self._shortest = sum(map(len, self._segments))
+        else:
+            # Most are plain names, and a request can hold 2,048 of them.
+            self._segments = [text]
+            self._shortest = len(text)
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
+
+    def matches_any(self, texts: Iterable[str]) -> bool:
+        """Whether any of the texts fits."""
+        for text in texts:
+            if self.matches(text):
+                return True
+        return False
 
     def matches(self, text: str) -> bool:
         """Whether the whole text, in any case, fits the pattern."""
@@ -38,6 +54,8 @@ class Pattern:
         if len(text) < self._shortest:
             return False
         if len(self._segments) == 1:
+            if isinstance(first, str):
+                return text == first
             return len(text) == len(first) and _stands(first, text, 0)
         start, end = len(first), len(text) - len(last)
         if not (_stands(first, text, 0) and _stands(last, text, end)):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ngcp_task_agent.messages import (
     MAX_DEPTH,
+    MAX_NESTED,
     Malformed,
     Origin,
     Request,
@@ -177,8 +178,8 @@ NO_MESSAGE = [
     pytest.param(b'{"a": 1e999}', "not JSON", id="number-without-bounds"),
     pytest.param(b'{"a": "\x01"}', "not JSON", id="control-character"),
     pytest.param(b"\xef\xbb\xbf{}", "not JSON", id="byte-order-mark"),
-    pytest.param(b"[" * 100_000, "deep", id="deeper-than-python-goes"),
-    pytest.param(b'{"a":' * 100_000, "deep", id="objects-without-end"),
+    pytest.param(b"[" * 40_000, "deep", id="deeper-than-python-goes"),
+    pytest.param(b'{"a":' * 40_000, "deep", id="objects-without-end"),
     pytest.param(nested(MAX_DEPTH + 1), "deep", id="too-deep"),
 ]
 
@@ -193,6 +194,16 @@ def test_takes_what_is_just_not_too_deep() -> None:
     # Many brackets are not deep.
     many = body(data=[[{}]] * 1000)
     assert parse_request(many, LIMIT).data == [[{}]] * 1000
+
+
+def test_refuses_more_arrays_and_objects_than_it_is_worth() -> None:
+    many = body(data=[[]] * (MAX_NESTED - 3))
+    assert parse_request(many, LIMIT).data
+    fault = refused(body(data=[{}] * MAX_NESTED))
+    assert f"more than {MAX_NESTED} arrays and objects" in str(fault)
+    # Who sent it can still be read, and where the answer shall go.
+    assert fault.origin.uuid
+    assert fault.options["feedback_channel"]
 
 
 def test_limit_counts_the_bytes_of_the_message() -> None:
