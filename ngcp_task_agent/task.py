@@ -7,32 +7,22 @@ between a Reply and a Broker.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Mapping, Optional, Set, Tuple
-
-import jsonschema
 
 from ngcp_task_agent import journal
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.data_schema import DataSchema
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.messages import Request
 from ngcp_task_agent.pattern import Pattern
 from ngcp_task_agent.reply import Reply
 from ngcp_task_agent.slots import Slots
 
-# Bytes of a message whose data is checked on the spot; more goes to a thread.
-_SMALL = 4096
-_CHECK_WITHIN = 1.5  # seconds, so that the answer comes before clients go
 # Rounds of the event loop before the work begins: they let the backend send
 # "accepted", and others be accepted, before a process is started, which takes
 # as long as all of that together.
 _LET_OTHERS = 3
-# One thread of its own: a check that takes too long cannot be stopped, and
-# must not keep others from theirs.
-_checker = ThreadPoolExecutor(1, "data_schema")
-_RULE = 200  # characters of a rule's value that a reason repeats
 
 
 class Task:
@@ -62,10 +52,9 @@ class Task:
         self._slots = Slots(max_running)
         self._max_queued = max_queued
         self._allow_src = allow_src
-        self._validator: Any = None
+        self._data_schema: Optional[DataSchema] = None
         if data_schema is not None:
-            # It never looks elsewhere: such references are a fault.
-            self._validator = jsonschema.Draft202012Validator(data_schema)
+            self._data_schema = DataSchema(data_schema)
         # asyncio itself holds its tasks only weakly.
         self._jobs: Set[asyncio.Task[None]] = set()
         self._works: Set[Work] = set()
@@ -143,31 +132,9 @@ class Task:
             raise Rejected(
                 f"allow_src: '{request.src}' may not ask for this task"
             )
-        if self._validator is None:
-            return
-        data = self._broker.data(request)
-        if request.size <= _SMALL:
-            self._check_data(data)
-            return
-        try:
-            await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(
-                    _checker, self._check_data, data
-                ),
-                _CHECK_WITHIN,
-            )
-        except asyncio.TimeoutError:
-            raise Rejected(
-                f"data_schema: takes more than {_CHECK_WITHIN} s to check"
-            ) from None
-
-    def _check_data(self, data: Any) -> None:
-        try:
-            error = next(self._validator.iter_errors(data), None)
-        except RecursionError:
-            raise Rejected("data_schema: data is nested too deep") from None
-        if error is not None:
-            raise Rejected(f"data_schema: {_describe(error)}")
+        if self._data_schema is not None:
+            data = self._broker.data(request)
+            await self._data_schema.check(data, request.size)
 
     def _check_room(self) -> None:
         """Whether the request can run or wait.
@@ -200,10 +167,3 @@ class Task:
             finally:
                 self._works.discard(work)
                 self.running -= 1
-
-
-def _describe(error: jsonschema.ValidationError) -> str:
-    """Which rule was broken, without repeating anything of the data."""
-    rule = "/".join(map(str, error.absolute_schema_path))
-    value = json.dumps(error.validator_value, default=str)
-    return f"data does not satisfy {rule}: {value[:_RULE]}"

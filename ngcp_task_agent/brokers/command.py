@@ -11,6 +11,7 @@ import signal
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.cpu_limit import Overrun, cpu_limit
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.messages import Request, load_json
 from ngcp_task_agent.process import (
@@ -29,6 +30,7 @@ _FIND_USER_WITHIN = 10.0  # seconds for a name service that may be remote
 # they are checked, and few systems could pass them on.
 _MOST_WORDS = 4096
 _MOST_CHARACTERS = 131072
+_MATCH_WITHIN = 0.1  # seconds of the processor for all words
 _IN_ENVIRONMENT = 65536  # bytes; one variable can have at most 128 KiB
 _LAST_LINE = 300  # characters of standard error that a reason repeats
 
@@ -142,14 +144,24 @@ class CommandBroker(Broker):
                     f"extra_args: word {number} must not hold NUL or half a "
                     "surrogate pair"
                 )
-            if not self._allows_any and not any(
-                allowed.fullmatch(word) for allowed in self._allowed
-            ):
-                raise Rejected(
-                    f"extra_args: word {number} matches nothing that this "
-                    "task allows"
-                )
+        if not self._allows_any:
+            self._match(extra)
         return extra
+
+    def _match(self, words: List[str]) -> None:
+        """Whether the task's regular expressions allow all words."""
+        try:
+            with cpu_limit(_MATCH_WITHIN):
+                for number, word in enumerate(words, 1):
+                    if not any(a.fullmatch(word) for a in self._allowed):
+                        raise Rejected(
+                            f"extra_args: word {number} matches nothing that "
+                            "this task allows"
+                        )
+        except Overrun:
+            raise Rejected(
+                f"extra_args: takes more than {_MATCH_WITHIN:g} s to check"
+            ) from None
 
     def _check_user(self, user: User) -> None:
         if not user.is_own and self._own_user.uid != 0:

@@ -322,6 +322,16 @@ def test_too_many_extra_args(extra: Any) -> None:
         broker.prepare(request({"extra_args": extra}))
 
 
+@pytest.mark.parametrize(
+    ("allowed", "word"),
+    [("(a|a)*b", "a" * 60), ("(x+x+)+y", "x" * 100)],
+)
+def test_an_endless_expression_refuses(allowed: str, word: str) -> None:
+    broker = CommandBroker({"run": "/bin/echo", "extra_args": [allowed]})
+    with pytest.raises(Rejected, match="takes more than"):
+        broker.prepare(request({"extra_args": [word]}))
+
+
 async def test_unknown_user() -> None:
     broker = CommandBroker({"run": "true", "as_user": "no-such-user"})
     assert broker.problems() == "there is no user 'no-such-user'"

@@ -27,6 +27,7 @@ from ngcp_task_agent import (
     agent,
     cli,
     control,
+    data_schema,
     destination,
     dispatch,
     journal,
@@ -37,6 +38,7 @@ from ngcp_task_agent import (
     task,
     trusted,
     users,
+    validate,
     yamlfile,
 )
 from ngcp_task_agent.backends import backoff, redis, redis_link, redis_outbox
@@ -393,8 +395,9 @@ def test_limits_of_files_and_times() -> None:
     assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
     tasks = plain(part(FILES, "TASKS"))
-    assert f"more than {task._SMALL} bytes" in tasks
-    assert f"more than {task._CHECK_WITHIN:g} seconds" in tasks
+    assert f"more than {data_schema.SMALL} bytes" in tasks
+    assert f"more than {data_schema.SMALL_WITHIN:g} seconds" in tasks
+    assert f"more than {data_schema.LARGE_WITHIN:g} seconds" in tasks
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
     assert f"by {2 * process._CLOSE_WITHIN:g} seconds at most" in tasks
     stop = keys("AGENT.YML")["stop_timeout"]
@@ -635,7 +638,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"the last {dispatch._REMEMBER_MOST} requests" in checks
     assert f"the last {messages._SALVAGE} bytes" in checks
     assert f"at most {destination._QUOTED} characters" in checks
-    assert f"at most {task._RULE} characters" in checks
+    assert f"at most {validate._RULE} characters" in checks
     assert f"at most {command._LAST_LINE} characters" in checks
     data = plain(part(PROTOCOL, "DATA"))
     assert data.count(f"more than {command._IN_ENVIRONMENT} ") == 1
@@ -665,10 +668,10 @@ RETURNS = {
     "why": "",
     "_why": "",
     "_bug": "",
-    "_describe": "data_schema: ",
+    "_too_long": "",
 }
 # What only passes on what others tell.
-PASSED_ON = {r"dst:\ '.+?'\ .+?", r"data_schema:\ .+?"}
+PASSED_ON = {r"dst:\ '.+?'\ .+?"}
 
 
 def reasons(module: ModuleType) -> Iterator[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import sys
 from typing import Any, Dict, List, Optional, Tuple, cast
 
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent import task as task_module
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.messages import Request
 from ngcp_task_agent.pattern import Pattern
@@ -249,15 +249,46 @@ async def test_a_schema_that_cannot_be_applied_rejects(
     assert bench.reasons()[0]
 
 
+ENDLESS: List[Any] = [
+    pytest.param({"pattern": "^(a|a)*b$"}, "a" * 60, id="pattern"),
+    pytest.param(
+        {"uniqueItems": True}, [{"n": n} for n in range(40_000)], id="unique"
+    ),
+]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+@pytest.mark.parametrize(("schema", "data"), ENDLESS)
 async def test_a_check_that_takes_too_long_rejects(
-    monkeypatch: pytest.MonkeyPatch,
+    schema: Dict[str, Any], data: Any, size: int
 ) -> None:
-    monkeypatch.setattr(task_module, "_CHECK_WITHIN", 0.01)
-    bench = Bench(data_schema={"pattern": "^(a|a)*b$"})
-    bench.take("a" * 21, size=1_000_000)
+    bench = Bench(data_schema=schema)
+    bench.take(data, size=size)
     await bench.task.finished()
     assert bench.backend.statuses() == ["rejected"]
     assert "takes more than" in bench.reasons()[0]
+
+
+async def test_a_long_check_holds_up_nobody() -> None:
+    bench = Bench(
+        FakeBroker(result=Result()), data_schema={"pattern": "^(a|a)*b$"}
+    )
+    slow = bench.take("a" * 60, size=1_000_000)
+    quick = bench.take("b")
+    await until(lambda: bench.answers(quick) == ["accepted", "done"])
+    assert not bench.answers(slow)
+    await bench.task.finished()
+
+
+async def test_a_check_that_cannot_be_made_rejects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    bench = Bench(data_schema={})
+    bench.take("x", size=1_000_000)
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+    assert "data_schema: cannot be checked" in bench.reasons()[0]
 
 
 async def test_what_the_broker_refuses_is_rejected() -> None:
