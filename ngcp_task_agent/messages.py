@@ -6,6 +6,7 @@ ngcp-task-agent-protocol(7).
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -13,7 +14,16 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Mapping, NoReturn, Optional
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NoReturn,
+    Optional,
+    Union,
+)
 
 from ngcp_task_agent.errors import Rejected
 
@@ -35,7 +45,9 @@ _SALVAGED = re.compile(
     rb'"(uuid|task|src|feedback_channel)"\s*:\s*'
     rb'("(?:[^"\\\x00-\x1f]|\\.){1,600}")'
 )
-_BLOCK = 65536  # characters of data that are turned into JSON at a time
+_BLOCK = (
+    65536  # characters, or bytes, of data that are turned into JSON at a time
+)
 
 
 @dataclass(frozen=True)
@@ -231,14 +243,15 @@ class Response:
 
     :param status: ``accepted``, ``rejected``, ``done`` or ``error``
     :param reason: a sentence for ``rejected`` and ``error``, else empty
-    :param data: the task's output for ``done`` and ``error``, else None
+    :param data: the task's output for ``done`` and ``error``, else None; in
+        bytes what is not UTF-8 is replaced
     """
 
     origin: Origin
     src: str
     status: str
     reason: str = ""
-    data: Optional[str] = None
+    data: Union[str, bytes, None] = None
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def encode(self, limit: int) -> List[bytes]:
@@ -278,12 +291,20 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _json_text(text: str) -> bytes:
+def _json_text(data: Union[str, bytes]) -> bytes:
     """The inside of a JSON string, in blocks: none holds up the others."""
-    return b"".join(
-        _json(text[at : at + _BLOCK])[1:-1].encode()
-        for at in range(0, len(text), _BLOCK)
-    )
+    return b"".join(_json(text)[1:-1].encode() for text in _blocks(data))
+
+
+def _blocks(data: Union[str, bytes]) -> Iterator[str]:
+    blocks = range(0, len(data), _BLOCK)
+    if isinstance(data, str):
+        yield from (data[at : at + _BLOCK] for at in blocks)
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for at in blocks:
+        yield decoder.decode(data[at : at + _BLOCK])
+    yield decoder.decode(b"", final=True)
 
 
 def _cut(text: bytes, room: int) -> List[bytes]:

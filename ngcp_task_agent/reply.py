@@ -7,18 +7,18 @@ answers, and it holds to that; what would break it is a bug and raises.
 
 from __future__ import annotations
 
-import asyncio
 import enum
+import functools
 import time
-from typing import Counter, List, Optional
+from typing import Counter, Optional
 
 from ngcp_task_agent import journal
 from ngcp_task_agent.backends.base import Backend
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.messages import Origin, Response
 
-# Characters of output that become JSON within less than a millisecond.
-_SMALL = 262144
+# Bytes of output that become JSON within about a millisecond.
+_SMALL = 65536
 
 
 class _State(enum.Enum):
@@ -55,6 +55,11 @@ class Reply:
         self._state = _State.OPEN
         self._begin = time.monotonic()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be sent."""
+        return self._state is _State.ENDED
+
     def rejected(self, reason: str) -> None:
         """The request is refused."""
         self._step(_State.OPEN, _State.ENDED)
@@ -68,7 +73,10 @@ class Reply:
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
     async def ended(self, result: Result) -> None:
-        """The work ended, well or not."""
+        """The work ended, well or not.
+
+        Returns when the answer is on its way; a large one, when it has left.
+        """
         self._step(_State.ACCEPTED, _State.ENDED)
         duration = time.monotonic() - self._begin
         status, reason = "done", ""
@@ -79,18 +87,9 @@ class Reply:
         response = Response(
             self._origin, self._node, status, reason, result.data
         )
-        if len(result.data) <= _SMALL:
+        size = len(result.data)
+        if size <= _SMALL:
             self._send(response)
-        else:
-            encoding = asyncio.ensure_future(
-                asyncio.to_thread(response.encode, self._max_response)
-            )
-            try:
-                self._deliver(await asyncio.shield(encoding))
-            except asyncio.CancelledError:
-                # At the end of a stop; an answer it shall have all the same.
-                self._send(response)
-                raise
         self._record(
             journal.TASK_ERROR if result.error else journal.TASK_DONE,
             status,
@@ -99,6 +98,13 @@ class Reply:
             duration,
             result.exit_status,
         )
+        if size > _SMALL and self._address is not None:
+            await self._backend.send_large(
+                self._address,
+                functools.partial(response.encode, self._max_response),
+                size,
+                self._origin.uuid,
+            )
 
     def _step(self, before: _State, after: _State) -> None:
         if self._state is not before:
@@ -106,10 +112,8 @@ class Reply:
         self._state = after
 
     def _send(self, response: Response) -> None:
-        self._deliver(response.encode(self._max_response))
-
-    def _deliver(self, messages: List[bytes]) -> None:
         if self._address is not None:
+            messages = response.encode(self._max_response)
             self._backend.send(self._address, messages, self._origin.uuid)
 
     def _record(

@@ -23,6 +23,7 @@ from ngcp_task_agent.slots import Slots
 # "accepted", and others be accepted, before a process is started, which takes
 # as long as all of that together.
 _LET_OTHERS = 3
+_CANCELLED = "the agent has ended the task"
 
 
 class Task:
@@ -104,15 +105,20 @@ class Task:
             reply.accepted()
             for _ in range(_LET_OTHERS):
                 await asyncio.sleep(0)
-            result = await self._work(work)
+            async with self._slots, self._agent_slots:
+                self.running += 1
+                try:
+                    # The slot is held until a large answer has left, else
+                    # the answers of fast tasks would fill the memory.
+                    await reply.ended(await self._result(request, work))
+                finally:
+                    self.running -= 1
         except asyncio.CancelledError:
-            await reply.ended(Result(error="the agent has ended the task"))
+            if not reply.has_ended:
+                await reply.ended(Result(error=_CANCELLED))
             raise
-        except Exception:
-            result = Result(error=self._bug(request))
         finally:
             self._admitted -= 1
-        await reply.ended(result)
 
     def _bug(self, request: Request) -> str:
         """Tell the journal of the exception at hand; the client's reason."""
@@ -153,17 +159,17 @@ class Task:
                 f"{self._slots.limit} and {self._max_queued}"
             )
 
-    async def _work(self, work: Work) -> Result:
-        async with self._slots, self._agent_slots:
-            if self._stopping:
-                return Result(error="the agent is stopping; nothing was run")
-            self.running += 1
-            self._works.add(work)
-            try:
-                result = await work.run()
-                if not isinstance(result, Result):
-                    raise TypeError(f"the work returned {result!r}")
-                return result
-            finally:
-                self._works.discard(work)
-                self.running -= 1
+    async def _result(self, request: Request, work: Work) -> Result:
+        """Do the work; whatever it raises, there is a result."""
+        if self._stopping:
+            return Result(error="the agent is stopping; nothing was run")
+        self._works.add(work)
+        try:
+            result = await work.run()
+            if not isinstance(result, Result):
+                raise TypeError(f"the work returned {result!r}")
+            return result
+        except Exception:
+            return Result(error=self._bug(request))
+        finally:
+            self._works.discard(work)

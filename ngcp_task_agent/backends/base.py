@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import (
@@ -96,9 +97,35 @@ class Backend(ABC):
         :param ref: the request's uuid, for the journal should they be lost
         """
 
+    async def send_large(
+        self,
+        address: str,
+        encode: Callable[[], Sequence[bytes]],
+        size: int,
+        ref: Optional[str],
+    ) -> None:
+        """Deliver a large answer.
+
+        Its task begins nothing else in its place before this returns: so
+        that few of them fill the memory, it returns when the answer has
+        left, or is lost.  It is delivered also if this is cancelled.
+
+        :param encode: makes the messages; takes long, so it is for a thread
+        :param size: bytes that the answer keeps until then
+        """
+        encoding = asyncio.ensure_future(asyncio.to_thread(encode))
+        try:
+            self.send(address, await asyncio.shield(encoding), ref)
+        except asyncio.CancelledError:
+            self.send(address, encode(), ref)
+            raise
+
     @abstractmethod
     async def stop_listening(self) -> None:
-        """Take no more messages; answers still leave.  Bounded in time."""
+        """Take no more messages; answers still leave.  Bounded in time.
+
+        From now on no send_large() waits until its answer has left.
+        """
 
     @abstractmethod
     async def stop(self, timeout: float) -> None:

@@ -21,11 +21,13 @@ from ngcp_task_agent.backends.redis_link import (
     LinkError,
     describe_server,
 )
+from ngcp_task_agent.backends.redis_outbox import Encode
 from ngcp_task_agent.backends.redis_writer import Writer
 from ngcp_task_agent.errors import NoReplyAddress
 
 _LONGEST_CHANNEL = 512  # characters
 _LONGEST_CONNECT = 5.0  # seconds
+_LARGE = 1 << 20  # bytes of an answer that others must not wait behind
 # Of two ping intervals, in which a dead server must be noticed: one for the
 # silence before the ping, one for its answer, and some for the agent itself.
 _PART = 0.9
@@ -190,7 +192,16 @@ class RedisBackend(Backend):
     ) -> None:
         self._writer.send(address, messages, ref)
 
+    async def send_large(
+        self, address: str, encode: Encode, size: int, ref: Optional[str]
+    ) -> None:
+        if size <= _LARGE:
+            await super().send_large(address, encode, size, ref)
+        else:
+            await self._writer.send_large(address, encode, size, ref)
+
     async def stop_listening(self) -> None:
+        self._writer.hold_nobody()
         if self._reader:
             await background.end(self._reader)
         if self._link:

@@ -122,7 +122,7 @@ class Link:
         self._asked.extend(asked)
         # No wait_for(): its extra task would delay what is sent.
         deadline = loop.call_later(
-            timeout, self._give_up, f"no answer within {timeout:g} s"
+            timeout, self.give_up, f"no answer within {timeout:g} s"
         )
         try:
             await self._send(commands)
@@ -136,16 +136,16 @@ class Link:
         """Take the link for closed; whoever waits on it closes it."""
         self._end(reason)
 
+    def give_up(self, reason: str) -> None:
+        """End every wait for Redis to take or to answer something."""
+        self._end(reason)
+        _abort(self._connection)
+
     async def close(self, reason: str) -> None:
         """Close at once, whatever is still on its way."""
         self._end(reason)
         await background.end(self._reader)
         await _disconnect(self._connection)
-
-    def _give_up(self, reason: str) -> None:
-        """End a wait for Redis to take or to answer something."""
-        self._end(reason)
-        _abort(self._connection)
 
     async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
         if self.closed.done():

@@ -3,13 +3,15 @@
 An answer that was handed to a connection which then broke is not sent again:
 Redis may well have delivered it, and a client that gets two endings counts
 wrong.  It is logged.  All others wait, within limits, until Redis is back.
+So a connection on which answers are on their way is given up only when it is
+known to be dead: a server that was stalled goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Callable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from redis.exceptions import ResponseError
 
@@ -20,10 +22,17 @@ from ngcp_task_agent.backends.redis_link import (
     LinkError,
     is_own_server,
 )
-from ngcp_task_agent.backends.redis_outbox import Answer, Outbox
+from ngcp_task_agent.backends.redis_outbox import (
+    KEEP_SECONDS,
+    Answer,
+    Encode,
+    Outbox,
+)
 
 _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
+# Seconds for a connection to answer when the server has answered another.
+_GRACE = 1.0
 
 
 class Writer:
@@ -56,6 +65,12 @@ class Writer:
         self._empty.set()
         self._link: Optional[Link] = None
         self._linked = 0.0
+        self._publishing = False
+        self._doubt: Optional[asyncio.Task[None]] = None
+        self._encoding: Optional[asyncio.Task[None]] = None
+        # Those of large answers, until they have left or are lost.
+        self._left: Dict[Answer, asyncio.Future[None]] = {}
+        self._holds = True
         self._asks_role = is_own_server(options)
         self._ping_interval: float = options.get("ping_interval", 10)
         self._looked = 0.0
@@ -76,20 +91,52 @@ class Writer:
         self, channel: str, messages: Sequence[bytes], ref: Optional[str]
     ) -> None:
         """Publish messages; never waits."""
-        self._outbox.put(channel, messages, ref)
+        size = sum(map(len, messages))
+        self._put(Answer(channel, ref, size, messages=messages))
+
+    async def send_large(
+        self, channel: str, encode: Encode, size: int, ref: Optional[str]
+    ) -> None:
+        """Publish what takes long to make; returns when it has left.
+
+        Or when it is lost, or hold_nobody() was called.
+
+        :param encode: makes the messages, in a thread
+        :param size: bytes that are kept until then
+        """
+        answer = Answer(channel, ref, size, encode=encode)
+        if self._put(answer) and self._holds:
+            left = asyncio.get_running_loop().create_future()
+            self._left[answer] = left
+            await asyncio.wait({left})
+
+    def hold_nobody(self) -> None:
+        """From now on nobody waits until a large answer has left."""
+        self._holds = False
+        for answer in list(self._left):
+            self._settle(answer)
+
+    def _put(self, answer: Answer) -> bool:
+        if not self._outbox.put(answer):
+            self._tell_lost(answer, "is lost, as one before it")
+            return False
+        self._wake()
+        self._empty.clear()
+        if self._doubt or not self._is_linked:
+            self._drop_excess()
+        return not answer.is_lost
+
+    def _wake(self) -> None:
         if self._more and not self._more.done():
             self._more.set_result(None)
-        self._empty.clear()
-        if not self._is_linked:
-            self._drop_excess()
 
     def redis_is_back(self) -> None:
         """The reader has found Redis: try at once."""
         self._retry.set()
 
     async def redis_is_away(self, reason: str) -> None:
-        """The reader has lost Redis: trust no connection."""
-        if self._link:
+        """The reader has lost Redis: trust no connection that is idle."""
+        if self._link and not self._publishing:
             await self._link.close(reason)
 
     async def stop(self, timeout: float) -> None:
@@ -98,10 +145,11 @@ class Writer:
             await asyncio.wait_for(self._empty.wait(), timeout)
         except asyncio.TimeoutError:
             pass
-        if self._task:
-            await background.end(self._task)
+        for task in (self._task, self._encoding, self._doubt):
+            if task:
+                await background.end(task)
         for answer in self._outbox.clear():
-            self._lost(answer, "the agent has stopped")
+            self._tell_lost(answer, "is lost: the agent has stopped")
         if self._link:
             await self._link.close("the agent has stopped")
 
@@ -130,14 +178,14 @@ class Writer:
         if time.monotonic() - self._looked >= every:
             await self._look(link)
         self.tried.set()
+        self._encode_next()
         pause = self._outbox.pause()
         if pause == 0:
             await self._publish(link)
             return
-        if pause is None:
+        if not self._outbox:
             self._empty.set()
-            pause = every
-        pause = min(pause, every)
+        pause = every if pause is None else min(pause, every)
         self._more = asyncio.get_running_loop().create_future()
         events: List[asyncio.Future[Any]] = [self._more, link.closed]
         await asyncio.wait(
@@ -157,14 +205,7 @@ class Writer:
         self._looked = 0.0
         backoff.connected()
         await self._note_database(link)
-        if self._told_down:
-            self._told_down = False
-            journal.record(
-                journal.BACKEND_UP,
-                f"backend {self._name}: answers can be sent again, "
-                f"{len(self._outbox)} were kept",
-                backend=self._name,
-            )
+        self._tell_up()
         return link
 
     async def _pause(self, seconds: float) -> None:
@@ -182,24 +223,76 @@ class Writer:
             except asyncio.TimeoutError:
                 pass
 
+    def _encode_next(self) -> None:
+        """Make messages of the large answer whose turn it is."""
+        answer = self._outbox.to_encode()
+        if answer and not self._encoding:
+            self._encoding = background.start(self._encode(answer))
+
+    async def _encode(self, answer: Answer) -> None:
+        assert answer.encode
+        messages = await asyncio.to_thread(answer.encode)
+        self._encoding = None
+        self._outbox.encoded(answer, messages)
+        self._wake()
+
     async def _publish(self, link: Link) -> None:
         """Publish as much as may be on its way at once."""
         batch = self._outbox.take()
+        loop = asyncio.get_running_loop()
+        overdue = loop.call_later(self._timeout, self._begin_doubt, link)
+        self._publishing = True
         try:
             replies = await link.call(
-                [("PUBLISH", a.channel, a.message) for a in batch],
-                self._timeout,
+                [("PUBLISH", a.channel, message) for a, message in batch],
+                KEEP_SECONDS,
             )
         except LinkError:
             # None of it was sent.
             self._outbox.put_back(batch)
             raise
-        for answer, reply in zip(batch, replies):
+        except asyncio.CancelledError:
+            for answer, _ in batch:
+                self._lose(answer, "may be lost: the agent has stopped")
+            raise
+        finally:
+            self._publishing = False
+            overdue.cancel()
+            if self._doubt:
+                await background.end(self._doubt)
+                self._doubt = None
+        if len(replies) == len(batch):
+            self._tell_up()
+        for (answer, _), reply in zip(batch, replies):
             if isinstance(reply, ResponseError):
-                self._lost(answer, f"Redis refuses it: {reply}")
-        for answer in batch[len(replies) :]:
+                self._lose(answer, f"is lost: Redis refuses it: {reply}")
+        for answer, _ in batch[len(replies) :]:
             reason = link.closed.result()
-            self._lost(answer, f"the connection broke meanwhile: {reason}")
+            self._lose(answer, f"may be lost: the connection broke: {reason}")
+        for answer, _ in batch:
+            if not answer.messages:
+                self._settle(answer)
+
+    def _begin_doubt(self, link: Link) -> None:
+        self._tell_down(f"no answer within {self._timeout:g} s")
+        self._doubt = background.start(self._find_out(link))
+
+    async def _find_out(self, link: Link) -> None:
+        """Whether the server is stalled, or this connection alone is dead.
+
+        As after a firewall has forgotten it, which tells nobody.
+        """
+        backoff = Backoff()
+        while not link.closed.done():
+            try:
+                other = await Link.open(self._options, _no_push, self._timeout)
+            except LinkError:
+                await asyncio.sleep(backoff.next())
+                continue
+            await other.close("it was for a test")
+            # What it had stalled is answered now, or never.
+            await asyncio.sleep(_GRACE)
+            link.give_up("it alone gets no answer")
 
     async def _look(self, link: Link) -> None:
         """See whether the server answers; ask an own one for its role.
@@ -248,18 +341,43 @@ class Writer:
                 backend=self._name,
             )
 
+    def _tell_up(self) -> None:
+        if self._told_down:
+            self._told_down = False
+            journal.record(
+                journal.BACKEND_UP,
+                f"backend {self._name}: answers can be sent again, "
+                f"{len(self._outbox)} were kept",
+                backend=self._name,
+            )
+
     def _drop_excess(self) -> None:
         for answer in self._outbox.drop_excess():
-            self._lost(answer, "Redis has been away for too long")
+            self._tell_lost(
+                answer, "is lost: Redis has been away for too long"
+            )
 
-    def _lost(self, answer: Answer, reason: str) -> None:
+    def _lose(self, answer: Answer, reason: str) -> None:
+        """Give up an answer of which a part was to be sent."""
+        if not answer.is_lost:
+            self._outbox.discard(answer)
+            self._tell_lost(answer, reason)
+
+    def _tell_lost(self, answer: Answer, reason: str) -> None:
         journal.record(
             journal.ANSWER_LOST,
-            f"backend {self._name}: an answer to request {answer.ref} is "
-            f"lost: {reason}",
+            f"backend {self._name}: an answer to request {answer.ref} "
+            f"{reason}",
             backend=self._name,
             task_uuid=answer.ref,
         )
+        self._settle(answer)
+
+    def _settle(self, answer: Answer) -> None:
+        """Whoever waits for this answer to leave waits no longer."""
+        left = self._left.pop(answer, None)
+        if left and not left.done():
+            left.set_result(None)
 
 
 def _no_push(reply: Any) -> None:

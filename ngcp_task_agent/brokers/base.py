@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Mapping, Optional
+from typing import Any, ClassVar, Mapping, Optional, Union
 
 from ngcp_task_agent.messages import Request
 
@@ -13,22 +13,25 @@ from ngcp_task_agent.messages import Request
 class Result:
     """How a piece of work ended.
 
-    :ivar data: the output as text
+    :ivar data: the output as text, or in bytes of UTF-8, where what is none
+        is replaced
     :ivar error: why it failed, a sentence without anything secret, for the
         journal and the client; empty for success
     :ivar detail: what the work itself said of it, for the client alone
     :ivar exit_status: of the command, where there was one
     """
 
-    data: str = ""
+    data: Union[str, bytes] = ""
     error: str = ""
     detail: str = ""
     exit_status: Optional[int] = None
 
     def __post_init__(self) -> None:
-        for text in (self.data, self.error, self.detail):
+        if not isinstance(self.data, (str, bytes)):
+            raise TypeError(f"data is str or bytes, not {self.data!r}")
+        for text in (self.error, self.detail):
             if not isinstance(text, str):
-                raise TypeError(f"a result's texts are str, not {text!r}")
+                raise TypeError(f"error and detail are str, not {text!r}")
 
 
 class Work(ABC):

@@ -210,10 +210,9 @@ class CommandBroker(Broker):
 
     def result(self, outcome: Outcome) -> Result:
         """What a command's end means to the client."""
-        data = outcome.stdout.decode(errors="replace")
         error = self._error(outcome)
         return Result(
-            data=data,
+            data=outcome.stdout,
             error=error,
             detail=_last_line(outcome.last_words) if error else "",
             exit_status=outcome.exit_status,

@@ -91,7 +91,7 @@ SALVAGED = [
     pytest.param(lambda m: m[:-1] + b',"x":NaN}', "not JSON", id="nan"),
     pytest.param(lambda m: m[:-1] + b',"x":"\xff"}', "UTF-8", id="not-utf8"),
     pytest.param(
-        lambda m: m[:-1] + b',"x":' + b"[" * 99999 + b"]" * 99999 + b"}",
+        lambda m: m[:-1] + b',"x":' + b"[" * 45000 + b"]" * 45000 + b"}",
         "nested",
         id="deep",
     ),

@@ -29,7 +29,9 @@ class Server:
         self.replies: Dict[str, bytes] = {}
         self.on_publish: Optional[Callable[[bytes], None]] = None
         self.stalled = False
+        self._pending: List[Tuple[asyncio.StreamWriter, Words]] = []
         self._clients: Dict[asyncio.StreamWriter, Set[bytes]] = {}
+        self._deaf: Set[asyncio.StreamWriter] = set()
         self._server: Optional[asyncio.AbstractServer] = None
 
     @property
@@ -71,6 +73,19 @@ class Server:
         for writer in self._clients:
             writer.transport.abort()
 
+    def stall_these(self) -> None:
+        """Answer none of the present connections; others are answered."""
+        self._deaf = set(self._clients)
+
+    def resume(self) -> None:
+        """Go on where it stalled."""
+        self.stalled = False
+        self._deaf.clear()
+        for writer, words in self._pending:
+            if writer in self._clients:
+                self._answer(writer, words)
+        self._pending.clear()
+
     def push(self, channel: str, message: bytes) -> None:
         """Deliver a message to whoever is subscribed."""
         name = channel.encode()
@@ -86,7 +101,9 @@ class Server:
             while True:
                 words = await _words(reader)
                 self.commands.append(words)
-                if not self.stalled:
+                if self.stalled or writer in self._deaf:
+                    self._pending.append((writer, words))
+                else:
                     self._answer(writer, words)
         except (asyncio.IncompleteReadError, OSError, ValueError):
             pass  # it went

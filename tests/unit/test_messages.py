@@ -374,6 +374,16 @@ def test_response_is_utf_8() -> None:
     assert "\u00e4\u20ac\U0001f600".encode() in raw
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_data_in_bytes(shift: int) -> None:
+    # Characters of one to four bytes, also across the blocks' edges.
+    data = b"-" * shift + "a\u00e4\u20ac\U0001f600".encode() * 20_000
+    data += b"\xff\xf0\x9f"
+    response = Response(Origin(UUID), "sp1", "done", data=data)
+    (message,) = response.encode(1 << 20)
+    assert json.loads(message)["data"] == data.decode(errors="replace")
+
+
 def test_large_data_is_split_in_order() -> None:
     text = "".join(f"line {n}\n" for n in range(5000))
     response = Response(ORIGIN, "sp1", "done", "", text)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, List
+from typing import Any, List, Optional
 
 import pytest
 
 from ngcp_task_agent.backends import redis_outbox
-from ngcp_task_agent.backends.redis_outbox import Answer, Outbox
+from ngcp_task_agent.backends.redis_outbox import Answer, Outbox, Part
 
-LARGE = b"x" * (redis_outbox._LARGE + 1)
+LARGE = b"x" * (1 << 20)
 
 
 @pytest.fixture
@@ -21,54 +21,109 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> List[float]:
     return now
 
 
-def texts(batch: List[Answer]) -> List[bytes]:
-    return [answer.message[:3] for answer in batch]
+def small(*messages: bytes, ref: Optional[str] = None) -> Answer:
+    return Answer("fb", ref, sum(map(len, messages)), messages=messages)
+
+
+def large(*messages: bytes, ref: Optional[str] = None) -> Answer:
+    return Answer("fb", ref, 1000, encode=lambda: messages)
+
+
+def put(outbox: Outbox, *answers: Answer) -> None:
+    for answer in answers:
+        assert outbox.put(answer)
+
+
+def encode(outbox: Outbox) -> Answer:
+    """Do what to_encode() asks for."""
+    answer = outbox.to_encode()
+    assert answer
+    assert answer.encode
+    outbox.encoded(answer, answer.encode())
+    return answer
+
+
+def texts(batch: List[Part]) -> List[bytes]:
+    return [message[:3] for _, message in batch]
+
+
+def refs(answers: List[Answer]) -> List[Optional[str]]:
+    return [answer.ref for answer in answers]
 
 
 def test_empty() -> None:
     outbox = Outbox()
     assert (len(outbox), outbox.pause(), outbox.take()) == (0, None, [])
+    assert outbox.to_encode() is None
 
 
 def test_first_in_first_out() -> None:
     outbox = Outbox()
     for number in range(250):
-        outbox.put("fb", [b"%d" % number], f"ref-{number}")
-    taken: List[Answer] = []
+        put(outbox, small(b"%d" % number, ref=f"ref-{number}"))
+    taken: List[Part] = []
     while outbox.pause() == 0:
         batch = outbox.take()
         assert 0 < len(batch) <= 100
         taken += batch
-    assert [a.message for a in taken] == [b"%d" % n for n in range(250)]
-    assert taken[7].ref == "ref-7"
+    assert [message for _, message in taken] == [b"%d" % n for n in range(250)]
+    assert taken[7][0].ref == "ref-7"
+    assert len(outbox) == 0
 
 
 def test_put_back_is_first_again() -> None:
     outbox = Outbox()
-    outbox.put("fb", [b"1", b"2"], None)
+    put(outbox, small(b"1", b"2"), small(b"3"))
     batch = outbox.take()
-    outbox.put("fb", [b"3"], None)
+    assert len(outbox) == 0
+    put(outbox, small(b"4"))
     outbox.put_back(batch)
-    assert texts(outbox.take()) == [b"1", b"2", b"3"]
+    assert len(outbox) == 3
+    assert texts(outbox.take()) == [b"1", b"2", b"3", b"4"]
+
+
+def test_put_back_of_a_part() -> None:
+    outbox = Outbox()
+    put(outbox, large(b"1", b"2"))
+    encode(outbox)
+    outbox.put_back(outbox.take())
+    assert len(outbox) == 1
+    outbox._next_large = 0
+    assert texts(outbox.take()) == [b"1"]
 
 
 def test_small_answers_do_not_wait_behind_large_ones(
     clock: List[float],
 ) -> None:
     outbox = Outbox()
-    outbox.put("fb", [b"1--" + LARGE, b"2--" + LARGE, b"end"], None)
-    outbox.put("fb", [b"abc"], None)
+    put(outbox, large(b"1--" + LARGE, b"2--" + LARGE, b"end"), small(b"abc"))
+    # The large one is no message yet.
     assert texts(outbox.take()) == [b"abc"]
+    assert (len(outbox), outbox.pause(), outbox.take()) == (1, None, [])
+    encode(outbox)
     assert texts(outbox.take()) == [b"1--"]
-    outbox.put("fb", [b"def"], None)
+    put(outbox, small(b"def"))
     assert texts(outbox.take()) == [b"def"]
+
+
+def test_large_answers_are_not_starved_by_small_ones(
+    clock: List[float],
+) -> None:
+    outbox = Outbox()
+    put(outbox, small(b"old"), large(b"1--"))
+    encode(outbox)
+    # An answer that is older may be of the same request.
+    assert texts(outbox.take()) == [b"old"]
+    put(outbox, small(b"new"))
+    assert texts(outbox.take()) == [b"1--"]
 
 
 def test_large_answers_leave_no_faster_than_they_can_be_taken(
     clock: List[float],
 ) -> None:
     outbox = Outbox()
-    outbox.put("fb", [b"1--" + LARGE, b"2--" + LARGE, b"end"], None)
+    put(outbox, large(b"1--" + LARGE, b"2--" + LARGE, b"end"))
+    encode(outbox)
     assert outbox.pause() == 0
     assert texts(outbox.take()) == [b"1--"]
     pause = outbox.pause()
@@ -80,6 +135,33 @@ def test_large_answers_leave_no_faster_than_they_can_be_taken(
     # The last chunk, however small, is behind the others.
     assert texts(outbox.take()) == [b"end"]
     assert outbox.pause() is None
+
+
+def test_large_answers_become_messages_one_at_a_time(
+    clock: List[float],
+) -> None:
+    outbox = Outbox()
+    put(outbox, large(b"1"), large(b"2"))
+    encode(outbox)
+    assert outbox.to_encode() is None
+    assert texts(outbox.take()) == [b"1"]
+    clock[0] += 1
+    encode(outbox)
+    assert texts(outbox.take()) == [b"2"]
+
+
+def test_the_rest_of_what_is_given_up_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outbox = Outbox()
+    put(outbox, small(b"1", b"2"), small(b"3"))
+    monkeypatch.setattr(redis_outbox, "_BATCH", 1)
+    part = outbox.take()
+    monkeypatch.undo()
+    outbox.discard(part[0][0])
+    outbox.put_back(part)
+    assert texts(outbox.take()) == [b"3"]
+    assert outbox._bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -96,10 +178,11 @@ def test_the_oldest_are_dropped(
     monkeypatch.setattr(redis_outbox, limit, value)
     outbox = Outbox()
     for number in range(4):
-        outbox.put("fb", [b"%03d" % number], None)
+        put(outbox, small(b"%03d" % number, ref=f"{number}"))
         clock[0] += 2.5
     dropped = outbox.drop_excess()
-    assert texts(dropped) == [b"%03d" % n for n in range(4 - left)]
+    assert refs(dropped) == [f"{n}" for n in range(4 - left)]
+    assert all(answer.is_lost for answer in dropped)
     assert len(outbox) == left
     assert outbox.drop_excess() == []
 
@@ -109,11 +192,56 @@ def test_the_oldest_is_dropped_whichever_lane_it_is_in(
 ) -> None:
     monkeypatch.setattr(redis_outbox, "KEEP", 1)
     outbox = Outbox()
-    outbox.put("fb", [b"1--" + LARGE], None)
-    clock[0] += 1
-    outbox.put("fb", [b"2--"], None)
-    clock[0] += 1
-    outbox.put("fb", [b"3--" + LARGE], None)
-    assert texts(outbox.drop_excess()) == [b"1--", b"2--"]
-    assert texts(outbox.clear()) == [b"3--"]
+    put(outbox, large(ref="1"), small(b"2", ref="2"), large(ref="3"))
+    assert refs(outbox.drop_excess()) == ["1", "2"]
+    assert refs(outbox.clear()) == ["3"]
     assert len(outbox) == 0
+
+
+def test_an_answer_is_dropped_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_outbox, "KEEP_BYTES", 4)
+    outbox = Outbox()
+    put(outbox, small(b"1", b"2", b"3", ref="a"), small(b"45", ref="b"))
+    assert refs(outbox.drop_excess()) == ["a"]
+    assert texts(outbox.take()) == [b"45"]
+
+
+def test_no_ending_without_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_outbox, "KEEP", 3)
+    outbox = Outbox()
+    put(
+        outbox,
+        *(small(b"accepted", ref="a"), small(b"accepted", ref="b")),
+        *(large(b"done", ref="a"), small(b"done", ref="b")),
+    )
+    # Both those that wait, and those that are still to come.
+    assert refs(outbox.drop_excess()) == ["a", "a"]
+    late = small(b"late", ref="a")
+    assert not outbox.put(late)
+    assert late.is_lost
+    assert texts(outbox.take()) == [b"acc", b"don"]
+    assert (len(outbox), outbox._bytes) == (0, 0)
+
+
+def test_what_cannot_be_told_apart_is_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_outbox, "KEEP", 1)
+    outbox = Outbox()
+    put(outbox, small(b"1"), small(b"2"))
+    assert len(outbox.drop_excess()) == 1
+    assert outbox.put(small(b"3"))
+
+
+def test_what_is_dropped_while_it_becomes_messages() -> None:
+    outbox = Outbox()
+    put(outbox, large(b"1"), small(b"2"))
+    answer = outbox.to_encode()
+    assert answer
+    outbox.clear()
+    outbox.encoded(answer, [b"1"])
+    assert (len(outbox), outbox.take(), outbox._bytes) == (0, [], 0)

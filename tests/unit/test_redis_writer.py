@@ -10,9 +10,9 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends import redis_outbox
+from ngcp_task_agent.backends import redis_outbox, redis_writer
 from ngcp_task_agent.backends.redis_writer import Writer
-from tests.unit.fakes import Records, until
+from tests.unit.fakes import WITHIN, Records, until
 from tests.unit.resp import Server
 
 
@@ -120,6 +120,143 @@ async def test_what_may_have_been_sent_is_not_sent_again(
     (record,) = journal_records.of(journal.ANSWER_LOST)
     assert record.NGCP_TASK_UUID == "ref-1"
     await writer.stop(5)
+    await server.stop()
+
+
+async def test_a_stalled_server_goes_on_where_it_stopped(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.stalled = True
+    writer.send("fb", [b"accepted"], "ref")
+    await until(lambda: "PUBLISH" in server.names())
+    # It is noticed, and other connections are tried, in vain.
+    await until(lambda: journal_records.of(journal.BACKEND_DOWN))
+    await until(lambda: server.clients > 1)
+    await writer.redis_is_away("the reader gets no answer either")
+    writer.send("fb", [b"done"], "ref")
+    server.resume()
+    await until(lambda: len(server.published) == 2)
+    assert [message for _, message in server.published] == [
+        b"accepted",
+        b"done",
+    ]
+    await until(lambda: journal_records.of(journal.BACKEND_UP))
+    await writer.stop(5)
+    await server.stop()
+    assert not journal_records.of(journal.ANSWER_LOST)
+
+
+async def test_a_connection_that_alone_is_dead_is_given_up(
+    tmp_path: Path,
+    journal_records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_writer, "_GRACE", 0.05)
+    server = Server(tmp_path)
+    await server.start()
+    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.stall_these()
+    writer.send("fb", [b"1"], "ref-1")
+    await until(lambda: "PUBLISH" in server.names())
+    writer.send("fb", [b"2"], "ref-2")
+    await until(lambda: (writer.redis_is_back(), server.published)[1])
+    assert server.published == [("fb", b"2")]
+    (record,) = journal_records.of(journal.ANSWER_LOST)
+    assert record.NGCP_TASK_UUID == "ref-1"
+    assert "may be lost" in record.getMessage()
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_whoever_sends_much_waits_until_it_has_left(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    encoded: List[int] = []
+
+    def encode(number: int) -> List[bytes]:
+        encoded.append(number)
+        return [b"%d-a" % number, b"%d-b" % number]
+
+    def send(number: int) -> asyncio.Task[None]:
+        return asyncio.create_task(
+            writer.send_large("fb", lambda: encode(number), 9, "ref")
+        )
+
+    first, second = send(1), send(2)
+    await asyncio.sleep(0.02)
+    # While it is not connected, nothing is made of them.
+    assert not first.done()
+    assert not second.done()
+    assert not encoded
+    server.stalled = True
+    writer.start()
+    await until(lambda: server.commands)
+    server.resume()
+    await asyncio.wait_for(asyncio.gather(first, second), WITHIN)
+    assert [message for _, message in server.published] == [
+        b"1-a",
+        b"1-b",
+        b"2-a",
+        b"2-b",
+    ]
+    await writer.stop(5)
+    await server.stop()
+
+
+async def test_nobody_waits_for_what_is_lost(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_records: Records,
+) -> None:
+    monkeypatch.setattr(redis_outbox, "KEEP_BYTES", 100)
+    writer = make(Server(tmp_path))
+    await asyncio.wait_for(
+        writer.send_large("fb", lambda: [b"x"], 101, "ref"), WITHIN
+    )
+    writer.send("fb", [b"1"], "ref")
+    lost = journal_records.of(journal.ANSWER_LOST)
+    assert [record.NGCP_TASK_UUID for record in lost] == ["ref", "ref"]
+    await writer.stop(0)
+
+
+async def test_nobody_waits_at_the_end(tmp_path: Path) -> None:
+    writer = make(Server(tmp_path))
+    sending = [
+        asyncio.create_task(writer.send_large("fb", lambda: [b"x"], 9, "ref"))
+    ]
+    await asyncio.sleep(0.02)
+    writer.hold_nobody()
+    sending.append(
+        asyncio.create_task(writer.send_large("fb", lambda: [b"x"], 9, "ref"))
+    )
+    await asyncio.wait_for(asyncio.gather(*sending), WITHIN)
+    await writer.stop(0)
+
+
+async def test_what_is_on_its_way_at_the_end_is_told(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.stalled = True
+    writer.send("fb", [b"1"], "ref")
+    await until(lambda: "PUBLISH" in server.names())
+    await writer.stop(0)
+    (record,) = journal_records.of(journal.ANSWER_LOST)
+    assert "may be lost" in record.getMessage()
     await server.stop()
 
 

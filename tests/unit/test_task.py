@@ -291,6 +291,40 @@ async def test_a_check_that_cannot_be_made_rejects(
     assert "data_schema: cannot be checked" in bench.reasons()[0]
 
 
+async def test_a_slot_is_held_until_a_large_answer_has_left() -> None:
+    bench = Bench(FakeBroker(result=Result("x" * 100_000)), max_running=1)
+    left = asyncio.Event()
+
+    async def send_large(
+        address: str, encode: Any, size: int, ref: Optional[str]
+    ) -> None:
+        await left.wait()
+        bench.backend.send(address, encode(), ref)
+
+    bench.backend.send_large = send_large  # type: ignore[method-assign]
+    first = bench.take()
+    await until(lambda: bench.answers(first) == ["accepted"])
+    second = bench.take()
+    await until(lambda: bench.answers(second) == ["accepted"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [work.begun for work in bench.broker.works] == [True, False]
+    assert bench.task.running == 1
+    left.set()
+    await bench.task.finished()
+    for asked in (first, second):
+        assert bench.answers(asked) == ["accepted", "done"]
+
+
+async def test_cancelled_while_a_large_answer_leaves() -> None:
+    bench = Bench(FakeBroker(result=Result("x" * 100_000)))
+    asked = bench.take()
+    await until(lambda: bench.answers(asked))
+    bench.task.cancel()
+    await bench.task.finished()
+    assert bench.answers(asked) == ["accepted", "done"]
+
+
 async def test_what_the_broker_refuses_is_rejected() -> None:
     bench = Bench()
     bench.broker.refusal = "extra_args are not allowed"
