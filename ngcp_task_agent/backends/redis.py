@@ -9,7 +9,16 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import AbstractSet, Any, List, Mapping, Optional, Sequence, Set
+from typing import (
+    AbstractSet,
+    Any,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from redis.exceptions import ResponseError
 
@@ -19,6 +28,7 @@ from ngcp_task_agent.backends.base import Arrival, Backend, Receiver
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
+    Refused,
     describe_server,
 )
 from ngcp_task_agent.backends.redis_outbox import Encode
@@ -136,6 +146,7 @@ class RedisBackend(Backend):
             lambda: self._status == "subscribed",
         )
         self._status = "connecting"
+        self._refusal = ""
         self._channels: AbstractSet[str] = frozenset()
         self._acknowledged: Set[str] = set()
         self._change = asyncio.Event()  # in what is acknowledged
@@ -221,9 +232,10 @@ class RedisBackend(Backend):
                 self._set_up()
                 reason = await self._watch(link)
                 await link.close(reason)
+                self._set_down(reason)
             except LinkError as error:
                 reason = str(error)
-            self._set_down(reason)
+                self._set_down(reason, isinstance(error, Refused))
             await self._writer.redis_is_away(reason)
             await asyncio.sleep(backoff.next())
 
@@ -254,7 +266,8 @@ class RedisBackend(Backend):
         deadline = time.monotonic() + self._connect_within
         while not channels <= self._acknowledged:
             if link.closed.done():
-                raise LinkError(link.closed.result())
+                error = Refused if link.is_refused else LinkError
+                raise error(link.closed.result())
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LinkError("the subscription was not acknowledged")
@@ -293,27 +306,29 @@ class RedisBackend(Backend):
 
     def _on_push(self, push: Any) -> None:
         if isinstance(push, ResponseError):
-            # Such as a user that may not subscribe to a channel.
-            if self._link:
+            if self._link and not self._channels <= self._acknowledged:
+                # Such as a user that may not subscribe to a channel.
                 self._link.refuse(str(push))
+            # Else of a ping: that it may not be sent is an answer too.
             return
-        kind = push[0] if isinstance(push, list) else b""
+        kind, channel, body = _as_push(push)
         if kind == b"message":
             self.receive(
                 Arrival(
                     self,
-                    push[1].decode(errors="replace"),
-                    push[2],
+                    channel.decode(errors="replace"),
+                    body,
                     self._writer.is_own_master,
                 )
             )
         elif kind == b"subscribe":
-            self._acknowledged.add(push[1].decode(errors="replace"))
+            self._acknowledged.add(channel.decode(errors="replace"))
             self._change.set()
 
     def _set_up(self) -> None:
         if self._status != "subscribed":
             self._status = "subscribed"
+            self._refusal = ""
             journal.record(
                 journal.BACKEND_UP,
                 f"backend {self.name}: subscribed at {self._server}: "
@@ -323,12 +338,24 @@ class RedisBackend(Backend):
         self._tried.set()
         self._writer.redis_is_back()
 
-    def _set_down(self, reason: str) -> None:
-        if self._status != "away":
+    def _set_down(self, reason: str, is_refused: bool = False) -> None:
+        # One record for an outage, and one for each reason that waiting does
+        # not mend: it may come up only while Redis starts.
+        if self._status != "away" or (is_refused and reason != self._refusal):
             self._status = "away"
             journal.record(
                 journal.BACKEND_DOWN,
                 f"backend {self.name}: {self._server} is away: {reason}",
                 backend=self.name,
             )
+        self._refusal = reason if is_refused else self._refusal
         self._tried.set()
+
+
+def _as_push(push: Any) -> Tuple[bytes, bytes, bytes]:
+    """What was pushed, its channel and its text; nothing for other things."""
+    if isinstance(push, list) and len(push) == 3:
+        kind, channel, body = push
+        if isinstance(kind, bytes) and isinstance(channel, bytes):
+            return kind, channel, body if isinstance(body, bytes) else b""
+    return b"", b"", b""

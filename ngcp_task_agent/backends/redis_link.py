@@ -11,9 +11,9 @@ import asyncio
 import ipaddress
 import os
 import ssl
+import stat
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any, Callable, Deque, Dict, List, Mapping, Sequence, Type
 
 import redis
@@ -22,7 +22,7 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from ngcp_task_agent import background
 
@@ -32,10 +32,15 @@ CLIENT_NAME = "ngcp-task-agent"
 # Messages that are taken in a row: as long as some wait here, their senders
 # wait for an answer, while processes are started.
 _BURST = 32
+_LONGEST_PASSWORD = 4096  # bytes
 
 
 class LinkError(Exception):
     """The server could not be reached, or refused; says why."""
+
+
+class Refused(LinkError):
+    """It will not be mended by waiting: somebody has to change something."""
 
 
 def is_own_server(options: Mapping[str, Any]) -> bool:
@@ -62,12 +67,14 @@ class Link:
 
     :param on_push: takes what Redis sends without having been asked
     :ivar closed: done when the connection is lost; its result says why
+    :ivar is_refused: it is lost by refuse()
     :ivar heard: when anything came last, on the monotonic clock
     """
 
     def __init__(self, connection: Any, on_push: Push) -> None:
         loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[str] = loop.create_future()
+        self.is_refused = False
         self.heard = time.monotonic()
         self._connection = connection
         self._on_push = on_push
@@ -82,13 +89,22 @@ class Link:
 
         :raises LinkError: also when it takes longer than ``timeout`` seconds
         """
+        try:
+            return await asyncio.wait_for(
+                cls._open(options, on_push, timeout), timeout
+            )
+        except asyncio.TimeoutError:
+            raise LinkError(f"no answer within {timeout:g} s") from None
+
+    @classmethod
+    async def _open(
+        cls, options: Mapping[str, Any], on_push: Push, timeout: float
+    ) -> Link:
         connection = None
         try:
-            connection = _connection(options)
-            await asyncio.wait_for(connection.connect(), timeout)
-        except asyncio.TimeoutError:
-            await _disconnect(connection)
-            raise LinkError(f"no answer within {timeout:g} s") from None
+            # In a thread: it reads files.
+            connection = await asyncio.to_thread(_connection, options)
+            await connection.connect()
         except asyncio.CancelledError:
             await _disconnect(connection)
             raise
@@ -96,8 +112,18 @@ class Link:
             # Files of TLS that are none, names that cannot be looked up,
             # servers that speak something else.
             await _disconnect(connection)
-            raise LinkError(_why(error)) from None
-        return cls(connection, on_push)
+            raise _link_error(error) from None
+        link = cls(connection, on_push)
+        try:
+            # Not redis-py's: who may not name itself may do all the rest.
+            await link.call([("CLIENT", "SETNAME", CLIENT_NAME)], timeout)
+        except asyncio.CancelledError:
+            await link.close("it took too long")
+            raise
+        if link.closed.done():
+            await link.close("")
+            raise LinkError(link.closed.result())
+        return link
 
     async def send(self, *command: Any) -> None:
         """Send a command whose answer, if any, is a push.
@@ -134,6 +160,7 @@ class Link:
 
     def refuse(self, reason: str) -> None:
         """Take the link for closed; whoever waits on it closes it."""
+        self.is_refused = True
         self._end(reason)
 
     def give_up(self, reason: str) -> None:
@@ -188,11 +215,14 @@ class Link:
             self.closed.set_result(reason)
 
 
+_REFUSED = (ResponseError, AuthenticationError, ssl.SSLError)
+_REFUSALS = (*_REFUSED, OSError)
+
+
 def _connection(options: Mapping[str, Any]) -> Any:
     """A connection of redis-py for a backend's options, not yet connected."""
     kind: Type[Any]
     keys: Dict[str, Any] = {
-        "client_name": CLIENT_NAME,
         "username": options.get("username"),
         "password": _password(options),
         # Deadlines are the caller's: redis-py's make an idle subscriber
@@ -210,6 +240,8 @@ def _connection(options: Mapping[str, Any]) -> Any:
     tls = options.get("tls")
     if tls is not None:
         kind = SSLConnection
+        for path in tls.values():
+            _check_file(path)
         keys.update(
             ssl_cert_reqs="required",
             ssl_check_hostname=True,
@@ -225,10 +257,24 @@ def _connection(options: Mapping[str, Any]) -> Any:
 
 def _password(options: Mapping[str, Any]) -> Any:
     """The password; its file is read again at each connection."""
-    if "password_file" in options:
-        text = Path(options["password_file"]).read_text()
-        return text.rstrip("\r\n")
-    return options.get("password")
+    if "password_file" not in options:
+        return options.get("password")
+    path = options["password_file"]
+    _check_file(path)
+    with open(path, "rb") as file:
+        content = file.read(_LONGEST_PASSWORD + 1)
+    if len(content) > _LONGEST_PASSWORD:
+        raise Refused(f"{path} is larger than {_LONGEST_PASSWORD} bytes")
+    try:
+        return content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Refused(f"{path} is not UTF-8") from None
+
+
+def _check_file(path: str) -> None:
+    """A pipe would be waited for without end, a device never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise Refused(f"{path} is not a file")
 
 
 async def _disconnect(connection: Any) -> None:
@@ -246,6 +292,18 @@ def _abort(connection: Any) -> None:
     writer = getattr(connection, "_writer", None)
     if writer is not None:
         writer.transport.abort()
+
+
+def _link_error(error: Exception) -> LinkError:
+    """The error of a connection that cannot be made."""
+    if isinstance(error, LinkError):
+        return error
+    cause = error.__cause__ or error.__context__
+    # What Redis answers, files that are not there, certificates; or what
+    # redis-py has made of them.
+    if isinstance(error, _REFUSALS) or isinstance(cause, _REFUSED):
+        return Refused(_why(error))
+    return LinkError(_why(error))
 
 
 def _why(error: BaseException) -> str:

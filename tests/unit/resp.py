@@ -88,10 +88,13 @@ class Server:
 
     def push(self, channel: str, message: bytes) -> None:
         """Deliver a message to whoever is subscribed."""
-        name = channel.encode()
+        self.write_to(channel, _array(b"message", channel.encode(), message))
+
+    def write_to(self, channel: str, reply: bytes) -> None:
+        """Write anything to whoever is subscribed."""
         for writer, channels in self._clients.items():
-            if name in channels:
-                writer.write(_array(b"message", name, message))
+            if channel.encode() in channels:
+                writer.write(reply)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

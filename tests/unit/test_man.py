@@ -394,6 +394,9 @@ def test_limits_of_files_and_times() -> None:
     assert f"the newest {redis_outbox.KEEP}," in redis_text
     assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
+    assert f"more than {redis_link._LONGEST_PASSWORD} bytes" in redis_text
+    assert f"more than {redis._LARGE >> 20} MiB is sent" in redis_text
+    assert f"{redis_outbox._LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {data_schema.SMALL} bytes" in tasks
     assert f"more than {data_schema.SMALL_WITHIN:g} seconds" in tasks

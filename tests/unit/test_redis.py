@@ -8,6 +8,7 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
+from ngcp_task_agent.backends import backoff
 from ngcp_task_agent.backends import redis as redis_module
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import RedisBackend
@@ -152,6 +153,72 @@ async def test_may_not_subscribe(
     assert "no permission" in journal_records.texts(journal.BACKEND_DOWN)[0]
     await bench.backend.stop(5)
     await server.stop()
+
+
+async def test_what_waiting_does_not_mend_is_told_when_it_comes_up(
+    tmp_path: Path,
+    journal_records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backoff, "_LONGEST", 1.0)
+    server = Server(tmp_path)
+    bench = Bench(server, password="wrong")
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "away"
+    server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
+    await server.start()
+    down = journal_records.texts
+    await until(lambda: len(down(journal.BACKEND_DOWN)) == 2)
+    assert "invalid password" in down(journal.BACKEND_DOWN)[1]
+    # Once, however often it is tried.
+    tries = server.names().count("AUTH")
+    await until(lambda: server.names().count("AUTH") > tries)
+    assert len(down(journal.BACKEND_DOWN)) == 2
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+async def test_may_neither_name_itself_nor_ping(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    for command in ("CLIENT", "PING", "ROLE"):
+        server.replies[command] = b"-NOPERM no permission\r\n"
+    await server.start()
+    bench = Bench(server, ping_interval=0.1)
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "subscribed"
+    begin = server.names().count("SUBSCRIBE")
+    await until(lambda: server.names().count("PING") > 4)
+    server.push("a", b"x")
+    await until(lambda: bench.bodies() == [b"x"])
+    assert server.names().count("SUBSCRIBE") == begin == 1
+    await bench.backend.stop(5)
+    await server.stop()
+
+
+ODD: List[Any] = [
+    pytest.param(b"*3\r\n$7\r\nmessage\r\n:1\r\n:2\r\n", id="numbers"),
+    pytest.param(b"*1\r\n$7\r\nmessage\r\n", id="short"),
+    pytest.param(b"*3\r\n:1\r\n:1\r\n:1\r\n", id="no-kind"),
+    pytest.param(b":1\r\n", id="number"),
+    pytest.param(b"*0\r\n", id="nothing"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_what_is_no_message_does_no_harm(
+    odd: bytes, tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    server.write_to("a", odd)
+    server.push("a", b"x")
+    await until(lambda: b"x" in bench.bodies())
+    await bench.backend.stop(5)
+    await server.stop()
+    assert not journal_records.of(journal.BUG)
+    assert not journal_records.of(journal.BACKEND_DOWN)
 
 
 ADDRESSES: List[Any] = [

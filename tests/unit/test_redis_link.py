@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any, Awaitable, Callable, List
 
@@ -12,10 +13,11 @@ from redis.exceptions import ResponseError
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
+    Refused,
     describe_server,
     is_own_server,
 )
-from tests.unit.fakes import until, write
+from tests.unit.fakes import WITHIN, until, write
 from tests.unit.resp import Server
 
 SERVERS: List[Any] = [
@@ -134,6 +136,24 @@ async def test_cannot_open(tmp_path: Path) -> None:
             await Link.open(server.options, no_push, 0.1)
 
     await with_server(tmp_path, test)
+
+
+@pytest.mark.parametrize("key", ["password_file", "ca", "cert"])
+async def test_files_that_are_none(key: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    large = write(tmp_path / "large", "x" * 10_000)
+    for path, why in (
+        (str(tmp_path / "pipe"), "is not a file"),
+        ("/dev/zero", "is not a file"),
+        (str(tmp_path), "is not a file"),
+        (str(tmp_path / "none"), "No such file"),
+        *([(str(large), "larger than")] if key == "password_file" else []),
+    ):
+        options: Any = {key: path}
+        if key != "password_file":
+            options = {"port": 1, "tls": {key: path}}
+        with pytest.raises(Refused, match=f"{why}|{path} {why}"):
+            await Link.open(options, no_push, WITHIN)
 
 
 async def test_lost(tmp_path: Path) -> None:
