@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from redis.exceptions import ResponseError
@@ -33,6 +34,7 @@ _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
 # Seconds for a connection to answer when the server has answered another.
 _GRACE = 1.0
+_NOBODY = f"ngcp-task-agent-{uuid.uuid4()}"
 
 
 class Writer:
@@ -199,6 +201,8 @@ class Writer:
             self._link = None
             raise LinkError(reason)
         self._link = None
+        # Should the reader find Redis meanwhile, another attempt is due.
+        self._retry.clear()
         link = await Link.open(self._options, _no_push, self._timeout)
         self._link = link
         self._linked = time.monotonic()
@@ -211,7 +215,6 @@ class Writer:
     async def _pause(self, seconds: float) -> None:
         """Wait for the next attempt; meanwhile what gets too old goes."""
         end = time.monotonic() + seconds
-        self._retry.clear()
         while True:
             self._drop_excess()
             left = end - time.monotonic()
@@ -284,15 +287,25 @@ class Writer:
         """
         backoff = Backoff()
         while not link.closed.done():
+            other: Optional[Link] = None
             try:
                 other = await Link.open(self._options, _no_push, self._timeout)
+                # A server can be told to answer all but PUBLISH for a while.
+                # Nobody listens on a channel of this name.
+                is_answered = await other.call(
+                    [("PUBLISH", _NOBODY, "")], KEEP_SECONDS
+                )
             except LinkError:
+                is_answered = []
+            finally:
+                if other:
+                    await other.close("it was for a test")
+            if is_answered:
+                # What it had stalled is answered now, or never.
+                await asyncio.sleep(_GRACE)
+                link.give_up("it alone gets no answer")
+            else:
                 await asyncio.sleep(backoff.next())
-                continue
-            await other.close("it was for a test")
-            # What it had stalled is answered now, or never.
-            await asyncio.sleep(_GRACE)
-            link.give_up("it alone gets no answer")
 
     async def _look(self, link: Link) -> None:
         """See whether the server answers; ask an own one for its role.

@@ -240,6 +240,29 @@ def test_wrong_password_is_told(
         server.stop()
 
 
+@pytest.mark.parametrize("what", ["ALL", "WRITE"])
+def test_a_paused_server_loses_no_answer(
+    what: str,
+    config: ConfigFolder,
+    start: Start,
+    server: RedisServer,
+    client: Client,
+) -> None:
+    config.backend(ping_interval=0.2)
+    config.task("sleep", "sleep", broker_args="0.3")
+    daemon = start()
+    requests = [client.send("sleep") for _ in range(5)]
+    with server.connect() as redis:
+        redis.execute_command("CLIENT", "PAUSE", "1500", what)
+        redis.connection_pool.disconnect()
+    for _ in requests:
+        client.ending()
+    for request in requests:
+        answers = [r for r in client.responses if r["ref"] == request["uuid"]]
+        assert statuses(answers) == ["accepted", "done"]
+    assert "lost" not in daemon.text()
+
+
 MINIMAL = (
     "on >s3cret resetchannels &ngcp-task-agent-redis &feedback_* +subscribe "
     "+unsubscribe +publish"

@@ -140,8 +140,8 @@ async def test_a_stalled_server_goes_on_where_it_stopped(
     await writer.redis_is_away("the reader gets no answer either")
     writer.send("fb", [b"done"], "ref")
     server.resume()
-    await until(lambda: len(server.published) == 2)
-    assert [message for _, message in server.published] == [
+    await until(lambda: ("fb", b"done") in server.published)
+    assert [m for channel, m in server.published if channel == "fb"] == [
         b"accepted",
         b"done",
     ]
@@ -166,8 +166,10 @@ async def test_a_connection_that_alone_is_dead_is_given_up(
     writer.send("fb", [b"1"], "ref-1")
     await until(lambda: "PUBLISH" in server.names())
     writer.send("fb", [b"2"], "ref-2")
-    await until(lambda: (writer.redis_is_back(), server.published)[1])
-    assert server.published == [("fb", b"2")]
+    await until(
+        lambda: (writer.redis_is_back(), ("fb", b"2") in server.published)[1]
+    )
+    assert ("fb", b"1") not in server.published
     (record,) = journal_records.of(journal.ANSWER_LOST)
     assert record.NGCP_TASK_UUID == "ref-1"
     assert "may be lost" in record.getMessage()
