@@ -98,8 +98,7 @@ class Agent:
             if config.faults:
                 journal.record(
                     journal.RELOAD_FAULTY,
-                    f"reloaded, but {len(config.faults)} faults keep what "
-                    f"their files said before; {self._summary()}",
+                    f"reloaded, but {_faults(config)}; {self._summary()}",
                 )
             else:
                 journal.record(
@@ -347,6 +346,24 @@ class Agent:
     def _summary(self) -> str:
         backends = sorted(self._backends.items())
         parts = [f"{name}: {b.status}" for name, (_, b) in backends]
-        parts.append(f"{len(self._tasks)} tasks")
+        parts.append(counted(len(self._tasks), "task"))
         parts.append(f"{self._slots.taken} running")
         return ", ".join(parts)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as ``1 task`` and ``2 tasks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _faults(config: Config) -> str:
+    """How many faults a reload has found, and what becomes of their files."""
+    parts = []
+    if config.kept:
+        they = "keeps what it" if config.kept == 1 else "keep what they"
+        parts.append(f"{counted(config.kept, 'file')} {they} said before")
+    if config.left_out:
+        they = "is" if config.left_out == 1 else "are"
+        parts.append(f"{counted(config.left_out, 'file')} {they} left out")
+    number = f"with {counted(len(config.faults), 'fault')}"
+    return ": ".join(filter(None, (number, ", ".join(parts))))

@@ -14,7 +14,7 @@ from typing import List, Optional
 import setproctitle
 
 from ngcp_task_agent import __version__, control, journal
-from ngcp_task_agent.agent import EX_CONFIG, Agent
+from ngcp_task_agent.agent import EX_CONFIG, Agent, counted
 from ngcp_task_agent.config import DEFAULT_DIR, Loader
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.service import Notifier
@@ -87,8 +87,8 @@ def _check(folder: Path) -> int:
     if config.faults or not config.backends:
         return EX_CONFIG
     print(
-        f"{folder}: no fault; {len(config.backends)} backends, "
-        f"{len(config.tasks)} tasks"
+        f"{folder}: no fault; {counted(len(config.backends), 'backend')}, "
+        f"{counted(len(config.tasks), 'task')}"
     )
     return 0
 

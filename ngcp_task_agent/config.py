@@ -36,6 +36,8 @@ class Config:
     :ivar tasks: the enabled ones, whose backend is there, in their files'
         order; no two with the same name, backend and channel
     :ivar warnings: what will keep a sound task from working, as things stand
+    :ivar kept: how many faulty files go on as they were without a fault
+    :ivar left_out: how many have nothing in force
     """
 
     plugins: Plugins
@@ -44,6 +46,8 @@ class Config:
     tasks: Tuple[TaskConfig, ...]
     faults: Tuple[Fault, ...]
     warnings: Tuple[Fault, ...]
+    kept: int
+    left_out: int
 
     def tell(self) -> None:
         """Put faults and warnings into the journal."""
@@ -108,6 +112,11 @@ class Loader:
             if task and task.enabled and task.backend in backends:
                 tasks[task.backend, task.channel, task.name] = task
         self._good = {p: c for p, c in self._good.items() if p in seen}
+        # A task is not in force without its backend, whatever was good of it.
+        in_force = {task.path for task in tasks.values()}
+        in_force.update(backend.path for backend in backends.values())
+        in_force.update({agent_file} & self._good.keys())
+        faulty = {fault.path for fault in self._faults}.intersection(seen)
         return Config(
             installed,
             agent,
@@ -115,6 +124,8 @@ class Loader:
             tuple(tasks.values()),
             tuple(sorted(self._faults)),
             tuple(sorted(self._warnings)),
+            kept=len(faulty & in_force),
+            left_out=len(faulty - in_force),
         )
 
     def _files(self, name: str) -> List[Path]:

@@ -53,7 +53,7 @@ def test_check(config: ConfigFolder) -> None:
     config.task("true", "true")
     done = run("--check", "--config-dir", str(config.path))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (f"{config.path}: no fault; 1 backends, 1 tasks\n")
+    assert done.stdout == (f"{config.path}: no fault; 1 backend, 1 task\n")
 
 
 def test_check_of_what_is_shipped() -> None:
@@ -62,7 +62,7 @@ def test_check_of_what_is_shipped() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "ngcp-clear-call-counters" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[1:] == [
-        f"{ROOT}/etc/ngcp-task-agent: no fault; 1 backends, 1 tasks"
+        f"{ROOT}/etc/ngcp-task-agent: no fault; 1 backend, 1 task"
     ]
 
 
@@ -167,7 +167,7 @@ def test_what_systemd_hears(
     daemon = start(env=env)
     systemd.wait_for("READY=1")
     systemd.wait_for("WATCHDOG=1", 3)
-    systemd.wait_for("STATUS=redis: subscribed, 1 tasks, 0 running")
+    systemd.wait_for("STATUS=redis: subscribed, 1 task, 0 running")
     client.ask("true")
     systemd.wait_for("0 running, 1 accepted, 1 done")
     config.write("tasks/faulty.yml", "x: y\n")

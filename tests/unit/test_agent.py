@@ -220,11 +220,38 @@ async def test_reload_with_faults_keeps_what_was(
     rewrite("backends/fake.yml", "port: 1", "port: x")(bench)
     faults = await bench.agent.reload()
     assert len(faults) == 3
-    assert journal_records.of(journal.RELOAD_FAULTY)
+    (text,) = journal_records.texts(journal.RELOAD_FAULTY)
+    assert text == (
+        "reloaded, but with 3 faults: 2 files keep what they said before; "
+        "fake: listening, 1 task, 0 running"
+    )
     bench.send("echo")
     await bench.answers(2)
     assert bench.backend.statuses() == ["accepted", "done"]
     assert len(bench.made) == 1
+    assert await bench.stop() == 0
+
+
+async def test_reload_tells_what_becomes_of_faulty_files(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    bench.task("new", "{}")
+    await bench.agent.reload()
+    rewrite("tasks/echo.yml", "run: echo", "runs: echo")(bench)
+    bench.task("newer", "{}")
+    await bench.agent.reload()
+    (bench.folder / "backends/fake.yml").rename(
+        bench.folder / "backends/other.yml"
+    )
+    await bench.agent.reload()
+    texts = journal_records.texts(journal.RELOAD_FAULTY)
+    assert [text.partition(";")[0] for text in texts] == [
+        "reloaded, but with 1 fault: 1 file is left out",
+        "reloaded, but with 4 faults: 1 file keeps what it said before, "
+        "2 files are left out",
+        "reloaded, but with 8 faults: 4 files are left out",
+    ]
     assert await bench.stop() == 0
 
 

@@ -45,7 +45,13 @@ def test_wrong_command_line(
 
 def test_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--check", "--config-dir", str(folder)]) == 0
-    assert "no fault" in capsys.readouterr().out
+    said = f"{folder}: no fault; 1 backend, 1 task\n"
+    assert capsys.readouterr().out == said
+    (folder / "tasks/x.yml").unlink()
+    write(folder / "backends/second.yml", "type: redis\n")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    said = f"{folder}: no fault; 2 backends, 0 tasks\n"
+    assert capsys.readouterr().out == said
 
 
 def test_check_with_a_warning(
