@@ -81,7 +81,8 @@ def test_check_tells_all_faults_at_once(config: ConfigFolder) -> None:
         "'max_running' meant?",
         f"{folder}/tasks/a.yml:1: the key 'backend' is missing",
         f"{folder}/tasks/a.yml:1: the key 'broker' is missing",
-        f"{folder}/tasks/b.yml:2: not YAML: found unexpected end of stream",
+        f"{folder}/tasks/b.yml:1: not YAML: found unexpected end of stream; "
+        "the quote ' has no end",
     ]
 
 

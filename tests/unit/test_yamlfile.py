@@ -71,7 +71,9 @@ FAULTS = [
     pytest.param("a: b: c", 1, "", "not YAML", id="two-colons"),
     pytest.param("a: 'x", 1, "", "not YAML", id="quote-without-end"),
     pytest.param("a: *x", 1, "", "not YAML", id="no-such-anchor"),
-    pytest.param("a: 1\n---\nb: 2", 2, "", "not YAML", id="two-documents"),
+    pytest.param(
+        "a: 1\n---\nb: 2", 2, "", "file of its own", id="two-documents"
+    ),
     pytest.param("a: \x01", 0, "", "not YAML", id="control-character"),
     pytest.param("a: \0", 0, "", "not YAML", id="nul"),
     pytest.param(
@@ -113,6 +115,81 @@ def test_finds(text: str, line: int, where: str, what: str) -> None:
     if "not usable" not in what:
         assert (fault.line, fault.where) == (line, where)
     assert "\n" not in str(fault)
+
+
+_COLON = "put the value in quotes: it holds a ':'"
+_REST = "if the whole value is a text, put it in quotes"
+_OTHER = "put the whole value in quotes of the other kind"
+_ABOVE = "the line before lacks a ': ', or this one is indented too far"
+_INDENTED = "it is indented like no line above"
+_SIDE = "keys and the items of a list cannot stand side by side"
+_LIST = "begin a list on a line of its own, or put a text in quotes"
+
+
+def _text(letter: str) -> str:
+    return f"if the {letter} begins a text, put that in quotes"
+
+
+def _open(letter: str) -> str:
+    return f"if the {letter} of line 1 begins a text, put that in quotes"
+
+
+HINTS = [
+    pytest.param("a: b: c", 1, _COLON, id="colon"),
+    pytest.param("a: say 'x', \"y\": z", 1, _COLON, id="colon-and-quotes"),
+    pytest.param("a: b:", 1, _COLON, id="colon-at-the-end"),
+    pytest.param("a:1\nb: 2", 2, _ABOVE, id="no-space-after-the-colon"),
+    pytest.param("a b\nb: 2", 2, _ABOVE, id="no-colon"),
+    pytest.param("a: 1\n  b: 2", 2, _ABOVE, id="indented-too-far"),
+    pytest.param("a:\n  b: 1\n c: 2", 3, _INDENTED, id="indented-less"),
+    pytest.param("a:\n  - b\n - c", 3, _INDENTED, id="item-indented-less"),
+    pytest.param("a: *", 1, _text("*"), id="star"),
+    pytest.param("a: *.example.org", 1, _text("*"), id="star-and-more"),
+    pytest.param("a: *b", 1, _text("*"), id="no-such-anchor"),
+    pytest.param("a: [b, *]", 1, _text("*"), id="star-in-a-list"),
+    pytest.param("a: &", 1, _text("&"), id="ampersand"),
+    pytest.param("a: %b", 1, _text("%"), id="percent"),
+    pytest.param("a: @b", 1, _text("@"), id="at"),
+    pytest.param("a: `b`", 1, _text("`"), id="backtick"),
+    pytest.param("a: !b", 1, _text("!"), id="exclamation-mark"),
+    pytest.param("a: |b", 1, _text("|"), id="bar"),
+    pytest.param("a: >b", 1, _text(">"), id="greater"),
+    pytest.param("a: ? b", 1, _text("?"), id="question-mark"),
+    pytest.param("a: [b]+", 1, _REST, id="expression"),
+    pytest.param("a: [[b]+]", 1, _open("["), id="expression-in-a-list"),
+    pytest.param("a: [b\nc: d", 2, _open("["), id="list-without-end"),
+    pytest.param("a: {b: 1\nc: d", 2, _open("{"), id="mapping-without-end"),
+    pytest.param("a: {b}+", 1, _REST, id="braces"),
+    pytest.param("a: 'it's'", 1, _OTHER, id="quote-in-quotes"),
+    pytest.param('a: "b" c', 1, _OTHER, id="more-after-quotes"),
+    pytest.param(
+        "a: 'b\nc: 'd'", 2, "is a ' missing in a line above?", id="quote-above"
+    ),
+    pytest.param("a: 'b\nc: d\n", 1, "the quote ' has no end", id="quote"),
+    pytest.param('a: "b\nc: d', 1, 'the quote " has no end', id="quotes"),
+    pytest.param(
+        'a: "\\d+"',
+        1,
+        "in single quotes a backslash is nothing special",
+        id="backslash",
+    ),
+    pytest.param("a:\n\tb: 1", 2, "use spaces, not tabs", id="tab"),
+    pytest.param("a: b\t# c", 1, "use spaces, not tabs", id="tab-later"),
+    pytest.param("a: - b", 1, _LIST, id="item-behind-a-key"),
+    pytest.param("- a\nb: 1", 2, _SIDE, id="key-after-items"),
+    pytest.param("a:\n  b: 1\n  - c", 3, _SIDE, id="item-after-keys"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "hint"), HINTS)
+def test_says_what_to_do(text: str, line: int, hint: str) -> None:
+    (fault,) = read(text).faults
+    assert (fault.line, fault.what.partition("; ")[2]) == (line, hint)
+
+
+def test_says_nothing_where_the_slip_is_not_known() -> None:
+    (fault,) = read("a: ,b").faults
+    assert ";" not in fault.what
 
 
 def test_all_faults_at_once() -> None:
