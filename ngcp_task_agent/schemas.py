@@ -69,10 +69,9 @@ def _explain(
                 yield (*steps, key), f"is no known key{_meant(key, known)}"
     elif error.validator == "format":
         yield steps, "must be a regular expression that Python understands"
-    elif "title" in error.schema:
-        yield steps, f"must be {error.schema['title']}"
     else:
-        yield steps, f"must be {_in_words(error)}"
+        wanted = error.schema.get("title") or _in_words(error)
+        yield steps, f"must be {wanted}{_instead(error)}"
 
 
 def _meant(key: str, known: List[str]) -> str:
@@ -85,7 +84,7 @@ def _meant(key: str, known: List[str]) -> str:
 _TYPES: Dict[str, str] = {
     "object": "a mapping of keys to values",
     "array": "a list",
-    "string": "a string (in quotes, if it looks like something else)",
+    "string": "a string",
     "boolean": "yes or no",
     "integer": "a whole number",
     "number": "a number",
@@ -95,11 +94,54 @@ _TYPES: Dict[str, str] = {
 
 def _in_words(error: jsonschema.ValidationError) -> str:
     if error.validator == "type":
-        types = error.validator_value
-        if isinstance(types, str):
-            types = [types]
-        return " or ".join(_TYPES.get(name, str(name)) for name in types)
+        return " or ".join(_TYPES.get(n, n) for n in _types(error))
     return f"within the rule {error.validator}: {error.validator_value}"
+
+
+def _types(error: jsonschema.ValidationError) -> List[str]:
+    types = error.validator_value
+    return [types] if isinstance(types, str) else list(map(str, types))
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")
+_BOOLEAN = re.compile("yes|no|true|false|on|off", re.IGNORECASE)
+_ITEM = re.compile(r"[^\x00-\x1f]{1,40}")
+
+
+def _instead(error: jsonschema.ValidationError) -> str:
+    """What to write instead of a value of another type, or what it is."""
+    value = error.instance
+    if error.validator != "type":
+        return ""
+    types = set(_types(error))
+    if value is None:
+        return ", not empty"
+    if isinstance(value, str):
+        number = _NUMBER.fullmatch(value)
+        if types & {"integer", "number"} and number:
+            if number[1]:
+                return "; write the number alone, without a unit"
+            return "; write it without quotes"
+        if "boolean" in types and _BOOLEAN.fullmatch(value):
+            return "; write it without quotes"
+        if "array" in types and _ITEM.fullmatch(value):
+            quoted = value.replace("'", "''")
+            return f"; write ['{quoted}']"
+        return ", not a string"
+    if isinstance(value, list):
+        # The keys of one mapping, each with a dash.
+        if "object" in types and value and isinstance(value[0], dict):
+            return "; write its keys without '- '"
+        return ", not a list"
+    if isinstance(value, dict):
+        return ", not keys with values"
+    if "string" in types and not {"enum", "pattern"} & set(error.schema):
+        return "; put it in quotes"
+    if isinstance(value, bool):
+        return ", not yes or no"
+    if isinstance(value, (int, float)):
+        return "" if types & {"integer", "number"} else ", not a number"
+    return ", not a date"
 
 
 def check_schema(schema: Any) -> Optional[Steps]:

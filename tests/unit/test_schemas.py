@@ -28,7 +28,7 @@ SCHEMA = {
 }
 
 _KEYS = "count, flag, list, map, name, number, plain, short, two, words"
-_STRING = "must be a string (in quotes, if it looks like something else)"
+_STRING = "must be a string"
 _REGEX = "must be a regular expression that Python understands"
 
 FAULTS = [
@@ -45,7 +45,9 @@ FAULTS = [
         f"x.yml:2: zzz: is no known key; known are {_KEYS}",
         id="unknown",
     ),
-    pytest.param("name: 1", "x.yml:1: name: must be a name", id="title"),
+    pytest.param(
+        "name: [x]", "x.yml:1: name: must be a name, not a list", id="title"
+    ),
     pytest.param(
         "name: x\ncount: 0", "x.yml:2: count: must be 1 or more", id="range"
     ),
@@ -56,38 +58,42 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\ncount: yes",
-        "x.yml:2: count: must be 1 or more",
+        "x.yml:2: count: must be 1 or more, not yes or no",
         id="boolean-is-no-integer",
     ),
     pytest.param(
         "name: x\nnumber: yes",
-        "x.yml:2: number: must be a number",
+        "x.yml:2: number: must be a number, not yes or no",
         id="boolean-is-no-number",
     ),
     pytest.param(
         "name: x\nplain: 1",
-        f"x.yml:2: plain: {_STRING}",
+        f"x.yml:2: plain: {_STRING}; put it in quotes",
         id="string",
     ),
     pytest.param(
-        "name: x\nflag: 1", "x.yml:2: flag: must be yes or no", id="boolean"
+        "name: x\nflag: 1",
+        "x.yml:2: flag: must be yes or no, not a number",
+        id="boolean",
     ),
     pytest.param(
-        "name: x\nlist: 1", "x.yml:2: list: must be a list", id="list"
+        "name: x\nlist: 1",
+        "x.yml:2: list: must be a list, not a number",
+        id="list",
     ),
     pytest.param(
         "name: x\nmap: 1",
-        "x.yml:2: map: must be a mapping of keys to values",
+        "x.yml:2: map: must be a mapping of keys to values, not a number",
         id="map",
     ),
     pytest.param(
         "name: x\nlist:\n- 1\n- x",
-        "x.yml:4: list[1]: must be a whole number",
+        "x.yml:4: list[1]: must be a whole number, not a string",
         id="item",
     ),
     pytest.param(
         "name: x\ntwo: 1",
-        f"x.yml:2: two: {_STRING} or nothing",
+        f"x.yml:2: two: {_STRING} or nothing; put it in quotes",
         id="one-of-two-types",
     ),
     pytest.param(
@@ -112,7 +118,7 @@ FAULTS = [
     ),
     pytest.param(
         "[]",
-        "x.yml:1: must be a mapping of keys to values",
+        "x.yml:1: must be a mapping of keys to values, not a list",
         id="not-a-mapping",
     ),
 ]
@@ -123,6 +129,48 @@ def test_fault(text: str, expected: str) -> None:
     document = yamlfile.read(Path("x.yml"), text)
     found = schemas.check(document, document.value, SCHEMA)
     assert [str(fault) for fault in found] == [expected]
+
+
+_QUOTES = "put it in quotes"
+_NO_QUOTES = "write it without quotes"
+_NO_UNIT = "write the number alone, without a unit"
+
+HINTS = [
+    pytest.param("string", "10", f"; {_QUOTES}", id="number"),
+    pytest.param("string", "1.5", f"; {_QUOTES}", id="fraction"),
+    pytest.param("string", "yes", f"; {_QUOTES}", id="yes"),
+    pytest.param("string", "2026-01-31", f"; {_QUOTES}", id="date"),
+    pytest.param("string", "2026-01-31 10:00:00", f"; {_QUOTES}", id="time"),
+    pytest.param("string", "", ", not empty", id="nothing"),
+    pytest.param("string", "{a: 1}", ", not keys with values", id="mapping"),
+    pytest.param("integer", "'8'", f"; {_NO_QUOTES}", id="quoted"),
+    pytest.param("number", "'0.5'", f"; {_NO_QUOTES}", id="quoted-fraction"),
+    pytest.param("number", "5s", f"; {_NO_UNIT}", id="unit"),
+    pytest.param("number", "'10 s'", f"; {_NO_UNIT}", id="quoted-unit"),
+    pytest.param("number", "1.5 min", f"; {_NO_UNIT}", id="unit-and-space"),
+    pytest.param("number", "soon", ", not a string", id="no-number"),
+    pytest.param("integer", "1.5", "", id="float"),
+    pytest.param("boolean", "'yes'", f"; {_NO_QUOTES}", id="quoted-yes"),
+    pytest.param("boolean", "maybe", ", not a string", id="no-boolean"),
+    pytest.param("array", "web*", "; write ['web*']", id="one-item"),
+    pytest.param("array", "it's", "; write ['it''s']", id="item-with-quote"),
+    pytest.param("array", "5", ", not a number", id="one-number"),
+    pytest.param("array", "2026-01-31", ", not a date", id="one-date"),
+    pytest.param("array", "x" * 99, ", not a string", id="long-item"),
+    pytest.param("array", '"a\\nb"', ", not a string", id="item-of-lines"),
+    pytest.param(
+        "object", "- a: 1", "; write its keys without '- '", id="item-of-keys"
+    ),
+    pytest.param("object", "- a", ", not a list", id="items"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "hint"), HINTS)
+def test_says_what_to_do_about_a_type(kind: str, text: str, hint: str) -> None:
+    document = yamlfile.read(Path("x.yml"), f"a:\n  {text}\n")
+    schema = {"properties": {"a": {"type": kind, "title": "so and so"}}}
+    (fault,) = schemas.check(document, document.value, schema)
+    assert str(fault) == f"x.yml:1: a: must be so and so{hint}"
 
 
 def test_all_faults_at_once() -> None:
@@ -155,7 +203,7 @@ def test_value_inside_a_document() -> None:
     document = yamlfile.read(Path("x.yml"), "a:\n  b:\n    name: 1\n")
     at = ("a", "b")
     (fault,) = schemas.check(document, document.value["a"]["b"], SCHEMA, at)
-    assert str(fault) == "x.yml:3: a.b.name: must be a name"
+    assert str(fault) == "x.yml:3: a.b.name: must be a name; put it in quotes"
 
 
 REFERENCES = [
