@@ -92,14 +92,13 @@ class Loader:
             ) or AgentConfig(
                 NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=())
             )
-        backends = {}
+        named: Dict[str, Optional[BackendConfig]] = {}
         for path in self._files("backends"):
             seen.append(path)
-            backend = self._make(
+            named[path.stem] = self._make(
                 trusted.read(path), lambda d: settings.backend(d, installed)
             )
-            if backend:
-                backends[backend.name] = backend
+        backends = {name: found for name, found in named.items() if found}
         tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
         documents = [trusted.read(path) for path in self._files("tasks")]
         # A file that has not changed keeps its name against one that has.
@@ -107,7 +106,7 @@ class Loader:
         for document in documents:
             seen.append(document.path)
             task = self._make(
-                document, lambda d: self._task(d, installed, backends, tasks)
+                document, lambda d: self._task(d, installed, named, tasks)
             )
             if task and task.enabled and task.backend in backends:
                 tasks[task.backend, task.channel, task.name] = task
@@ -174,7 +173,7 @@ class Loader:
         self,
         document: Document,
         installed: Plugins,
-        backends: Mapping[str, BackendConfig],
+        backends: Mapping[str, Optional[BackendConfig]],
         tasks: Mapping[Tuple[str, str, str], TaskConfig],
     ) -> Tuple[Optional[TaskConfig], List[Fault]]:
         task, faults = settings.task(document, installed, backends)

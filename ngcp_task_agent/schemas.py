@@ -8,7 +8,16 @@ from __future__ import annotations
 import difflib
 import re
 import urllib.parse
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+)
 
 import jsonschema
 
@@ -66,7 +75,7 @@ def _explain(
         known = list(error.schema.get("properties", {}))
         for key in error.instance:
             if key not in known:
-                yield (*steps, key), f"is no known key{_meant(key, known)}"
+                yield (*steps, key), f"is no known key{meant(key, known)}"
     elif error.validator == "format":
         yield steps, "must be a regular expression that Python understands"
     else:
@@ -74,11 +83,13 @@ def _explain(
         yield steps, f"must be {wanted}{_instead(error)}"
 
 
-def _meant(key: str, known: List[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a fault about an unknown name: which one is meant?"""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1)
     if close:
         return f"; is '{close[0]}' meant?"
-    return f"; known are {', '.join(sorted(known))}" if known else ""
+    return f"; known are {', '.join(known)}" if known else ""
 
 
 _TYPES: Dict[str, str] = {

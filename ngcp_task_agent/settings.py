@@ -6,6 +6,7 @@ None and every fault of it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
@@ -76,6 +77,8 @@ _AGENT: Schema = {
         ),
     },
 }
+
+_BACKEND: Schema = {"properties": {"type": _text("the name of a type")}}
 
 _TASK: Schema = {
     "type": "object",
@@ -186,9 +189,15 @@ def backend(
     if not isinstance(value, dict):
         return None, schemas.check(document, value, {"type": "object"})
     name = document.path.stem
+    if "type" not in value and name not in plugins.backends:
+        hint = schemas.meant(name, plugins.backends)
+        what = f"the key 'type' is missing, and '{name}' is no type{hint}"
+        return None, [document.fault((), what)]
     type_name = value.get("type", name)
     options = {key: value[key] for key in value if key != "type"}
-    kind, faults = _plugin(document, "type", type_name, plugins.backends)
+    faults = schemas.check(document, {"type": type_name}, _BACKEND)
+    kind, found = _plugin(document, "type", type_name, plugins.backends)
+    faults += found
     if kind:
         faults += schemas.check(document, options, kind.options_schema)
     if faults:
@@ -199,12 +208,16 @@ def backend(
 def task(
     document: Document,
     plugins: Plugins,
-    backends: Mapping[str, BackendConfig],
+    backends: Mapping[str, Optional[BackendConfig]],
 ) -> Tuple[Optional[TaskConfig], List[Fault]]:
     """
-    :param backends: the usable ones; a task of any other is a fault
+    :param backends: by name; None for one that is not usable
     """
     value = document.value
+    if value is None:
+        keys = ", ".join(_TASK["required"])
+        what = f"is empty: a task has at least the keys {keys}"
+        return None, [Fault(document.path, 0, "", what)]
     faults = schemas.check(document, value, _TASK)
     if not isinstance(value, dict):
         return None, faults
@@ -244,27 +257,34 @@ def _plugin(
     document: Document, key: str, name: Any, known: Mapping[str, Type[Plugin]]
 ) -> Tuple[Optional[Type[Plugin]], List[Fault]]:
     """The class that a file names."""
-    if name is None:
-        return None, []  # a required key: its absence is already a fault
-    if isinstance(name, str) and name in known:
+    if not isinstance(name, str):
+        return None, []  # already a fault
+    if name in known:
         return known[name], []
-    what = f"'{name}' is not known; known are {', '.join(sorted(known))}"
+    what = f"'{name}' is not known{schemas.meant(name, known)}"
     return None, [document.fault((key,), what)]
 
 
 def _channel(
     document: Document,
     plugins: Plugins,
-    backends: Mapping[str, BackendConfig],
+    backends: Mapping[str, Optional[BackendConfig]],
 ) -> Tuple[str, List[Fault]]:
     """The control channel of a task."""
     name = document.value.get("backend")
     if not isinstance(name, str):
         return "", []  # already a fault
-    if name not in backends:
-        what = f"there is no usable file '{name}.yml' in the folder backends"
+    backend = backends.get(name)
+    if not backend:
+        what = f"the file '{name}.yml' in the folder backends is not usable"
+        if name not in backends:
+            stem = re.sub(r"\.ya?ml\Z", "", name)
+            what = (
+                f"there is no file '{name}.yml' in the folder backends"
+                f"{schemas.meant(stem, backends)}"
+            )
         return "", [document.fault(("backend",), what)]
-    kind = plugins.backends[backends[name].type]
+    kind = plugins.backends[backend.type]
     options = document.value.get("backend_options", {})
     faults = schemas.check(
         document, options, kind.task_options_schema, ("backend_options",)

@@ -51,8 +51,9 @@ class CommandBroker(Broker):
         "properties": {
             "run": {
                 "type": "string",
-                "pattern": r"^(/[^\0]*[^/\0]|[^/\0]+)\Z",
-                "title": "a program: an absolute path, or a name without '/'",
+                "pattern": r"^(/[^\0]*[^/\0]|[^/\0\s]+)\Z",
+                "title": "a program: an absolute path, or a name without '/' "
+                "and without spaces; its arguments go into args",
             },
             "as_user": {
                 "type": "string",

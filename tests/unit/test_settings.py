@@ -219,8 +219,9 @@ def test_backend_of_another_type_than_its_name() -> None:
 BACKEND_FAULTS = [
     pytest.param("[]", "redis.yml:1: ", "mapping", id="a-list"),
     pytest.param("type: rabbit", "1: type: ", "fake, redis", id="type"),
-    pytest.param("type: 1", "1: type: ", "known", id="type-of-wrong-type"),
-    pytest.param("type: [a]", "1: type: ", "known", id="type-a-list"),
+    pytest.param("type: 1", "1: type: ", "a type", id="type-of-wrong-type"),
+    pytest.param("type: [a]", "1: type: ", "a type", id="type-a-list"),
+    pytest.param("type:", "1: type: ", "not empty", id="type-empty"),
     pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
     pytest.param("host: 1", "1: host: ", "host name", id="host"),
     pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
@@ -267,7 +268,7 @@ def test_backend_fault(text: str, where: str, what: str) -> None:
 def test_backend_without_a_known_type() -> None:
     config, faults = settings.backend(document("", "rabbit.yml"), PLUGINS)
     assert config is None
-    assert "'rabbit' is not known" in str(faults[0])
+    assert "'rabbit' is no type" in str(faults[0])
 
 
 # As the first version's documentation has it.
@@ -356,7 +357,7 @@ COMMAND_FAULTS = [
     pytest.param("run: bin/ping", ".run: ", "absolute", id="run-relative"),
     pytest.param("run: ./ping", ".run: ", "absolute", id="run-dot"),
     pytest.param("run: /usr/bin/", ".run: ", "absolute", id="run-a-folder"),
-    pytest.param("run: ''", ".run: ", "a program", id="run-nothing"),
+    pytest.param("run: echo hello", ".run: ", "go into args", id="run-args"),
     pytest.param("{run: a, rum: b}", ".rum: ", "no known", id="unknown"),
     pytest.param("{run: a, as_user: 0}", ".as_user: ", "user", id="user"),
     pytest.param("{run: a, args: 1}", ".args: ", "shell", id="args"),
@@ -439,6 +440,8 @@ TASK_FAULTS = [
         id="backend-options",
     ),
     pytest.param("broker", None, "", "'broker' is missing", id="no-broker"),
+    pytest.param("broker", "1", "4: broker: ", "quotes", id="broker-a-number"),
+    pytest.param("broker", "", "4: broker: ", "not empty", id="broker-empty"),
     pytest.param(
         "broker", "robot", "4: broker: ", "command, fake", id="broker"
     ),
@@ -559,11 +562,62 @@ def test_all_faults_of_a_task_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "x", "1"])
-def test_a_task_is_a_mapping(text: str) -> None:
+NO_TASKS = [
+    pytest.param("", "x.yml: is empty: ", id="empty"),
+    pytest.param("---\n# name: x\n", "x.yml: is empty: ", id="comment"),
+    pytest.param("[]", "x.yml:1: must be a mapping", id="list"),
+    pytest.param("- name: x", "without '- '", id="list-of-tasks"),
+    pytest.param("x", "x.yml:1: must be a mapping", id="string"),
+    pytest.param("1", "x.yml:1: must be a mapping", id="number"),
+]
+
+
+@pytest.mark.parametrize(("text", "what"), NO_TASKS)
+def test_a_task_is_a_mapping(text: str, what: str) -> None:
     config, faults = settings.task(document(text), PLUGINS, BACKENDS)
     assert config is None
-    assert faults
+    (fault,) = map(str, faults)
+    assert what in fault
+
+
+MEANT = [
+    pytest.param("backend: redis.yml", "; is 'redis' meant?", id="file"),
+    pytest.param("backend: rediss", "; is 'redis' meant?", id="backend"),
+    pytest.param("backend: x", "; known are faulty, main, redis", id="none"),
+    pytest.param(
+        "backend: faulty",
+        "'faulty.yml' in the folder backends is not usable",
+        id="faulty-backend",
+    ),
+    pytest.param("broker: comand", "; is 'command' meant?", id="broker"),
+    pytest.param("broker: cron", "; known are command, fake", id="no-broker"),
+]
+
+
+@pytest.mark.parametrize(("line", "meant"), MEANT)
+def test_says_which_name_is_meant(line: str, meant: str) -> None:
+    key = line.partition(":")[0]
+    lines = [line if x.startswith(f"{key}:") else x for x in PING.split("\n")]
+    found = document("\n".join(lines))
+    backends = {**BACKENDS, "faulty": None}
+    _, (fault,) = settings.task(found, PLUGINS, backends)
+    assert str(fault).endswith(meant)
+
+
+def test_says_which_type_is_meant() -> None:
+    found = document("type: Redis", "second.yml")
+    _, (fault,) = settings.backend(found, PLUGINS)
+    assert str(fault) == (
+        "second.yml:1: type: 'Redis' is not known; is 'redis' meant?"
+    )
+
+
+def test_the_name_of_a_file_is_a_type() -> None:
+    _, (fault,) = settings.backend(document("port: 1", "main.yml"), PLUGINS)
+    assert str(fault) == (
+        "main.yml:1: the key 'type' is missing, and 'main' is no type; "
+        "known are fake, redis"
+    )
 
 
 SCHEMAS = [
