@@ -60,6 +60,10 @@ class Config:
 FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
 
 
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yml", ".yaml")
+
+
 class Loader:
     """Reads the folder, again and again; remembers what was good.
 
@@ -82,6 +86,7 @@ class Loader:
             self._faults.append(
                 Fault(self.folder, 0, "", "there is no such folder")
             )
+        self._warn_of_strangers()
         agent_file = self.folder / "agent.yml"
         agent = AgentConfig()
         if os.path.lexists(agent_file):
@@ -139,9 +144,29 @@ class Loader:
             # Whether they are still there is not known: they stay.
             return sorted(p for p in self._good if p.parent == folder)
         # Editors leave hidden files behind.
-        return [
-            folder / n for n in names if n.endswith(".yml") and n[0] != "."
-        ]
+        paths = [folder / n for n in names if n[0] != "."]
+        for path in paths:
+            if _is_yaml(path) and path.suffix != ".yml":
+                what = "is not read: its name must end with '.yml'"
+                self._warnings.append(Fault(path, 0, "", what))
+        return [path for path in paths if path.suffix == ".yml"]
+
+    def _warn_of_strangers(self) -> None:
+        """Warn of what looks like a part of the configuration and is none."""
+        for path in sorted(self.folder.glob("[!.]*")):
+            name = path.name.lower()
+            what = ""
+            if path.name in ("agent.yml", "backends", "tasks"):
+                continue
+            if name.rstrip("s") in ("backend", "task"):
+                what = f"is '{name.rstrip('s')}s' meant?"
+            elif _is_yaml(path):
+                what = "backends and tasks lie in backends/ and tasks/"
+                if path.stem.lower().rstrip("s") == "agent":
+                    what = "is 'agent.yml' meant?"
+            if what:
+                fault = Fault(path, 0, "", f"is not read; {what}")
+                self._warnings.append(fault)
 
     def _has_changed(self, document: Document) -> bool:
         said = self._said.get(document.path)
@@ -184,12 +209,13 @@ class Loader:
             what = f"{twin.path} has a task of that name, on that channel"
             return None, [document.fault(("name",), what)]
         broker = installed.brokers[task.broker](task.broker_options)
+        at = ("broker_options",)
         try:
-            problems = broker.problems()
+            self._warnings += [
+                document.fault((*at, key), what)
+                for key, what in broker.problems().items()
+            ]
         except Exception as error:
-            problems = f"the broker failed to tell its problems: {error!r}"
-        if problems:
-            self._warnings.append(
-                document.fault(("broker_options",), problems)
-            )
+            what = f"the broker failed to tell its problems: {error!r}"
+            self._warnings.append(document.fault(at, what))
         return task, []

@@ -61,13 +61,15 @@ class Broker(ABC):
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
 
-    def problems(self) -> str:
+    def problems(self) -> Mapping[str, str]:
         """What will keep the work from being done, as things stand.
 
-        Called when a configuration is read, where blocking is allowed; the
-        text, if any, becomes a warning in the journal.
+        Called when a configuration is read, where blocking is allowed.
+
+        :returns: texts by the key of the option that each is about; they
+            become warnings in the journal
         """
-        return ""
+        return {}
 
     def data(self, request: Request) -> Any:
         """A request's data as the work sees it, for the task's schema."""

@@ -94,14 +94,19 @@ class CommandBroker(Broker):
         # The agent's own user does not change; asking costs a file.
         self._own_user = own_user()
 
-    def problems(self) -> str:
+    def problems(self) -> Mapping[str, str]:
+        problems = {}
         try:
             find_program(self._run)
+        except CannotStart as error:
+            hint = "; its arguments go into args" if " " in self._run else ""
+            problems["run"] = f"{error}{hint}"
+        try:
             if self._as_user:
                 self._check_user(find_user(self._as_user))
         except CannotStart as error:
-            return str(error)
-        return ""
+            problems["as_user"] = str(error)
+        return problems
 
     def data(self, request: Request) -> Any:
         """The data; clients also send an object as a string of JSON."""

@@ -244,8 +244,8 @@ class FakeBroker(Broker):
         self.requests: List[Request] = []
         self.refusal = ""
 
-    def problems(self) -> str:
-        return str(self.options.get("problem", ""))
+    def problems(self) -> Mapping[str, str]:
+        return {k: w for k, w in self.options.items() if k == "problem"}
 
     def prepare(self, request: Request) -> FakeWork:
         if self.refusal:

@@ -297,12 +297,28 @@ async def test_program_that_is_no_longer_executable(
 ) -> None:
     path = program("echo x")
     broker = CommandBroker({"run": path})
-    assert broker.problems() == ""
+    assert broker.problems() == {}
     assert (await broker.prepare(request()).run()).data == b"x\n"
     os.chmod(path, 0o644)
-    assert broker.problems() == f"'{path}' is not executable"
+    assert broker.problems() == {"run": f"'{path}' is not executable"}
     result = await broker.prepare(request()).run()
     assert f"'{path}' is not executable" in result.error
+
+
+def test_all_problems_at_once() -> None:
+    found = CommandBroker({"run": "/no/such", "as_user": "no-such"}).problems()
+    assert found == {
+        "run": "there is no program '/no/such'",
+        "as_user": "there is no user 'no-such'",
+    }
+
+
+def test_path_with_arguments() -> None:
+    found = CommandBroker({"run": "/bin/echo hello"}).problems()
+    assert found == {
+        "run": "there is no program '/bin/echo hello'; its arguments go into "
+        "args"
+    }
 
 
 async def test_program_without_its_interpreter(program: Program) -> None:
@@ -343,7 +359,7 @@ def test_an_endless_expression_refuses(allowed: str, word: str) -> None:
 
 async def test_unknown_user() -> None:
     broker = CommandBroker({"run": "true", "as_user": "no-such-user"})
-    assert broker.problems() == "there is no user 'no-such-user'"
+    assert broker.problems() == {"as_user": "there is no user 'no-such-user'"}
     result = await broker.prepare(request()).run()
     assert result.error == (
         "the command cannot be started: there is no user 'no-such-user'"
@@ -411,7 +427,7 @@ async def test_only_root_can_run_as_another_user(
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     broker = CommandBroker({"run": "true", "as_user": "nobody"})
     why = "the agent runs as 'plain': only root can run commands as 'nobody'"
-    assert broker.problems() == why
+    assert broker.problems() == {"as_user": why}
     result = await broker.prepare(request()).run()
     assert result.error == f"the command cannot be started: {why}"
 

@@ -62,6 +62,56 @@ def test_other_files_are_ignored(folder: Path, name: str) -> None:
     assert names(config) == ["ping"]
 
 
+MISNAMED = [
+    pytest.param("tasks/x.yaml", "must end with '.yml'", id="task"),
+    pytest.param("backends/x.yaml", "must end with '.yml'", id="backend"),
+    pytest.param("tasks/X.YML", "must end with '.yml'", id="upper-case"),
+    pytest.param("agents.yml", "is 'agent.yml' meant?", id="agents"),
+    pytest.param("agent.yaml", "is 'agent.yml' meant?", id="agent"),
+    pytest.param("backend.yml", "lie in backends/ and tasks/", id="no-folder"),
+    pytest.param("redis.yaml", "lie in backends/ and tasks/", id="redis"),
+    pytest.param("task/x.yml", "is 'tasks' meant?", id="folder-of-tasks"),
+    pytest.param("Backend/x.yml", "is 'backends' meant?", id="folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "what"), MISNAMED)
+def test_misnamed_files_are_a_warning(
+    folder: Path, name: str, what: str
+) -> None:
+    write(folder / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == ()
+    (warning,) = map(str, config.warnings)
+    place = (
+        folder / name
+        if what.startswith("must")
+        else folder / (name.partition("/")[0])
+    )
+    assert warning.startswith(f"{place}: is not read")
+    assert what in warning
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agent.yml~",
+        "agent.yml.dpkg-old",
+        "central.password",
+        "tasks.disabled/x.yml",
+        "tasks/x.yml.bak",
+        "tasks/x.yml.dpkg-dist",
+        "tasks/.x.yaml",
+        ".git/config.yml",
+        ".x.yml",
+    ],
+)
+def test_what_is_not_to_be_read_is_no_warning(folder: Path, name: str) -> None:
+    write(folder / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == config.warnings == ()
+
+
 def test_no_folder(tmp_path: Path) -> None:
     config = Loader(tmp_path / "nowhere").load()
     assert [str(fault) for fault in config.faults] == [
@@ -170,7 +220,7 @@ def test_warnings_keep_nothing_from_running(folder: Path) -> None:
     assert names(config) == ["ping", "x"]
     (warning,) = config.warnings
     assert str(warning) == (
-        f"{folder}/tasks/x.yml:5: broker_options: no such program"
+        f"{folder}/tasks/x.yml:5: broker_options.problem: no such program"
     )
 
 
