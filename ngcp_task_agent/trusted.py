@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Optional
@@ -62,7 +64,7 @@ def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
         return Fault(path, 0, "", what)
     owner = os.lstat(path).st_uid
     if owner != 0:
-        what = f"is a link of the user {owner}: only root may say what is run"
+        what = f"is a link of {_user(owner)}: only root may say what is run"
         return Fault(path, 0, "", what)
     # Of a link, both its own folders and those of what it names.
     own = path.parent.resolve()
@@ -81,11 +83,25 @@ def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
 def _writers(status: os.stat_result) -> str:
     """How others than root may write a file, or nothing."""
     if status.st_uid != 0:
-        return f"belongs to the user {status.st_uid}"
+        return f"belongs to {_user(status.st_uid)}"
     if status.st_mode & stat.S_IWOTH:
         return "may be written by everybody"
     # Also where the group is root: with an ACL these bits are its mask, and
     # stand for whomever it names.
     if status.st_mode & stat.S_IWGRP:
-        return f"may be written by the group {status.st_gid}"
+        return f"may be written by {_group(status.st_gid)}"
     return ""
+
+
+def _user(number: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name} ({number})"
+    except KeyError:
+        return f"the user {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return f"the group {grp.getgrgid(number).gr_name} ({number})"
+    except KeyError:
+        return f"the group {number}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,16 @@ def test_belongs_to_somebody(file: Path) -> None:
 
 
 @needs_root
+def test_users_and_groups_are_told_by_name(file: Path) -> None:
+    user, group = pwd.getpwall()[1], grp.getgrall()[1]
+    os.chown(file, user.pw_uid, group.gr_gid)
+    assert f"the user {user.pw_name} ({user.pw_uid})" in fault(file)
+    os.chown(file, 0, group.gr_gid)
+    file.chmod(0o664)
+    assert f"the group {group.gr_name} ({group.gr_gid})" in fault(file)
+
+
+@needs_root
 def test_may_be_written_by_everybody(file: Path) -> None:
     file.chmod(0o646)
     assert "may be written by everybody" in fault(file)
@@ -96,7 +108,7 @@ def test_may_be_written_by_everybody(file: Path) -> None:
 def test_may_be_written_by_a_group(file: Path) -> None:
     file.chmod(0o664)
     # root's own group can have members, and with an ACL stands for its mask.
-    assert "may be written by the group 0" in fault(file)
+    assert "may be written by the group root (0)" in fault(file)
     os.chown(file, 0, SOMEBODY)
     assert f"may be written by the group {SOMEBODY}" in fault(file)
     file.chmod(0o644)
