@@ -44,6 +44,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.7  # seconds between two readings
 _OLDEST = 1.0  # seconds that a state may be old
 _STATE_WITHIN = 5.0  # seconds that the state command may take at most
 _STATE_OUTPUT = 4096  # bytes
+_LONGEST_NAME = 255  # characters of the src of a message
 UNKNOWN = "unknown"
 
 
@@ -299,7 +300,7 @@ def _first_line(path: Path) -> str:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return lines[0].strip() if lines else ""
+    return lines[0].strip()[:_LONGEST_NAME] if lines else ""
 
 
 def _full_names(hosts: Path, short: str) -> List[str]:

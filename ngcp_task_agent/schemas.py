@@ -146,7 +146,7 @@ def _instead(error: jsonschema.ValidationError) -> str:
         return ", not a list"
     if isinstance(value, dict):
         return ", not keys with values"
-    if "string" in types and not {"enum", "pattern"} & set(error.schema):
+    if _Validator(error.schema).is_valid(str(value)):
         return "; put it in quotes"
     if isinstance(value, bool):
         return ", not yes or no"

@@ -21,6 +21,11 @@ from ngcp_task_agent.yamlfile import Document, Fault
 # A response without data has to fit, see messages.Response.encode.
 _LEAST_RESPONSE = 16384
 _LEAST_REQUEST = 1024
+_LONGEST_NAME = 255  # characters, of the src of a message
+# No control characters, nor those that turn the direction of a line.
+_PRINTABLE = (
+    r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
+)
 
 Schema = Dict[str, Any]
 
@@ -29,14 +34,24 @@ def _text(title: str) -> Schema:
     return {"type": "string", "minLength": 1, "title": title}
 
 
+def _name(title: str) -> Schema:
+    return {
+        "type": "string",
+        "pattern": _PRINTABLE,
+        "maxLength": _LONGEST_NAME,
+        "title": f"{title} of 1 to {_LONGEST_NAME} printable characters",
+    }
+
+
 def _number(
     least: int, most: int, title: str, kind: str = "integer"
 ) -> Schema:
     return {"type": kind, "minimum": least, "maximum": most, "title": title}
 
 
-def _texts(title: str) -> Schema:
-    return {"type": "array", "items": _text("a string"), "title": title}
+def _texts(title: str, item: Optional[Schema] = None) -> Schema:
+    items = item or _text("a string")
+    return {"type": "array", "items": items, "title": title}
 
 
 _COUNT = _number(1, 10_000, "a whole number from 1 to 10000")
@@ -49,9 +64,9 @@ _AGENT: Schema = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "name": _text("a name for this node"),
-                "aliases": _texts("a list of names"),
-                "roles": _texts("a list of roles"),
+                "name": _name("a name"),
+                "aliases": _texts("a list of names", _name("a name")),
+                "roles": _texts("a list of roles", _name("a role")),
                 "state": _text("a state such as active"),
                 "state_command": {
                     **_texts("a list: a program and its arguments"),
@@ -60,10 +75,12 @@ _AGENT: Schema = {
                 "status": _text("a status such as online"),
                 "labels": {
                     "type": "object",
-                    "additionalProperties": _text("a string"),
+                    "additionalProperties": _name("a value"),
                     "propertyNames": {
+                        **_name("labels"),
                         "not": {"pattern": "^(?i:state|status|role)\\Z"},
-                        "title": "labels other than state, status and role",
+                        "title": "labels other than state, status and role, "
+                        f"of at most {_LONGEST_NAME} characters",
                     },
                     "title": "a mapping of labels to strings",
                 },

@@ -67,6 +67,9 @@ NAMES: List[Any] = [
     ),
     pytest.param({"ngcp_hostname": "prx01a"}, "mine", "mine", id="configured"),
     pytest.param({"ngcp_hostname": "\n"}, None, "Host", id="empty-file"),
+    pytest.param(
+        {"ngcp_hostname": "x" * 300 + "\n"}, None, "x" * 255, id="long"
+    ),
     pytest.param({"ngcp_hostname": ""}, None, "Host", id="no-line"),
 ]
 

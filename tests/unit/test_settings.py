@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, List
 
@@ -10,6 +11,7 @@ import pytest
 from ngcp_task_agent import settings, yamlfile
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.messages import Origin, Response
 from ngcp_task_agent.node import NodeConfig
 from ngcp_task_agent.plugins import Plugins
 from ngcp_task_agent.settings import AgentConfig, BackendConfig
@@ -92,7 +94,32 @@ def test_agent_with_a_state() -> None:
     assert config.node.roles == ()
 
 
+_LONG = "x" * 256
+_WORST = "\U0001f600"  # of what is printable, the most bytes
+
 AGENT_FAULTS = [
+    pytest.param(f"node: {{name: {_LONG}}}", "node.name", "255", id="long"),
+    pytest.param(
+        'node: {name: "a\\tb"}', "node.name", "printable", id="control"
+    ),
+    pytest.param(
+        'node: {name: "a\\u202eb"}', "node.name", "printable", id="direction"
+    ),
+    pytest.param(
+        f"node: {{aliases: [{_LONG}]}}", "node.aliases[0]", "", id="alias-long"
+    ),
+    pytest.param(
+        f"node: {{roles: [{_LONG}]}}", "node.roles[0]", "255", id="role-long"
+    ),
+    pytest.param(
+        f"node: {{labels: {{a: {_LONG}}}}}",
+        "node.labels.a",
+        "255",
+        id="label-value-long",
+    ),
+    pytest.param(
+        f"node: {{labels: {{{_LONG}: a}}}}", "node.labels", "255", id="label"
+    ),
     pytest.param("[]", "", "mapping", id="a-list"),
     pytest.param("x", "", "mapping", id="a-string"),
     pytest.param("nodes: {}", "nodes", "'node' meant", id="unknown"),
@@ -123,7 +150,7 @@ AGENT_FAULTS = [
     pytest.param("node: {status: 1}", "node.status", "status", id="status"),
     pytest.param("node: {labels: []}", "node.labels", "map", id="labels"),
     pytest.param(
-        "node: {labels: {site: 1}}", "node.labels.site", "string", id="label"
+        "node: {labels: {site: 1}}", "node.labels.site", "quotes", id="site"
     ),
     pytest.param(
         "node: {labels: {state: x}}", "node.labels", "other", id="label-state"
@@ -154,6 +181,26 @@ def test_agent_fault(text: str, where: str, what: str) -> None:
     prefix = f"x.yml:1: {where}: " if where else "x.yml:1: "
     assert fault.startswith(prefix)
     assert what in fault
+
+
+def test_the_least_response_leaves_room_for_data() -> None:
+    """However long all other fields are."""
+    least = 16384
+    config, _ = settings.agent(
+        document(f"node: {{name: {_WORST * 255}}}\nmax_response: {least}")
+    )
+    assert config is not None
+    assert config.node.name == _WORST * 255
+    for letter in ("\x01", '"', _WORST):
+        # An uuid can be this long where it was none.
+        origin = Origin(letter * 128, letter * 128, letter * 255)
+        for name in (config.node.name, "\x01" * 255):
+            found = Response(
+                origin, name, "error", letter * 2000, letter * 50_000
+            ).encode(config.max_response)
+            assert max(map(len, found)) <= least
+            pieces = [json.loads(message)["data"] for message in found]
+            assert "".join(pieces) == letter * 50_000
 
 
 def test_agent_faults_have_their_lines() -> None:
