@@ -155,12 +155,29 @@ def _instead(error: jsonschema.ValidationError) -> str:
     return ", not a date"
 
 
-def check_schema(schema: Any) -> Optional[Steps]:
-    """Where a schema of the administrator's is none; None if it is one."""
+def check_schema(schema: Any) -> Optional[Tuple[Steps, str]]:
+    """Where and why a schema of the administrator's is none; None if it is.
+
+    Of several faults the one that tells most.
+    """
     meta = jsonschema.Draft202012Validator.META_SCHEMA
     validator = jsonschema.Draft202012Validator(meta, format_checker=_formats)
     error = jsonschema.exceptions.best_match(validator.iter_errors(schema))
-    return None if error is None else tuple(error.absolute_path)
+    if error is None:
+        return None
+    steps: Steps = tuple(error.absolute_path)
+    value = error.instance
+    if "type" in steps[-2:] and error.validator in ("anyOf", "enum"):
+        names = value if isinstance(value, list) else [value]
+        name = next((n for n in names if n not in [*_TYPES]), value)
+        return steps, f"'{name}' is no type{meant(str(name), _TYPES)}"
+    if error.validator == "anyOf":
+        return steps, "is not valid in a JSON Schema"
+    if error.validator_value == ["object", "boolean"]:
+        if isinstance(value, str) and value in _TYPES:
+            return steps, f"must be a JSON Schema; write {{type: {value}}}"
+        return steps, f"must be a JSON Schema{_instead(error)}"
+    return next(_explain(error))
 
 
 def find_reference(schema: Any) -> str:

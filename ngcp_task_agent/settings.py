@@ -333,8 +333,8 @@ def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
     if reference:
         what = f"refers to '{reference}', but must be complete in itself"
         return [document.fault(("data_schema",), what)]
-    steps = schemas.check_schema(schema)
-    if steps is not None:
-        what = "is not valid in a JSON Schema (draft 2020-12)"
+    found = schemas.check_schema(schema)
+    if found:
+        steps, what = found
         return [document.fault(("data_schema", *steps), what)]
     return []

@@ -226,3 +226,60 @@ REFERENCES = [
 @pytest.mark.parametrize(("schema", "found"), REFERENCES)
 def test_find_reference(schema: Any, found: str) -> None:
     assert schemas.find_reference(schema) == found
+
+
+NO_SCHEMAS = [
+    pytest.param(
+        "properties:\n  a:\n    type: strin",
+        "x.yml:3: properties.a.type: 'strin' is no type; is 'string' meant?",
+        id="type",
+    ),
+    pytest.param(
+        "type:\n  5",
+        "x.yml:1: type: '5' is no type; known are array, boolean, integer, "
+        "null, number, object, string",
+        id="type-a-number",
+    ),
+    pytest.param(
+        "properties:\n  a: string",
+        "x.yml:2: properties.a: must be a JSON Schema; write {type: string}",
+        id="type-alone",
+    ),
+    pytest.param(
+        "items:\n  a",
+        "x.yml:1: items: must be a JSON Schema, not a string",
+        id="no-schema",
+    ),
+    pytest.param(
+        "required: name",
+        "x.yml:1: required: must be a list; write ['name']",
+        id="required",
+    ),
+    pytest.param(
+        "minLength: -1",
+        "x.yml:1: minLength: must be within the rule minimum: 0",
+        id="rule",
+    ),
+    pytest.param(
+        "\npattern: '('", f"x.yml:2: pattern: {_REGEX}", id="expression"
+    ),
+    pytest.param(
+        "dependencies:\n  a: 5",
+        "x.yml:2: dependencies.a: is not valid in a JSON Schema",
+        id="else",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), NO_SCHEMAS)
+def test_says_what_is_wrong_in_a_schema(text: str, expected: str) -> None:
+    document = yamlfile.read(Path("x.yml"), text)
+    found = schemas.check_schema(document.value)
+    assert found
+    assert str(document.fault(*found)) == expected
+
+
+def test_says_which_of_several_types_is_none() -> None:
+    found = schemas.check_schema({"type": ["string", "nul"]})
+    assert found
+    assert found[1] == "'nul' is no type; is 'null' meant?"

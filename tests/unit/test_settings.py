@@ -530,16 +530,16 @@ TASK_FAULTS = [
     ),
     pytest.param(
         "data_schema",
-        "{type: thing}",
+        "{type: dict}",
         "6: data_schema.type: ",
-        "not valid",
+        "'dict' is no type; known are array, boolean,",
         id="schema-type",
     ),
     pytest.param(
         "data_schema",
         "{properties: {a: {minimum: x}}}",
         "data_schema.properties.a.minimum: ",
-        "not valid",
+        "must be a number, not a string",
         id="schema-deep",
     ),
     pytest.param(
@@ -553,14 +553,14 @@ TASK_FAULTS = [
         "data_schema",
         "{pattern: '('}",
         "6: data_schema.pattern: ",
-        "not valid",
+        "regular expression",
         id="schema-pattern",
     ),
     pytest.param(
         "data_schema",
         "{patternProperties: {'(': {}}}",
         "6: data_schema.patternProperties",
-        "not valid",
+        "regular expression",
         id="schema-pattern-properties",
     ),
     pytest.param(
