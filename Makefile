@@ -50,14 +50,17 @@ bench: $(VENV)/demo
 
 # Built from what a clone would have, so that the tree stays as it is.
 deb:
-	tests/packages deb
-	rm -rf build/deb
-	mkdir -p build/deb/source
-	git ls-files -co --exclude-standard -z \
+	@tests/packages deb
+	@rm -rf build/deb
+	@mkdir -p build/deb/source
+	@git ls-files -co --exclude-standard -z \
 	    | tar --null --files-from=- -c | tar -x -C build/deb/source
-	cd build/deb/source && env -u PYTHONPATH \
-	    PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
-	rm -rf build/deb/source
+	@echo "builds and tests the packages; the log is build/deb/build.log"
+	@cd build/deb/source && env -u PYTHONPATH \
+	    PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc \
+	    >../build.log 2>&1 || { cat ../build.log >&2; exit 1; }
+	@rm -rf build/deb/source
+	@printf '%s\n' build/deb/*.deb
 
 lintian:
 	$(MAKE) system-test SYSTEM_TESTS=tests/system/test_packages.py
