@@ -116,7 +116,8 @@ def _types(error: jsonschema.ValidationError) -> List[str]:
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")
 _BOOLEAN = re.compile("yes|no|true|false|on|off", re.IGNORECASE)
-_ITEM = re.compile(r"[^\x00-\x1f]{1,40}")
+# What can only be one item: a comma could be meant to separate two.
+_ITEM = re.compile(r"[^\x00-\x1f,]{1,40}")
 
 
 def _instead(error: jsonschema.ValidationError) -> str:
@@ -126,7 +127,7 @@ def _instead(error: jsonschema.ValidationError) -> str:
         return ""
     types = set(_types(error))
     if value is None:
-        return ", not empty"
+        return "; it is empty"
     if isinstance(value, str):
         number = _NUMBER.fullmatch(value)
         if types & {"integer", "number"} and number:
@@ -138,21 +139,21 @@ def _instead(error: jsonschema.ValidationError) -> str:
         if "array" in types and _ITEM.fullmatch(value):
             quoted = value.replace("'", "''")
             return f"; write ['{quoted}']"
-        return ", not a string"
+        return "; this is a string"
     if isinstance(value, list):
         # The keys of one mapping, each with a dash.
         if "object" in types and value and isinstance(value[0], dict):
             return "; write its keys without '- '"
-        return ", not a list"
+        return "; this is a list"
     if isinstance(value, dict):
-        return ", not keys with values"
+        return "; these are keys with values"
     if _Validator(error.schema).is_valid(str(value)):
         return "; put it in quotes"
     if isinstance(value, bool):
-        return ", not yes or no"
+        return "; this is yes or no"
     if isinstance(value, (int, float)):
-        return "" if types & {"integer", "number"} else ", not a number"
-    return ", not a date"
+        return "" if types & {"integer", "number"} else "; this is a number"
+    return "; this is a date"
 
 
 def check_schema(schema: Any) -> Optional[Tuple[Steps, str]]:

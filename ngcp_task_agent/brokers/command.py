@@ -270,9 +270,17 @@ class CommandWork(Work):
 def split_args(args: Any) -> List[str]:
     """A task's ``args``: a string as a POSIX shell splits it, or a list.
 
-    :raises ValueError: for a quote that is not closed
+    :raises ValueError: for a quote that is not closed, or a last backslash
     """
-    return shlex.split(args) if isinstance(args, str) else list(args)
+    if not isinstance(args, str):
+        return list(args)
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        what = "a quote is not closed"
+        if "escape" in str(error):
+            what = "nothing follows the last backslash"
+        raise ValueError(f"args: {what}") from None
 
 
 def _is_usable(word: str) -> bool:

@@ -46,7 +46,9 @@ FAULTS = [
         id="unknown",
     ),
     pytest.param(
-        "name: [x]", "x.yml:1: name: must be a name, not a list", id="title"
+        "name: [x]",
+        "x.yml:1: name: must be a name; this is a list",
+        id="title",
     ),
     pytest.param(
         "name: x\ncount: 0", "x.yml:2: count: must be 1 or more", id="range"
@@ -58,12 +60,12 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\ncount: yes",
-        "x.yml:2: count: must be 1 or more, not yes or no",
+        "x.yml:2: count: must be 1 or more; this is yes or no",
         id="boolean-is-no-integer",
     ),
     pytest.param(
         "name: x\nnumber: yes",
-        "x.yml:2: number: must be a number, not yes or no",
+        "x.yml:2: number: must be a number; this is yes or no",
         id="boolean-is-no-number",
     ),
     pytest.param(
@@ -73,22 +75,22 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\nflag: 1",
-        "x.yml:2: flag: must be yes or no, not a number",
+        "x.yml:2: flag: must be yes or no; this is a number",
         id="boolean",
     ),
     pytest.param(
         "name: x\nlist: 1",
-        "x.yml:2: list: must be a list, not a number",
+        "x.yml:2: list: must be a list; this is a number",
         id="list",
     ),
     pytest.param(
         "name: x\nmap: 1",
-        "x.yml:2: map: must be a mapping of keys to values, not a number",
+        "x.yml:2: map: must be a mapping of keys to values; this is a number",
         id="map",
     ),
     pytest.param(
         "name: x\nlist:\n- 1\n- x",
-        "x.yml:4: list[1]: must be a whole number, not a string",
+        "x.yml:4: list[1]: must be a whole number; this is a string",
         id="item",
     ),
     pytest.param(
@@ -118,7 +120,7 @@ FAULTS = [
     ),
     pytest.param(
         "[]",
-        "x.yml:1: must be a mapping of keys to values, not a list",
+        "x.yml:1: must be a mapping of keys to values; this is a list",
         id="not-a-mapping",
     ),
 ]
@@ -141,27 +143,30 @@ HINTS = [
     pytest.param("string", "yes", f"; {_QUOTES}", id="yes"),
     pytest.param("string", "2026-01-31", f"; {_QUOTES}", id="date"),
     pytest.param("string", "2026-01-31 10:00:00", f"; {_QUOTES}", id="time"),
-    pytest.param("string", "", ", not empty", id="nothing"),
-    pytest.param("string", "{a: 1}", ", not keys with values", id="mapping"),
+    pytest.param("string", "", "; it is empty", id="nothing"),
+    pytest.param(
+        "string", "{a: 1}", "; these are keys with values", id="mapping"
+    ),
     pytest.param("integer", "'8'", f"; {_NO_QUOTES}", id="quoted"),
     pytest.param("number", "'0.5'", f"; {_NO_QUOTES}", id="quoted-fraction"),
     pytest.param("number", "5s", f"; {_NO_UNIT}", id="unit"),
     pytest.param("number", "'10 s'", f"; {_NO_UNIT}", id="quoted-unit"),
     pytest.param("number", "1.5 min", f"; {_NO_UNIT}", id="unit-and-space"),
-    pytest.param("number", "soon", ", not a string", id="no-number"),
+    pytest.param("number", "soon", "; this is a string", id="no-number"),
     pytest.param("integer", "1.5", "", id="float"),
     pytest.param("boolean", "'yes'", f"; {_NO_QUOTES}", id="quoted-yes"),
-    pytest.param("boolean", "maybe", ", not a string", id="no-boolean"),
+    pytest.param("boolean", "maybe", "; this is a string", id="no-boolean"),
     pytest.param("array", "web*", "; write ['web*']", id="one-item"),
     pytest.param("array", "it's", "; write ['it''s']", id="item-with-quote"),
-    pytest.param("array", "5", ", not a number", id="one-number"),
-    pytest.param("array", "2026-01-31", ", not a date", id="one-date"),
-    pytest.param("array", "x" * 99, ", not a string", id="long-item"),
-    pytest.param("array", '"a\\nb"', ", not a string", id="item-of-lines"),
+    pytest.param("array", "a, b", "; this is a string", id="two-items"),
+    pytest.param("array", "5", "; this is a number", id="one-number"),
+    pytest.param("array", "2026-01-31", "; this is a date", id="one-date"),
+    pytest.param("array", "x" * 99, "; this is a string", id="long-item"),
+    pytest.param("array", '"a\\nb"', "; this is a string", id="item-of-lines"),
     pytest.param(
         "object", "- a: 1", "; write its keys without '- '", id="item-of-keys"
     ),
-    pytest.param("object", "- a", ", not a list", id="items"),
+    pytest.param("object", "- a", "; this is a list", id="items"),
 ]
 
 
@@ -247,7 +252,7 @@ NO_SCHEMAS = [
     ),
     pytest.param(
         "items:\n  a",
-        "x.yml:1: items: must be a JSON Schema, not a string",
+        "x.yml:1: items: must be a JSON Schema; this is a string",
         id="no-schema",
     ),
     pytest.param(

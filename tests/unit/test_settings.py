@@ -268,7 +268,7 @@ BACKEND_FAULTS = [
     pytest.param("type: rabbit", "1: type: ", "fake, redis", id="type"),
     pytest.param("type: 1", "1: type: ", "a type", id="type-of-wrong-type"),
     pytest.param("type: [a]", "1: type: ", "a type", id="type-a-list"),
-    pytest.param("type:", "1: type: ", "not empty", id="type-empty"),
+    pytest.param("type:", "1: type: ", "it is empty", id="type-empty"),
     pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
     pytest.param("host: 1", "1: host: ", "host name", id="host"),
     pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
@@ -411,7 +411,18 @@ COMMAND_FAULTS = [
     pytest.param(
         "{run: a, args: [1]}", ".args[0]: ", "string", id="args-item"
     ),
-    pytest.param("run: a\nargs: it's", "options: ", "quot", id="args-quote"),
+    pytest.param(
+        "run: a\nargs: it's",
+        "options: ",
+        "args: a quote is not closed",
+        id="args-quote",
+    ),
+    pytest.param(
+        "run: a\nargs: a\\",
+        "options: ",
+        "args: nothing follows the last backslash",
+        id="args-backslash",
+    ),
     pytest.param("{run: a, extra_args: x}", ".extra_args: ", "", id="extra"),
     pytest.param(
         "{run: a, extra_args: ['(']}", ".extra_args[0]: ", "regular", id="re"
@@ -488,7 +499,9 @@ TASK_FAULTS = [
     ),
     pytest.param("broker", None, "", "'broker' is missing", id="no-broker"),
     pytest.param("broker", "1", "4: broker: ", "quotes", id="broker-a-number"),
-    pytest.param("broker", "", "4: broker: ", "not empty", id="broker-empty"),
+    pytest.param(
+        "broker", "", "4: broker: ", "it is empty", id="broker-empty"
+    ),
     pytest.param(
         "broker", "robot", "4: broker: ", "command, fake", id="broker"
     ),
@@ -539,7 +552,7 @@ TASK_FAULTS = [
         "data_schema",
         "{properties: {a: {minimum: x}}}",
         "data_schema.properties.a.minimum: ",
-        "must be a number, not a string",
+        "must be a number; this is a string",
         id="schema-deep",
     ),
     pytest.param(
