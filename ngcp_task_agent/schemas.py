@@ -72,15 +72,24 @@ def _explain(
             if key not in error.instance:
                 yield steps, f"the key '{key}' is missing"
     elif error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
+        known = error.schema.get("properties", {})
         for key in error.instance:
             if key not in known:
-                yield (*steps, key), f"is no known key{meant(key, known)}"
+                hint = _place(key, known) or meant(key, known)
+                yield (*steps, key), f"is no known key{hint}"
     elif error.validator == "format":
         yield steps, "must be a regular expression that Python understands"
     else:
         wanted = error.schema.get("title") or _in_words(error)
         yield steps, f"must be {wanted}{_instead(error)}"
+
+
+def _place(key: str, properties: Mapping[str, Any]) -> str:
+    """The end of a fault about a key that stands outside of its mapping."""
+    for name, schema in properties.items():
+        if isinstance(schema, dict) and key in schema.get("properties", {}):
+            return f"; it belongs into {name}"
+    return ""
 
 
 def meant(name: str, known: Iterable[str]) -> str:

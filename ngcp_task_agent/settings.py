@@ -235,7 +235,7 @@ def task(
         keys = ", ".join(_TASK["required"])
         what = f"is empty: a task has at least the keys {keys}"
         return None, [Fault(document.path, 0, "", what)]
-    faults = schemas.check(document, value, _TASK)
+    faults = schemas.check(document, value, _task_schema(plugins))
     if not isinstance(value, dict):
         return None, faults
     channel, found = _channel(document, plugins, backends)
@@ -268,6 +268,25 @@ def task(
         ),
         [],
     )
+
+
+def _task_schema(plugins: Plugins) -> Schema:
+    """The schema of a task, which knows what options there are."""
+    properties = dict(_TASK["properties"])
+    for name, options in (
+        (
+            "backend_options",
+            [kind.task_options_schema for kind in plugins.backends.values()],
+        ),
+        (
+            "broker_options",
+            [kind.options_schema for kind in plugins.brokers.values()],
+        ),
+    ):
+        # Their values are checked by the schema of the plugin that is named.
+        keys = {key: True for o in options for key in o.get("properties", {})}
+        properties[name] = {**properties[name], "properties": keys}
+    return {**_TASK, "properties": properties}
 
 
 def _plugin(

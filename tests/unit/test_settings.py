@@ -98,6 +98,7 @@ _LONG = "x" * 256
 _WORST = "\U0001f600"  # of what is printable, the most bytes
 
 AGENT_FAULTS = [
+    pytest.param("roles: [a]", "roles", "it belongs into node", id="place"),
     pytest.param(f"node: {{name: {_LONG}}}", "node.name", "255", id="long"),
     pytest.param(
         'node: {name: "a\\tb"}', "node.name", "printable", id="control"
@@ -638,6 +639,19 @@ def test_a_task_is_a_mapping(text: str, what: str) -> None:
     assert config is None
     (fault,) = map(str, faults)
     assert what in fault
+
+
+def test_says_where_a_key_belongs() -> None:
+    text = (
+        "name: x\nbackend: redis\ncontrol_channel: c\nbroker: command\n"
+        "run: ping\n"
+    )
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    assert [str(fault) for fault in sorted(faults) if fault.line > 1] == [
+        "x.yml:3: control_channel: is no known key; it belongs into "
+        "backend_options",
+        "x.yml:5: run: is no known key; it belongs into broker_options",
+    ]
 
 
 MEANT = [
