@@ -114,7 +114,9 @@ class Loader:
                 document, lambda d: self._task(d, installed, named, tasks)
             )
             if task and task.enabled and task.backend in backends:
-                tasks[task.backend, task.channel, task.name] = task
+                place = (task.backend, task.channel, task.name)
+                # What was good of a faulty file gives way to a sound one.
+                tasks.setdefault(place, task)
         self._good = {p: c for p, c in self._good.items() if p in seen}
         # A task is not in force without its backend, whatever was good of it.
         in_force = {task.path for task in tasks.values()}

@@ -197,6 +197,26 @@ def test_disabled(folder: Path) -> None:
     assert config.faults == ()
 
 
+@pytest.mark.parametrize("file", ["a-first", "z-last"])
+def test_a_name_is_taken_once_whatever_the_order(
+    folder: Path, file: str
+) -> None:
+    loader = Loader(folder)
+    assert names(loader.load()) == ["ping"]
+    # One that is faulty now, and a sound one of the same name.
+    task(folder, "ping", "unknown: 1\n")
+    task(folder, "ping", file=file)
+    config = loader.load()
+    assert names(config) == ["ping"]
+    (in_force,) = config.tasks
+    told = {fault.path for fault in config.faults}
+    # What is not in force has a fault that says so.
+    assert {folder / "tasks/ping.yml", folder / f"tasks/{file}.yml"} <= {
+        *told,
+        in_force.path,
+    }
+
+
 def test_twins(folder: Path) -> None:
     task(folder, "ping", file="zwei")
     config = Loader(folder).load()
