@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
+from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
@@ -209,6 +211,37 @@ def test_data_schema(
     assert statuses(client.ask("true", data=large))[-1] == "done"
     large["n"] = "x"
     assert statuses(client.ask("true", data=large)) == ["rejected"]
+
+
+@pytest.mark.parametrize("more", ["", "x" * 10000], ids=["small", "large"])
+def test_a_schema_without_end_holds_up_nobody(
+    more: str, config: ConfigFolder, start: Start, client: Client
+) -> None:
+    endless = {"properties": {"n": {"pattern": "^(a|a)*b$"}}}
+    config.task("endless", "true", data_schema=endless)
+    config.task("true", "true")
+    daemon = start()
+    refused = client.send("endless", data={"n": "a" * 60, "more": more})
+    done = client.send("true")
+    endings = {r["ref"]: r for r in (client.ending(), client.ending())}
+    assert endings[done["uuid"]]["status"] == "done"
+    assert endings[refused["uuid"]]["status"] == "rejected"
+    assert "takes more than" in endings[refused["uuid"]]["reason"]
+    assert daemon.stop() == 0
+
+
+def test_large_answers_do_not_fill_the_memory(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    # Eight of these may run at once, 480 MB are in all.
+    config.shell("much", "head -c 8000000 /dev/zero | tr '\\0' x")
+    daemon = start()
+    for _ in range(60):
+        client.send("much", options={"feedback_channel": "nobody"})
+    daemon.wait_for_log("done much", 60)
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    assert int(peak) < 300_000
 
 
 def test_task_that_is_not_enabled_is_unknown(
