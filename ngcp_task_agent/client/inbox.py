@@ -47,10 +47,12 @@ class Inbox:
         if not self._reader or self._reader.done():
             self._reader = background.start(self._read_in_pauses())
 
-    def empty(self) -> None:
-        """Deliver all now."""
-        while self._waiting:
-            self._next()
+    async def empty(self) -> None:
+        """Deliver all that waits now, not what comes meanwhile."""
+        for _ in range(len(self._waiting)):
+            if self._waiting:
+                self._next()
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         if self._reader:

@@ -122,15 +122,17 @@ class Tally:
         self._max_data = max_data
         self._joiner = Joiner(max_data)
         self._nodes: Dict[str, NodeOutcome] = {}
+        #: how many nodes have accepted and not ended
+        self.running = 0
 
     @property
     def nodes(self) -> Tuple[NodeOutcome, ...]:
         return tuple(self._nodes.values())
 
     @property
-    def running(self) -> int:
-        """How many nodes have accepted and not ended."""
-        return sum(n.status is Status.ACCEPTED for n in self._nodes.values())
+    def answered(self) -> int:
+        """How many nodes have said anything."""
+        return len(self._nodes)
 
     @property
     def concluded(self) -> int:
@@ -162,6 +164,8 @@ class Tally:
         if not whole:
             return None
         self._nodes[whole.src] = _after(node, whole, seconds)
+        was_running = node is not None and node.status is Status.ACCEPTED
+        self.running += (whole.status is Status.ACCEPTED) - was_running
         if whole.status.is_ending:
             self._joiner.forget(whole.src)
         return Response(

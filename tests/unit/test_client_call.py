@@ -53,7 +53,7 @@ class Wire:
             request.encode("fb"),
             "control",
             Patience(**{"settle": 0.05, "timeout": LONG, **patience}),
-            Tally(1 << 20),
+            Tally(1 << 28),
         )
         return self.call
 
@@ -230,6 +230,63 @@ async def test_what_came_while_the_process_stood_still_counts() -> None:
     assert await statuses(call) == ["a accepted", "a done"]
 
 
+async def test_deadline_holds_though_responses_flow() -> None:
+    wire = Wire()
+    call = wire.make(timeout=0.2)
+    number = 0
+
+    def flow() -> None:
+        nonlocal number
+        if call.outcome.seconds < LONG / 2:
+            wire.answer(f"n{number}", "accepted")
+            number += 1
+            later(0, flow)
+
+    later(0, flow)
+    assert await asyncio.wait_for(statuses(call), LONG / 2)
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert call.outcome.seconds < LONG / 2
+
+
+async def test_large_message_counts_though_responses_flow() -> None:
+    wire = Wire()
+    call = wire.make(timeout=0.2)
+
+    def flow(number: int) -> None:
+        # So often that the inbox sees no pause.
+        wire.answer(f"n{number}", "done", "x" * 40_000)
+        if call.outcome.seconds < 0.2:
+            later(0.01, flow, number + 1)
+
+    later(0, flow, 0)
+    await asyncio.wait_for(statuses(call), LONG / 2)
+    assert call.outcome.done
+    await wire.inbox.close()
+
+
+async def test_others_have_their_turn_while_responses_are_taken() -> None:
+    wire = Wire()
+    call = wire.make(timeout=LONG)
+
+    def burst() -> None:
+        for number in range(1000):
+            wire.answer(f"n{number}", "done")
+
+    later(0, burst)
+    taken = at_the_other = 0
+
+    def other() -> None:
+        nonlocal at_the_other
+        at_the_other = taken
+
+    async for _ in call:
+        taken += 1
+        if taken == 1:
+            later(0, other)
+    assert taken == 1000
+    assert 0 < at_the_other < 1000
+
+
 async def test_failure_to_send() -> None:
     call = Wire(RedisUnavailable("away")).make()
     with pytest.raises(RedisUnavailable, match="away"):
@@ -272,7 +329,7 @@ async def test_inbox_reads_large_messages_in_pauses() -> None:
         await asyncio.sleep(0.01)
     assert delivered == [4, 1, 2, 3]
     inbox.put(message(5, 100_000))
-    inbox.empty()
+    await inbox.empty()
     assert delivered[-1] == 5
     # Beyond its limit it does not wait for a pause.
     for chunk in range(1, 9):
