@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Optional
+import itertools
+from collections import Counter
+from typing import Optional, Tuple
 
 from rich.console import Console
 from rich.live import Live
@@ -13,23 +15,31 @@ from rich.text import Text
 from ngcp_task_agent import background
 from ngcp_task_agent.client import text
 from ngcp_task_agent.client.call import Call
-from ngcp_task_agent.client.outcome import NodeOutcome
+from ngcp_task_agent.client.outcome import NodeOutcome, Outcome
 from ngcp_task_agent.client.report import View
-from ngcp_task_agent.client.responses import Response, Status
+from ngcp_task_agent.client.responses import Status
 
 _EVERY = 0.25  # seconds
+_FRAME = 6  # lines of the view that are no node's
+_MOST = 500  # nodes: more take seconds to draw
 _REASON = 500  # characters
-_STYLES = {
-    Status.ACCEPTED: "yellow",
-    Status.REJECTED: "magenta",
-    Status.DONE: "green",
+_HEADINGS = ("Node", "State", "Accepted after", "Time", "Reason")
+_STYLES = {  # what needs attention first
     Status.ERROR: "red",
+    Status.REJECTED: "magenta",
+    Status.ACCEPTED: "yellow",
+    Status.DONE: "green",
 }
 _WORDS = {Status.ACCEPTED: "running"}
 
+Nodes = Tuple[NodeOutcome, ...]
+
 
 class LiveView(View):
-    """Per node: who runs since when, who ended how; stays at the end."""
+    """Per node: who runs since when, who ended how; stays at the end.
+
+    Of more nodes than the terminal has lines the others are only counted.
+    """
 
     is_live = True
 
@@ -48,48 +58,85 @@ class LiveView(View):
     def start(self, call: Call) -> None:
         self._call = call
         self._live.start()
-        self._draw()
-        self._clock = background.start(self._run_clock())
-
-    def response(self, response: Response) -> None:
-        self._draw()
+        self._draw(call.outcome)
+        self._clock = background.start(self._run_clock(call))
 
     async def end(self) -> None:
-        if self._clock:
-            await background.end(self._clock)
-        self._draw()
+        assert self._call
+        assert self._clock
+        await background.end(self._clock)
+        self._draw(self._call.outcome, is_last=True)
         self._live.stop()
 
-    async def _run_clock(self) -> None:
+    async def _run_clock(self, call: Call) -> None:
+        # Not at each response: with many nodes nothing else would be done.
         while True:
             await asyncio.sleep(_EVERY)
-            self._draw()
+            self._draw(call.outcome)
 
-    def _draw(self) -> None:
-        assert self._call
-        outcome = self._call.outcome
+    def _draw(self, outcome: Outcome, is_last: bool = False) -> None:
+        nodes = outcome.nodes
+        room = max(1, self._live.console.height - _FRAME)
+        if len(nodes) > room:
+            if is_last:
+                # It may scroll, but only for what is not well.
+                room = max(room, len(nodes) - len(outcome.done))
+            nodes = _first(outcome, min(room, _MOST))
         table = Table(
             title=Text(
                 f"{text.plain(outcome.request.task)} on "
                 f"{text.plain(outcome.request.dst)}, "
-                f"{text.seconds(outcome.seconds)}"
+                f"{text.seconds(outcome.seconds)}",
+                no_wrap=not is_last,
+                overflow="ellipsis",
             ),
             title_justify="left",
+            caption=_rest(outcome.nodes, nodes),
+            caption_justify="left",
         )
-        for heading in ("Node", "State", "Accepted after", "Time", "Reason"):
+        lines = [[Text(heading) for heading in _HEADINGS]]
+        lines += [_row(node, outcome.seconds) for node in nodes]
+        if not is_last:
+            # Said of the columns, these would not give way to each other.
+            for cell in itertools.chain(*lines):
+                cell.no_wrap, cell.overflow = True, "ellipsis"
+        for heading in lines[0]:
             table.add_column(heading, overflow="fold")
-        for node in outcome.nodes:
-            table.add_row(*_row(node, outcome.seconds))
+        for line in lines[1:]:
+            table.add_row(*line)
         self._live.update(table, refresh=True)
+
+
+def _first(outcome: Outcome, count: int) -> Nodes:
+    """So many nodes: those that need attention before those that are well."""
+    by_need = (outcome.having(status) for status in _STYLES)
+    return tuple(itertools.islice(itertools.chain(*by_need), count))
+
+
+def _rest(nodes: Nodes, shown: Nodes) -> Optional[Text]:
+    """How many nodes are not shown, and how they are."""
+    if len(nodes) == len(shown):
+        return None
+    rest = Counter(node.status for node in nodes)
+    rest.subtract(node.status for node in shown)
+    counts = [f"{rest[s]} {_word(s)}" for s in _STYLES if rest[s]]
+    return Text(
+        f"and {len(nodes) - len(shown)} more: {', '.join(counts)}",
+        no_wrap=True,
+        overflow="ellipsis",
+    )
+
+
+def _word(status: Status) -> str:
+    return _WORDS.get(status, status.value)
 
 
 def _row(node: NodeOutcome, now: float) -> list[Text]:
     begun, ended = node.accepted, node.ended
     end = now if ended is None else ended
-    status = _WORDS.get(node.status, node.status.value)
     return [
         Text(text.plain(node.node)),
-        Text(status, style=_STYLES[node.status]),
+        Text(_word(node.status), style=_STYLES[node.status]),
         Text("" if begun is None else text.seconds(begun)),
         Text("" if begun is None else text.seconds(end - begun)),
         Text(text.plain(node.reason[:_REASON])),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import tempfile
+import threading
+import uuid
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 import pytest
 import yaml
 
-from tests.parts import CHANNEL, Client, Daemon, RedisServer, wait_for
+from tests.parts import (
+    CHANNEL,
+    WITHIN,
+    Client,
+    Daemon,
+    RedisServer,
+    wait_for,
+)
+
+Script = Callable[[Dict[str, Any]], Iterable[Any]]
 
 
 @pytest.fixture
@@ -125,3 +138,75 @@ def connect(server: RedisServer) -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def client(connect: Callable[..., Client]) -> Client:
     return connect()
+
+
+def answer(
+    request: Dict[str, Any], node: str, status: str, **more: Any
+) -> Dict[str, Any]:
+    """A response to a request, as an agent sends it."""
+    return {
+        "uuid": str(uuid.uuid4()),
+        "ref": request["uuid"],
+        "src": node,
+        "status": status,
+        "reason": "",
+        "data": "" if status in ("done", "error") else None,
+        **more,
+    }
+
+
+class Scripted:
+    """An agent that answers each request with messages of its own.
+
+    :param script: makes them of the request
+    """
+
+    def __init__(self, server: RedisServer, script: Script) -> None:
+        self._redis = server.connect()
+        self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+        self._pubsub.subscribe(CHANNEL)
+        self._script = script
+        self._thread = threading.Thread(target=self._run)
+        self._stopped = False
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            message = self._pubsub.get_message(timeout=0.05)
+            if message:
+                self._answer(json.loads(message["data"]))
+
+    def _answer(self, request: Dict[str, Any]) -> None:
+        channel = request["options"]["feedback_channel"]
+        answers = iter(self._script(request))
+        # Many at once: what answers without end is to be fast.
+        while some := list(itertools.islice(answers, 50)):
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for answer in some:
+                    if not isinstance(answer, bytes):
+                        answer = json.dumps(answer).encode()
+                    pipeline.publish(channel, answer)
+                heard = pipeline.execute()
+            if self._stopped or not any(heard):
+                return
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.join(WITHIN)
+        self._pubsub.close()
+        self._redis.connection_pool.disconnect()
+
+
+@pytest.fixture
+def scripted(server: RedisServer) -> Iterator[Callable[[Script], Scripted]]:
+    """Starts scripted agents, and ends them."""
+    agents: List[Scripted] = []
+
+    def scripted(script: Script) -> Scripted:
+        agents.append(Scripted(server, script))
+        wait_for(lambda: server.subscribers(CHANNEL))
+        return agents[-1]
+
+    yield scripted
+    for agent in agents:
+        agent.stop()

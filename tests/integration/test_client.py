@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import threading
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -26,8 +24,8 @@ from ngcp_task_agent.client import (
     find,
     run_task,
 )
-from tests.integration.conftest import ConfigFolder
-from tests.parts import CHANNEL, WITHIN, Daemon, RedisServer, wait_for
+from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.parts import WITHIN, Daemon, RedisServer
 
 Start = Callable[..., Daemon]
 
@@ -209,71 +207,12 @@ async def test_node_that_accepts_and_dies(
     assert [n.node for n in outcome.done] == ["sp2"]
 
 
-class Scripted:
-    """An agent that answers each request with messages of its own.
-
-    :param script: makes them of the request
-    """
-
-    def __init__(
-        self,
-        server: RedisServer,
-        script: Callable[[Dict[str, Any]], List[Any]],
-    ) -> None:
-        self._redis = server.connect()
-        self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
-        self._pubsub.subscribe(CHANNEL)
-        self._script = script
-        self._thread = threading.Thread(target=self._run)
-        self._stopped = False
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped:
-            message = self._pubsub.get_message(timeout=0.05)
-            if not message:
-                continue
-            request = json.loads(message["data"])
-            channel = request["options"]["feedback_channel"]
-            for answer in self._script(request):
-                if not isinstance(answer, bytes):
-                    answer = json.dumps(answer).encode()
-                self._redis.publish(channel, answer)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._thread.join(WITHIN)
-        self._pubsub.close()
-        self._redis.connection_pool.disconnect()
-
-
-@pytest.fixture
-def scripted(server: RedisServer) -> Iterator[Callable[..., Scripted]]:
-    agents: List[Scripted] = []
-
-    def scripted(script: Callable[[Dict[str, Any]], List[Any]]) -> Scripted:
-        agents.append(Scripted(server, script))
-        wait_for(lambda: server.subscribers(CHANNEL))
-        return agents[-1]
-
-    yield scripted
-    for agent in agents:
-        agent.stop()
-
-
 async def test_what_other_agents_may_send(
     scripted: Callable[..., Scripted], address: Address
 ) -> None:
     def script(request: Dict[str, Any]) -> List[Any]:
         def say(status: str, **more: Any) -> Dict[str, Any]:
-            return {
-                "uuid": str(uuid.uuid4()),
-                "ref": request["uuid"],
-                "src": "old",
-                "status": status,
-                "reason": "",
-                **more,
-            }
+            return answer(request, "old", status, **more)
 
         chunks = [
             say("done", uuid="u", chunk=n, chunks=3, data=f"<{n}>")

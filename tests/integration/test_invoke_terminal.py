@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -13,11 +14,11 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from tests.integration.conftest import ConfigFolder
+from tests.integration.conftest import ConfigFolder, answer
 from tests.invoking import command, environment, wrapper
 from tests.parts import ROOT, WITHIN, Daemon, RedisServer
 
@@ -51,7 +52,8 @@ class Terminal:
     def text(self) -> str:
         """What was shown, without what moves the cursor or colours."""
         text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", self.raw)
-        return text.decode().replace("\r\n", "\n")
+        # Half a character may be there already.
+        return text.decode(errors="ignore").replace("\r\n", "\n")
 
     def read_until(self, text: str) -> None:
         deadline = time.monotonic() + WITHIN
@@ -147,6 +149,52 @@ def test_live_view(
     assert re.search(r"sp3 +│ rejected .*unknown task 'work'", view)
     # The data stands below, once the view has come to rest.
     assert view.rstrip().endswith("one")
+
+
+def rows(view: str) -> List[str]:
+    """The rows of the nodes in a view."""
+    return [line for line in view.splitlines() if line.startswith("│")]
+
+
+def test_many_nodes(
+    scripted: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        for number in range(1000):
+            yield answer(request, f"n{number}", "accepted")
+        for number in range(900):
+            yield answer(request, f"n{number}", "done")
+        yield answer(request, "n900", "error", reason="it broke")
+
+    scripted(script)
+    shown = terminal("t", "--dst", "*", "--timeout", "6")
+    # As much as the terminal has room for: first what needs attention.
+    shown.read_until("900 done")
+    view = last_view(shown.text)
+    assert re.search(r"n900 +│ error ", view)
+    assert re.search(r"n901 +│ running ", view)
+    assert re.search("and [0-9]+ more: ", view)
+    frames = shown.text.split("┏")[1:-1]
+    assert all(len(rows(frame)) < 45 for frame in frames)
+    shown.end(1)
+    # At the end all that is not well stays.
+    view = last_view(shown.text)
+    assert len(rows(view)) == 100
+    assert "and 900 more: 900 done" in view
+
+
+def test_control_c_while_many_nodes_answer(
+    scripted: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        for number in itertools.count():
+            yield answer(request, f"n{number}", "accepted")
+
+    scripted(script)
+    shown = terminal("t", "--dst", "*", "--timeout", "100")
+    shown.read_until(" more: ")
+    shown.type(b"\x03")
+    shown.end(130)
 
 
 def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
