@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import logging
-import os
 import signal
 import sys
+import time
 from typing import List, Optional, Tuple
 
 from ngcp_task_agent.client import arguments, output, report, text
@@ -23,6 +24,7 @@ from ngcp_task_agent.client.errors import (
 from ngcp_task_agent.client.outcome import Verdict
 from ngcp_task_agent.client.report import PROGRAM, say
 from ngcp_task_agent.client.requests import Request
+from ngcp_task_agent.client.writer import Writer
 
 EX_USAGE = 2
 EX_UNAVAILABLE = 69  # Redis, as in sysexits.h
@@ -37,19 +39,36 @@ EXIT_STATUSES = {
     Verdict.UNFINISHED: 5,
 }
 _MOST_NOTES = 5
+_MOMENT = 1.0  # seconds
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; the exit status."""
     options = arguments.parse(argv)
+    deadline = time.monotonic() + options.timeout
     _set_up_logging(options.verbose)
+    status = _run(options)
+    # What is still to be said is for people: it is worth no longer wait.
+    left = deadline - time.monotonic() if status < _BY_SIGNAL else 0.0
+    try:
+        report.stderr().close(max(_MOMENT, left))
+    except KeyboardInterrupt:
+        pass  # nor this one
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return _invoke(options)
     except KeyboardInterrupt:
         # Before the request was sent, or after all was told.
         return _BY_SIGNAL + signal.SIGINT
     except output.OutputError as error:
-        return _no_output(error, options.quiet)
+        if error.errno == errno.EPIPE:
+            return _BY_SIGNAL + signal.SIGPIPE
+        if not options.quiet:
+            say(str(error))
+        return EX_IOERR
     except ClientError as error:
         if not options.quiet:
             say(text.plain(str(error)))
@@ -100,8 +119,16 @@ class Invocation:
             expect=options.expect,
         )
         self._view = report.choose(options.quiet, options.verbose)
+        # Where both are the same they have one writer: what is written in
+        # turn is read in turn.
+        is_shared = report.stderr().is_same(sys.stdout)
+        self._output = output.Output(
+            report.stderr() if is_shared else Writer(sys.stdout)
+        )
         hold = self._view.is_live and _shows(sys.stdout)
-        self._form = output.FORMS[options.output](hold)
+        # Two names of one terminal, perhaps: the view comes to rest first.
+        self._is_below = hold and not is_shared
+        self._form = output.FORMS[options.output](self._output.write, hold)
         self._signal: Optional[int] = None
         self._exit_status: Optional[int] = None
 
@@ -120,18 +147,23 @@ class Invocation:
                     data,
                     patience=self._patience,
                 )
-                return await self._follow(call)
+                lost = await self._follow(call)
+            await self._write_all()
         except asyncio.CancelledError:
             if self._signal is None:
                 raise
-            if self._exit_status is not None:
-                return self._exit_status  # all was told
-            if not self._options.quiet:
+            if self._exit_status is None and not self._options.quiet:
                 say("interrupted before the request was sent")
             return _BY_SIGNAL + self._signal
+        if lost:
+            raise lost
+        assert self._exit_status is not None
+        return self._exit_status
 
-    async def _follow(self, call: Call) -> int:
+    async def _follow(self, call: Call) -> Optional[ConnectionLost]:
+        """Tell what comes, and how it ended."""
         lost: Optional[ConnectionLost] = None
+        self._output.on_error(call.stop)
         self._view.start(call)
         try:
             async for response in call:
@@ -145,12 +177,25 @@ class Invocation:
             call.stop()
         finally:
             await self._view.end()
-        status, exit_status = self._conclude(call, lost)
-        self._form.end(call.outcome, status, exit_status)
-        self._exit_status = exit_status
-        if lost:
-            raise lost
-        return exit_status
+        self._output.check()
+        status, self._exit_status = self._conclude(call, lost)
+        if self._is_below:
+            with contextlib.suppress(OSError):
+                await report.stderr().written(self._options.timeout)
+        self._form.end(call.outcome, status, self._exit_status)
+        return lost
+
+    async def _write_all(self) -> None:
+        """Wait for the reader of standard output, as long as it reads."""
+        ending = self._output.end(self._options.timeout)
+        if self._signal is None:
+            await ending
+            return
+        # Who interrupts does not wait for a reader.
+        try:
+            await asyncio.wait_for(ending, _MOMENT)
+        except asyncio.TimeoutError:
+            pass
 
     def _conclude(
         self, call: Call, lost: Optional[ConnectionLost]
@@ -201,18 +246,8 @@ def _set_up_logging(verbose: bool) -> None:
     """What the agent's own modules log is not for this command's users."""
     logger = logging.getLogger("ngcp_task_agent")
     logger.addHandler(
-        logging.StreamHandler() if verbose else logging.NullHandler()
+        logging.StreamHandler(report.Stderr())
+        if verbose
+        else logging.NullHandler()
     )
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
-
-
-def _no_output(error: output.OutputError, quiet: bool) -> int:
-    """The exit status when standard output takes no more."""
-    if sys.stdout is not None:
-        # What is still in its buffer must not fail again at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if error.errno == errno.EPIPE:
-        return _BY_SIGNAL + signal.SIGPIPE
-    if not quiet:
-        say(str(error))
-    return EX_IOERR

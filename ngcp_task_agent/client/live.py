@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from typing import Optional, Tuple
+from typing import IO, Optional, Tuple, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -16,7 +16,7 @@ from ngcp_task_agent import background
 from ngcp_task_agent.client import text
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.outcome import NodeOutcome, Outcome
-from ngcp_task_agent.client.report import View
+from ngcp_task_agent.client.report import Stderr, View, stderr
 from ngcp_task_agent.client.responses import Status
 
 _EVERY = 0.25  # seconds
@@ -47,7 +47,11 @@ class LiveView(View):
         super().__init__()
         # No thread: whatever is drawn is drawn between two answers.
         self._live = Live(
-            console=Console(stderr=True, highlight=False),
+            console=Console(
+                file=cast(IO[str], Stderr()),
+                force_terminal=True,
+                highlight=False,
+            ),
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -72,7 +76,9 @@ class LiveView(View):
         # Not at each response: with many nodes nothing else would be done.
         while True:
             await asyncio.sleep(_EVERY)
-            self._draw(call.outcome)
+            # Nor faster than a terminal shows it.
+            if stderr().is_idle:
+                self._draw(call.outcome)
 
     def _draw(self, outcome: Outcome, is_last: bool = False) -> None:
         nodes = outcome.nodes

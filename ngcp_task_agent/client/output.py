@@ -6,16 +6,17 @@ no locale can spoil them.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
-import os
-import sys
 from abc import ABC, abstractmethod
-from typing import Any, Dict, List, Type
+from typing import Any, Callable, Dict, List, Type
 
 from ngcp_task_agent.client import text
 from ngcp_task_agent.client.outcome import NodeOutcome, Outcome
 from ngcp_task_agent.client.responses import Response, Status
+from ngcp_task_agent.client.writer import Writer
 
 _CELL = 60  # characters
 
@@ -30,31 +31,81 @@ class OutputError(Exception):
         self.errno = error.errno
 
 
-def write(data: bytes) -> None:
-    """Write to standard output, at once.
+class Output:
+    """Standard output, as far as it is written by this client.
 
-    :raises OutputError: when that cannot be done
+    :param writer: writes there; perhaps other things too
     """
-    try:
-        if sys.stdout is None:
-            # It was closed from the start: a socket may have its number.
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        raise OutputError(error) from None
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._is_used = False
+
+    def write(self, text: str) -> None:
+        """Write as soon as it can be done.
+
+        :raises OutputError: when nothing can be written any more
+        """
+        try:
+            self._writer.put(text, _encode)
+        except OSError as error:
+            raise OutputError(error) from None
+        self._is_used |= bool(text)
+
+    async def end(self, patience: float) -> None:
+        """Wait until all is written.
+
+        :param patience: seconds in which anything must have been read
+        :raises OutputError: when it cannot be written, or is not read
+        """
+        if not self._is_used:
+            return
+        try:
+            if not await self._writer.written(patience):
+                reason = f"nobody has read it for {patience:g} s"
+                raise OSError(errno.ETIMEDOUT, reason)
+        except OSError as error:
+            raise OutputError(error) from None
+
+    def on_error(self, act: Callable[[], None]) -> None:
+        """Have the loop call this when what was to be written cannot be."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            if self._is_used:
+                act()
+
+        def tell_from_thread() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(tell)
+
+        self._writer.on_error = tell_from_thread
+
+    def check(self) -> None:
+        """
+        :raises OutputError: when writing has failed
+        """
+        if self._is_used and self._writer.error:
+            raise OutputError(self._writer.error)
+
+
+def _encode(text: str) -> bytes:
+    # Half a surrogate pair, which JSON can hold, is no text.
+    return text.encode(errors="replace")
 
 
 class Form(ABC):
     """Writes what the form shows.
 
+    :param write: takes the text
     :param hold: write nothing before the end, for something else is shown on
         the same terminal until then
     """
 
-    def __init__(self, hold: bool) -> None:
+    def __init__(self, write: Callable[[str], None], hold: bool) -> None:
+        self._write = write
         self._hold = hold
-        self._held: List[bytes] = []
+        self._held: List[str] = []
 
     def response(self, response: Response) -> None:
         """A response has come."""
@@ -67,21 +118,22 @@ class Form(ABC):
         """
         self._hold = False
         self._held.append(self.of_outcome(outcome, status, exit_status))
-        self._put(b"".join(self._held))
+        for shown in self._held:
+            self._put(shown)
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, shown: str) -> None:
         if self._hold:
-            self._held.append(data)
-        elif data:
-            write(data)
+            self._held.append(shown)
+        else:
+            self._write(shown)
 
-    def of_response(self, response: Response) -> bytes:
-        return b""
+    def of_response(self, response: Response) -> str:
+        return ""
 
     @abstractmethod
     def of_outcome(
         self, outcome: Outcome, status: str, exit_status: int
-    ) -> bytes:
+    ) -> str:
         """What stands at the end."""
 
 
@@ -93,19 +145,17 @@ class Text(Form):
 
     _line_is_open = False
 
-    def of_response(self, response: Response) -> bytes:
+    def of_response(self, response: Response) -> str:
         if not response.data:
-            return b""
-        # Half a surrogate pair, which JSON can hold, is no text.
-        data = response.data.encode(errors="replace")
-        begin = b"\n" if self._line_is_open else b""
-        self._line_is_open = not data.endswith(b"\n")
-        return begin + data
+            return ""
+        begin = "\n" if self._line_is_open else ""
+        self._line_is_open = not response.data.endswith("\n")
+        return begin + response.data
 
     def of_outcome(
         self, outcome: Outcome, status: str, exit_status: int
-    ) -> bytes:
-        return b""
+    ) -> str:
+        return ""
 
 
 class Json(Form):
@@ -113,7 +163,7 @@ class Json(Form):
 
     def of_outcome(
         self, outcome: Outcome, status: str, exit_status: int
-    ) -> bytes:
+    ) -> str:
         document = as_json(outcome, status, exit_status)
         return _line(document, indent=2)
 
@@ -124,7 +174,7 @@ class JsonLines(Form):
     The data is in the responses alone.
     """
 
-    def of_response(self, response: Response) -> bytes:
+    def of_response(self, response: Response) -> str:
         return _line(
             {
                 "node": response.node,
@@ -137,7 +187,7 @@ class JsonLines(Form):
 
     def of_outcome(
         self, outcome: Outcome, status: str, exit_status: int
-    ) -> bytes:
+    ) -> str:
         document = as_json(outcome, status, exit_status)
         for node in document["nodes"]:
             del node["data"]
@@ -149,7 +199,7 @@ class Table(Form):
 
     def of_outcome(
         self, outcome: Outcome, status: str, exit_status: int
-    ) -> bytes:
+    ) -> str:
         rows = [("NODE", "STATUS", "SECONDS", "REASON OR FIRST LINE OF DATA")]
         rows += [_row(node) for node in outcome.nodes]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -158,7 +208,7 @@ class Table(Form):
             f"{row[2]:>{widths[2]}}  {row[3]}".rstrip()
             for row in rows
         ]
-        return "".join(f"{line}\n" for line in lines).encode()
+        return "".join(f"{line}\n" for line in lines)
 
 
 FORMS: Dict[str, Type[Form]] = {
@@ -195,8 +245,8 @@ def as_json(outcome: Outcome, status: str, exit_status: int) -> Dict[str, Any]:
     }
 
 
-def _line(value: Any, **options: Any) -> bytes:
-    return json.dumps(value, **options).encode() + b"\n"
+def _line(value: Any, **options: Any) -> str:
+    return json.dumps(value, **options) + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import ClassVar
@@ -10,21 +11,40 @@ from ngcp_task_agent.client import text
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.outcome import Outcome
 from ngcp_task_agent.client.responses import Response, Status
+from ngcp_task_agent.client.writer import Writer
 
 PROGRAM = "ngcp-invoke-task"
 
 
+@functools.cache
+def stderr() -> Writer:
+    """Standard error: whoever reads it slowly holds up nothing."""
+    return Writer(sys.stderr)
+
+
+class Stderr:
+    """The same, for what writes to a file."""
+
+    def __init__(self) -> None:
+        self.encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+
+    def write(self, text: str) -> None:
+        """Never fails."""
+        try:
+            stderr().put(text, self._encode)
+        except OSError:
+            pass  # there is nobody to tell
+
+    def flush(self) -> None:
+        """Nothing is kept here."""
+
+    def _encode(self, text: str) -> bytes:
+        return text.encode(self.encoding, "backslashreplace")
+
+
 def say(line: str) -> None:
     """Write a line to standard error; never fails."""
-    if sys.stderr is None:
-        return
-    try:
-        encoding = sys.stderr.encoding or "ascii"
-        line = line.encode(encoding, "backslashreplace").decode(encoding)
-        sys.stderr.write(f"{PROGRAM}: {line}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass  # there is nobody to tell
+    Stderr().write(f"{PROGRAM}: {line}\n")
 
 
 class View:

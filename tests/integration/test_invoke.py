@@ -6,14 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 from importlib import resources
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import jsonschema
 import pytest
 
-from tests.integration.conftest import ConfigFolder
+from tests.integration.conftest import ConfigFolder, Scripted, answer
 from tests.invoking import command, environment, invoke, wrapper
 from tests.parts import (
     WITHIN,
@@ -444,6 +445,145 @@ def test_reader_that_has_had_enough(
     process.stderr.close()
     assert process.wait(WITHIN) == 128 + signal.SIGPIPE
     assert err == b""
+
+
+def asking(server: RedisServer, *arguments: str) -> List[str]:
+    """The command line of a request to all nodes."""
+    url = f"redis://127.0.0.1:{server.port}"
+    return command("--task", "t", "--dst", "*", "--url", url, *arguments)
+
+
+def much(request: Dict[str, Any]) -> Iterator[Any]:
+    """Answers with more than a pipe takes, and then one more."""
+    yield answer(request, "n1", "accepted")
+    yield answer(request, "n2", "accepted")
+    for number in range(1, 11):
+        yield answer(
+            *(request, "n1", "done"),
+            uuid="u",
+            chunk=number,
+            chunks=10,
+            data="x" * 30_000,
+        )
+    yield answer(request, "n2", "done", data="the end\n")
+
+
+class Unread:
+    """The command, with a standard output that nobody reads yet."""
+
+    def __init__(self, words: List[str]) -> None:
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        self.err = b""
+
+    def wait_for_answers(self) -> None:
+        assert self.process.stderr
+        while b"n2: done" not in self.err:
+            line = self.process.stderr.readline()
+            assert line, self.err
+            self.err += line
+
+    def end(self) -> int:
+        """The exit status."""
+        assert self.process.stderr
+        status = self.process.wait(WITHIN)
+        self.err += self.process.stderr.read()
+        assert b"Traceback" not in self.err
+        return status
+
+
+@pytest.fixture
+def unread(
+    server: RedisServer, scripted: Callable[..., Scripted]
+) -> Iterator[Callable[..., Unread]]:
+    """Asks nodes that answer with much, and reads nothing."""
+    scripted(much)
+    started: List[Unread] = []
+
+    def unread(*arguments: str) -> Unread:
+        words = asking(server, "--expect", "2", "-v", *PATIENT, *arguments)
+        started.append(Unread(words))
+        return started[-1]
+
+    yield unread
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+def test_answers_are_taken_though_nobody_reads_them(
+    unread: Callable[..., Unread],
+) -> None:
+    asked = unread()
+    asked.wait_for_answers()
+    # They come as soon as somebody reads.
+    out, _ = asked.process.communicate(timeout=WITHIN)
+    assert out == b"x" * 300_000 + b"\nthe end\n"
+    assert asked.process.returncode == 0
+
+
+def test_nobody_reads_the_output(unread: Callable[..., Unread]) -> None:
+    asked = unread("--timeout", "2")
+    assert asked.end() == 74
+    assert asked.err.endswith(
+        b"ngcp-invoke-task: standard output: nobody has read it for 2 s\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_nobody_reads(
+    number: int, unread: Callable[..., Unread]
+) -> None:
+    asked = unread()
+    asked.wait_for_answers()
+    asked.process.send_signal(number)
+    assert asked.end() == 128 + number
+
+
+def test_slow_reader_is_not_cut(unread: Callable[..., Unread]) -> None:
+    asked = unread("--timeout", "2")
+    asked.wait_for_answers()
+    assert asked.process.stdout
+    begin = time.monotonic()
+    out = b""
+    # Less than the kernel makes room for.
+    while time.monotonic() < begin + 4:
+        out += os.read(asked.process.stdout.fileno(), 1)
+        time.sleep(0.05)
+    rest, _ = asked.process.communicate(timeout=WITHIN)
+    assert out + rest == b"x" * 300_000 + b"\nthe end\n"
+    assert asked.process.returncode == 0
+
+
+def test_order_of_both_outputs_is_kept(
+    server: RedisServer, scripted: Callable[..., Scripted]
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        for number in range(50):
+            yield answer(request, f"n{number}", "accepted")
+            yield answer(request, f"n{number}", "done", data=f"{number}\n")
+
+    scripted(script)
+    done = subprocess.run(
+        asking(server, "-v", "--expect", "50", *PATIENT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment(),
+        timeout=2 * WITHIN,
+        text=True,
+    )
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    for number in range(50):
+        assert lines[lines.index(f"{number}") - 1].startswith(
+            f"ngcp-invoke-task: n{number}: done"
+        )
 
 
 def test_output_that_cannot_be_written(one: Path) -> None:

@@ -80,6 +80,10 @@ class Terminal:
         deadline = time.monotonic() + WITHIN
         while self._read():
             assert time.monotonic() < deadline, self.raw
+        self.wait(status)
+
+    def wait(self, status: int) -> None:
+        """Wait for the end, which must be with that exit status."""
         assert self._process.wait(WITHIN) == status, self.raw
 
     def close(self) -> None:
@@ -195,6 +199,29 @@ def test_control_c_while_many_nodes_answer(
     shown.read_until(" more: ")
     shown.type(b"\x03")
     shown.end(130)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    # Without data there is nothing but the view to be shown.
+    [("", 5), ("data", 74)],
+)
+def test_terminal_that_is_stopped(
+    data: str,
+    status: int,
+    scripted: Callable[..., Any],
+    terminal: Callable[..., Terminal],
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        yield answer(request, "n1", "accepted")
+        yield answer(request, "n2", "accepted")
+        yield answer(request, "n1", "done", data=data)
+
+    scripted(script)
+    shown = terminal("t", "--dst", "*", "--timeout", "4")
+    shown.read_until("done")
+    shown.type(b"\x13")  # Ctrl-S
+    shown.wait(status)
 
 
 def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
