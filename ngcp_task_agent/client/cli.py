@@ -122,10 +122,11 @@ class Invocation:
         # Where both are the same they have one writer: what is written in
         # turn is read in turn.
         is_shared = report.stderr().is_same(sys.stdout)
+        is_terminal = _shows(sys.stdout)
         self._output = output.Output(
-            report.stderr() if is_shared else Writer(sys.stdout)
+            report.stderr() if is_shared else Writer(sys.stdout), is_terminal
         )
-        hold = self._view.is_live and _shows(sys.stdout)
+        hold = self._view.is_live and is_terminal
         # Two names of one terminal, perhaps: the view comes to rest first.
         self._is_below = hold and not is_shared
         self._form = output.FORMS[options.output](self._output.write, hold)

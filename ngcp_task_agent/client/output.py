@@ -35,10 +35,13 @@ class Output:
     """Standard output, as far as it is written by this client.
 
     :param writer: writes there; perhaps other things too
+    :param is_terminal: a terminal gets nothing that could steer it; else
+        what is written is exact
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, is_terminal: bool) -> None:
         self._writer = writer
+        self._encode = _for_terminal if is_terminal else _exactly
         self._is_used = False
 
     def write(self, text: str) -> None:
@@ -47,7 +50,7 @@ class Output:
         :raises OutputError: when nothing can be written any more
         """
         try:
-            self._writer.put(text, _encode)
+            self._writer.put(text, self._encode)
         except OSError as error:
             raise OutputError(error) from None
         self._is_used |= bool(text)
@@ -89,7 +92,11 @@ class Output:
             raise OutputError(self._writer.error)
 
 
-def _encode(text: str) -> bytes:
+def _for_terminal(shown: str) -> bytes:
+    return text.for_terminal(shown).encode()
+
+
+def _exactly(text: str) -> bytes:
     # Half a surrogate pair, which JSON can hold, is no text.
     return text.encode(errors="replace")
 
@@ -246,7 +253,8 @@ def as_json(outcome: Outcome, status: str, exit_status: int) -> Dict[str, Any]:
 
 
 def _line(value: Any, **options: Any) -> str:
-    return json.dumps(value, **options) + "\n"
+    # All that json.dumps() leaves and is not to be printed.
+    return json.dumps(value, **options).replace("\x7f", r"\u007f") + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from ngcp_task_agent.client.outcome import NodeOutcome, Outcome, Verdict
 from ngcp_task_agent.client.responses import Response, Status
+
+# Only a hint: what is not ASCII can be as sound.
+_ODD = re.compile(r"[^\n\t -~]+")
 
 
 def plain(text: str) -> str:
@@ -12,9 +17,16 @@ def plain(text: str) -> str:
     Control characters could move the cursor or forge a line; others that do
     not print could turn the reading direction.
     """
+    if text.isprintable():
+        return text
     return "".join(
         letter if letter.isprintable() else _escape(letter) for letter in text
     )
+
+
+def for_terminal(text: str) -> str:
+    """The same, but for what makes it lines and columns."""
+    return _ODD.sub(lambda found: plain(found[0]), text)
 
 
 def _escape(letter: str) -> str:

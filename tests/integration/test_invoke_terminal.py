@@ -254,6 +254,33 @@ def test_remote_text_cannot_steer_the_terminal(
     assert r"\x1b]0;title\x07\x1b[31m[red]" in shown_words
 
 
+@pytest.mark.parametrize("form", ["text", "json", "table"])
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_data_cannot_steer_the_terminal(
+    form: str,
+    term: str,
+    scripted: Callable[..., Any],
+    terminal: Callable[..., Terminal],
+) -> None:
+    nasty = "\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b1m\x7f\r\u202ex\ta b\n"
+
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        yield answer(request, "n1", "done", data=nasty)
+
+    scripted(script)
+    shown = terminal(
+        *("t", "--dst", "*", "--expect", "1", "--output", form), TERM=term
+    )
+    shown.end(0)
+    for bad in (b"\x1b]", b"\x1b[2J", b"\x9b", b"\x07", b"\x7f", b"\xe2\x80"):
+        assert bad not in shown.raw.replace("…".encode(), b"")
+    if form == "text":
+        assert shown.text.endswith(
+            r"\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b1m\x7f\r\u202ex"
+            "\ta b\n"
+        )
+
+
 def test_interrupted_by_control_c(
     config: ConfigFolder, start: Start, terminal: Callable[..., Terminal]
 ) -> None:

@@ -50,7 +50,7 @@ def schema() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-NASTY = "\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\ud800é😀"
+NASTY = "\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀"
 
 NODES = (
     NodeOutcome("sp1", Status.DONE, "", "one\ntwo\n", 0.001, 0.5),
@@ -123,6 +123,8 @@ def test_json(stdout: Stdout, schema: Any) -> None:
     document = json.loads(stdout.text)
     schema.validate(document)
     assert stdout.text.isascii()
+    # Pure, on a terminal too.
+    assert text.for_terminal(stdout.text) == stdout.text
     assert (document["status"], document["exit_status"]) == ("error", 1)
     assert document["expected"] == 4
     assert [n["data"] for n in document["nodes"]] == [n.data for n in NODES]
@@ -175,7 +177,14 @@ def test_schema_refuses(schema: Any, spoil: Dict[str, Any]) -> None:
 def test_plain_text_cannot_steer_a_terminal() -> None:
     plain = text.plain(NASTY)
     assert plain.isprintable()
-    assert plain == (r"\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\ud800é😀")
+    assert plain == (r"\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀")
+
+
+def test_text_for_a_terminal_keeps_its_lines() -> None:
+    data = "a\tb\n\nÄ €😀\x1b[1m\r\n\x7f\u202e"
+    assert text.for_terminal(data) == (
+        "a\tb\n\nÄ €😀" + r"\x1b[1m\r" + "\n" + r"\x7f\u202e"
+    )
 
 
 def test_line_about_a_response() -> None:

@@ -40,7 +40,7 @@ async def read(reader: Any, size: int) -> bytes:
 async def test_everything_is_written_in_order(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
-    output = Output(writer)
+    output = Output(writer, False)
     for text in ("one", "", MUCH, "\ud800", "end"):
         output.write(text)
     expected = f"one{MUCH}?end".encode()
@@ -54,7 +54,7 @@ async def test_everything_is_written_in_order(pipe: Pipe) -> None:
 async def test_reader_that_stops(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
-    output = Output(writer)
+    output = Output(writer, False)
     output.write(MUCH)
     with pytest.raises(OutputError, match="nobody has read it for 0.2 s"):
         await output.end(0.2)
@@ -69,7 +69,7 @@ async def test_reader_that_goes(pipe: Pipe) -> None:
     reader, stream = pipe
     told = asyncio.Event()
     writer = Writer(stream)
-    output = Output(writer)
+    output = Output(writer, False)
     output.on_error(told.set)
     output.write(MUCH)
     reader.close()
@@ -93,7 +93,7 @@ async def test_pipe_that_another_process_has_made_not_block(
     reader, stream = pipe
     os.set_blocking(stream.fileno(), False)
     writer = Writer(stream)
-    output = Output(writer)
+    output = Output(writer, False)
     output.write(MUCH)
     ending = asyncio.ensure_future(output.end(LONG))
     assert await read(reader, len(MUCH.encode())) == MUCH.encode()
@@ -102,7 +102,7 @@ async def test_pipe_that_another_process_has_made_not_block(
 
 
 async def test_closed_output() -> None:
-    closed = Output(Writer(None))
+    closed = Output(Writer(None), False)
     with pytest.raises(OutputError, match="Bad file descriptor"):
         closed.write("x")
     # Whoever writes nothing does not notice.
@@ -113,7 +113,7 @@ async def test_what_others_write_to_it_is_not_waited_for(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
     writer.put(MUCH, str.encode)
-    await Output(writer).end(LONG)
+    await Output(writer, False).end(LONG)
     reader.close()
     writer.close(WITHIN)
 
