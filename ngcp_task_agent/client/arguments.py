@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         description="Run a task on the nodes of a cluster, and wait for it.",
         epilog="Exit status: 0 done, 1 a task ended in error, 2 wrong usage, "
         "3 rejected, 4 nobody answered, 5 a node never ended, 69 Redis is "
-        "not to be reached. See ngcp-invoke-task(1).",
+        "not to be reached or refuses. See ngcp-invoke-task(1).",
         allow_abbrev=False,
     )
     _complete(
@@ -87,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
         "--url",
         metavar="URL",
         help="send through this Redis: redis://[[USER]:PASSWORD@]HOST[:PORT]"
-        ", rediss://..., or unix:///PATH",
+        ", rediss://..., or unix:///PATH; better the PASSWORD is in "
+        f"${discovery.PASSWORD}, where no other user can see it",
     )
     parser.add_argument(
         "--channel",

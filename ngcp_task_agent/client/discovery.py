@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ngcp_task_agent.backends.redis_link import describe_server
@@ -15,6 +26,7 @@ from ngcp_task_agent.node import Node, NodeConfig
 from ngcp_task_agent.settings import BackendConfig, TaskConfig
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
+PASSWORD = "REDISCLI_AUTH"  # in the environment, as redis-cli has it
 _TYPE = "redis"
 _TLS_FILES = ("ca", "cert", "key")
 
@@ -78,7 +90,8 @@ def find(
     are sent where this node's tasks listen.
 
     :param backend: the name of a file in the folder ``backends``
-    :param url: the server, see parse_url(); instead of a backend
+    :param url: the server, see parse_url(); instead of a backend.  Its
+        password can be in the environment, as REDISCLI_AUTH
     :raises NoAddress: when there is no such backend, or several would do
     """
     config_dir = Path(config_dir)
@@ -93,6 +106,10 @@ def find(
     server: Mapping[str, Any]
     if url is not None:
         server, assumed = parse_url(url), False
+        password = os.environ.get(PASSWORD)
+        if password and "password" not in server:
+            server = {**server, "password": password}
+            notes.append(f"the password is that of ${PASSWORD}")
     else:
         found = _backend(config, backend, named, config_dir, notes)
         server, assumed = (found.options if found else {}), found is None
@@ -198,12 +215,16 @@ def parse_url(url: str) -> Dict[str, Any]:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
         host = parts.hostname
-    except ValueError as error:
-        raise NoAddress(f"not a usable URL: {error}") from None
+    except ValueError:
+        # Whose text can hold the password.
+        raise _bad_url(url, "the server's name is none") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise NoAddress("a URL must begin with redis://, rediss:// or unix://")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
     options: Dict[str, Any] = {}
     for key, value in (
         ("username", parts.username),
@@ -214,14 +235,16 @@ def parse_url(url: str) -> Dict[str, Any]:
     query = dict(parse_qsl(parts.query))
     if parts.scheme == "unix":
         if host or not parts.path.startswith("/"):
-            raise NoAddress("the path in unix:///path must be absolute")
+            raise _bad_url(url, "the path in unix:///path must be absolute")
         options["unix_socket"] = unquote(parts.path)
         query.pop("db", None)
     else:
         if not re.fullmatch(r"/?\d*", parts.path):
-            raise NoAddress("after the server's name only /DATABASE can stand")
+            raise _bad_url(
+                url, "after the server's name only /DATABASE can stand"
+            )
         if port == 0:
-            raise NoAddress("the port must be from 1 to 65535")
+            raise _bad_url(url, "the port must be from 1 to 65535")
         options["host"] = host or "127.0.0.1"
         if port:
             options["port"] = port
@@ -229,6 +252,17 @@ def parse_url(url: str) -> Dict[str, Any]:
         options["tls"] = {
             key: query.pop(key) for key in _TLS_FILES if key in query
         }
-    if query:
-        raise NoAddress(f"not known in a URL: {', '.join(sorted(query))}")
+    if query or parts.fragment:
+        known = ", ".join(_TLS_FILES) if "tls" in options else "nothing"
+        raise _bad_url(url, f"after ? {known} can stand")
     return options
+
+
+def _bad_url(url: str, what: str) -> NoAddress:
+    """A fault of a URL, without any part of it: it can be the password."""
+    if "@" in url:
+        what += (
+            "; in a password / ? # and @ are to be written as %2F %3F %23 "
+            "and %40"
+        )
+    return NoAddress(f"not a usable URL: {what}")

@@ -130,6 +130,34 @@ def test_what_is_given_decides(folder: Folder) -> None:
     assert folder.find("t", url="redis://h").channel == "control"
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis://h", {"host": "h", "password": "hidden"}),
+        ("redis://:mine@h", {"host": "h", "password": "mine"}),
+        ("redis://u@h", {"host": "h", "username": "u", "password": "hidden"}),
+        ("unix:///s", {"unix_socket": "/s", "password": "hidden"}),
+    ],
+)
+def test_password_of_the_environment(
+    url: str,
+    found: Dict[str, Any],
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDISCLI_AUTH", "hidden")
+    address = folder.find("t", url=url)
+    assert address.server == found
+    is_told = any("REDISCLI_AUTH" in note for note in address.notes)
+    assert is_told == (found["password"] == "hidden")
+    assert "hidden" not in f"{address} {address!r} {address.notes}"
+    # It is for no other server than the one that is named with it.
+    folder.write("backends/redis.yml", {"port": 7})
+    assert folder.find("t").server == {"port": 7}
+    monkeypatch.setenv("REDISCLI_AUTH", "")
+    assert folder.find("t", url="redis://h").server == {"host": "h"}
+
+
 def test_no_such_backend(folder: Folder) -> None:
     with pytest.raises(NoAddress, match="there is no backend 'nope'"):
         folder.find("t", backend="nope")
@@ -182,8 +210,17 @@ def test_url(url: str, options: Dict[str, Any]) -> None:
         ("redis://:secret@h:99999", "URL"),
         ("redis://:secret@h:0", "port"),
         ("redis://:secret@h/name", "DATABASE"),
-        ("redis://:secret@h?x=1", "not known in a URL: x"),
+        ("rediss://h?x=1", "after [?] ca, cert, key can stand"),
+        ("redis://h#1", "after [?] nothing can stand"),
+        ("redis://:secret\u2100@h", "the server's name is none"),
+        ("redis://:secret@h?x=1", "after [?] nothing can stand"),
         ("redis://:secret@[::1", "URL"),
+        ("redis://:secret/x@h", "%2F"),
+        ("redis://:6/secret@h", "%2F"),
+        ("redis://:x?secret=1@h", "%2F"),
+        ("redis://:x#secret@h", "%2F"),
+        ("redis://h?secret=@x", "%2F"),
+        ("redis://:x@y]secret@h", "URL"),
         ("unix://host/path", "absolute"),
         ("unix://", "absolute"),
     ],
