@@ -43,6 +43,10 @@ class Refused(LinkError):
     """It will not be mended by waiting: somebody has to change something."""
 
 
+class LoginRefused(Refused):
+    """The server was reached, and wants another password, or another user."""
+
+
 def is_own_server(options: Mapping[str, Any]) -> bool:
     """Whether the address is one of this machine's alone."""
     if "unix_socket" in options:
@@ -67,7 +71,7 @@ class Link:
 
     :param on_push: takes what Redis sends without having been asked
     :ivar closed: done when the connection is lost; its result says why
-    :ivar is_refused: it is lost by refuse()
+    :ivar is_refused: it is lost by refuse(), or for want of a login
     :ivar heard: when anything came last, on the monotonic clock
     """
 
@@ -122,7 +126,8 @@ class Link:
             raise
         if link.closed.done():
             await link.close("")
-            raise LinkError(link.closed.result())
+            kind = LoginRefused if link.is_refused else LinkError
+            raise kind(link.closed.result())
         return link
 
     async def send(self, *command: Any) -> None:
@@ -207,6 +212,7 @@ class Link:
         except Exception as error:
             # Besides lost connections: whatever else a server, or what
             # pretends to be one, makes of redis-py's parsers.
+            self.is_refused |= isinstance(error, AuthenticationError)
             self._end(_why(error))
             await _disconnect(self._connection)
 
@@ -298,6 +304,8 @@ def _link_error(error: Exception) -> LinkError:
     """The error of a connection that cannot be made."""
     if isinstance(error, LinkError):
         return error
+    if isinstance(error, (ResponseError, AuthenticationError)):
+        return LoginRefused(_why(error))
     cause = error.__cause__ or error.__context__
     # What Redis answers, files that are not there, certificates; or what
     # redis-py has made of them.

@@ -206,11 +206,11 @@ class Invocation:
         running = text.names(outcome.unfinished) or "none that has answered"
         if self._signal is not None:
             if not self._options.quiet:
-                say(f"interrupted; nodes that still run: {running}")
+                say(f"interrupted; still running or queued: {running}")
             return "interrupted", _BY_SIGNAL + self._signal
         if lost:
             if not self._options.quiet and outcome.unfinished:
-                say(f"nodes that still run: {running}")
+                say(f"still running or queued: {running}")
             return "lost", EX_UNAVAILABLE
         self._view.problems(outcome)
         verdict = outcome.verdict

@@ -17,6 +17,7 @@ from ngcp_task_agent import background
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
+    LoginRefused,
     describe_server,
 )
 from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
@@ -64,13 +65,12 @@ class Connection:
             await asyncio.wait_for(self._open(timeout), timeout)
         except asyncio.TimeoutError:
             await self.close()
-            raise self._unavailable(f"no answer within {timeout:g} s") from (
-                None
-            )
+            reason = LinkError(f"no answer within {timeout:g} s")
+            raise self._unavailable(reason) from None
         except LinkError as error:
             await self.close()
-            raise self._unavailable(str(error)) from None
-        except asyncio.CancelledError:
+            raise self._unavailable(error) from None
+        except (RedisUnavailable, asyncio.CancelledError):
             await self.close()
             raise
         self._watcher = background.start(self._watch())
@@ -87,7 +87,7 @@ class Connection:
             raise LinkError(self._reader.closed.result())
         refused = self._subscribed.result()
         if refused:
-            raise LinkError(refused)
+            raise self._refuses(f"to subscribe: {refused}")
 
     async def publish(
         self, channel: str, message: bytes, timeout: float
@@ -132,7 +132,7 @@ class Connection:
                     [("PUBLISH", channel, message)], timeout
                 )
             except LinkError as error:
-                raise self._unavailable(str(error)) from None
+                raise self._unavailable(error) from None
             if not replies:
                 reason = self._writer.closed.result()
                 raise ConnectionLost(
@@ -140,7 +140,7 @@ class Connection:
                     f"the request was being sent: {reason}"
                 )
             if isinstance(replies[0], ResponseError):
-                raise self._unavailable(f"it refuses to publish: {replies[0]}")
+                raise self._refuses(f"to publish: {replies[0]}")
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
@@ -186,7 +186,7 @@ class Connection:
         if isinstance(push, ResponseError):
             # Such as a user that may not subscribe to the channel.
             if not self._subscribed.done():
-                self._subscribed.set_result(f"it refuses: {push}")
+                self._subscribed.set_result(str(push))
             elif self._reader:
                 self._reader.refuse(str(push))
             return
@@ -202,10 +202,15 @@ class Connection:
                 f"the connection to Redis at {self._server} is lost: {reason}"
             )
 
-    def _unavailable(self, reason: str) -> RedisUnavailable:
+    def _unavailable(self, error: LinkError) -> RedisUnavailable:
+        if isinstance(error, LoginRefused):
+            return self._refuses(f"the login: {error}")
         return RedisUnavailable(
-            f"Redis at {self._server} is not to be reached: {reason}"
+            f"Redis at {self._server} is not to be reached: {error}"
         )
+
+    def _refuses(self, what: str) -> RedisUnavailable:
+        return RedisUnavailable(f"Redis at {self._server} refuses {what}")
 
 
 def _ignore(push: Any) -> None:

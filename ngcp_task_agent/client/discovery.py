@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def _backend(
     backends = config.backends if config else {}
     if name is not None:
         if name not in backends:
-            raise NoAddress(_no_backend(config_dir, name, notes))
+            raise NoAddress(_no_backend(config_dir, name, backends, notes))
         if backends[name].type != _TYPE:
             raise NoAddress(
                 f"backend '{name}' is of the type '{backends[name].type}': "
@@ -180,13 +181,20 @@ def _backend(
     return usable[wanted[0]] if wanted else None
 
 
-def _no_backend(config_dir: Path, name: str, notes: Sequence[str]) -> str:
+def _no_backend(
+    config_dir: Path, name: str, known: Iterable[str], notes: Sequence[str]
+) -> str:
     file = config_dir / "backends" / f"{name}.yml"
     places = tuple(f"{path}:" for path in (file, file.parent, config_dir))
     about = [note for note in notes if note.startswith(places)]
     if about:
         return f"backend '{name}' cannot be used: {'; '.join(about)}"
-    return f"there is no backend '{name}': no usable file {file}"
+    what = f"there is no backend '{name}': no usable file {file}"
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1)
+    if close:
+        return f"{what}; is '{close[0]}' meant?"
+    return f"{what}; known: {', '.join(names)}" if names else what
 
 
 def _channel(

@@ -7,6 +7,8 @@ import re
 from ngcp_task_agent.client.outcome import NodeOutcome, Outcome, Verdict
 from ngcp_task_agent.client.responses import Response, Status
 
+_NAMES = 100  # that are listed
+_REASON = 500  # characters
 # Only a hint: what is not ASCII can be as sound.
 _ODD = re.compile(r"[^\n\t -~]+")
 
@@ -41,10 +43,14 @@ def seconds(value: float) -> str:
 def first_line(data: str, width: int) -> str:
     """The first line, cut to a width, with a mark where there is more."""
     lines = data.strip("\n").split("\n", 1)
-    line = plain(lines[0])
+    line = plain(lines[0][: width + 1])
     if len(line) > width:
-        return line[: width - 1] + "…"
+        return _cut(line, width)
     return line + (" …" if len(lines) > 1 else "")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def of_response(response: Response) -> str:
@@ -52,7 +58,8 @@ def of_response(response: Response) -> str:
     line = f"{plain(response.node)}: {response.status.value}"
     if response.status is not Status.REJECTED:
         line += f" after {seconds(response.seconds)}"
-    return f"{line}: {plain(response.reason)}" if response.reason else line
+    reason = plain(_cut(response.reason, _REASON))
+    return f"{line}: {reason}" if reason else line
 
 
 def of_problems(outcome: Outcome) -> list[str]:
@@ -66,19 +73,23 @@ def of_problems(outcome: Outcome) -> list[str]:
         ]
     problems = []
     if outcome.unfinished and (not outcome.expected or outcome.missing):
+        # Agents accept at once what may have to wait there for its turn.
         problems.append(
-            f"accepted but not ended after {waited}: "
+            f"accepted but not ended after {waited} (running or queued): "
             + names(outcome.unfinished)
         )
     if outcome.missing:
-        concluded = outcome.expected or 0
-        concluded -= outcome.missing
+        concluded = (outcome.expected or 0) - outcome.missing
         problems.append(
-            f"only {concluded} of {outcome.expected} expected nodes have "
-            f"ended or rejected within {waited}"
+            f"ended or rejected within {waited}: only {concluded} of the "
+            f"{outcome.expected} expected"
         )
     return problems
 
 
 def names(nodes: tuple[NodeOutcome, ...]) -> str:
-    return ", ".join(plain(node.node) for node in nodes)
+    """The nodes' names; of very many the first."""
+    listed = [plain(node.node) for node in nodes[:_NAMES]]
+    if len(nodes) > _NAMES:
+        listed.append(f"and {len(nodes) - _NAMES} more")
+    return ", ".join(listed)

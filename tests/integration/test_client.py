@@ -343,9 +343,10 @@ async def test_publishing_connection_is_made_anew(
 @pytest.mark.parametrize(
     ("acl", "reason"),
     [
-        ("resetchannels +@all", "it refuses"),
-        ("allchannels +@all -publish", "it refuses to publish"),
-        ("allchannels -@all +client|setname", "it refuses"),
+        ("resetchannels +@all", "refuses to subscribe: "),
+        ("allchannels +@all -publish", "refuses to publish: "),
+        ("allchannels -@all +client|setname", "refuses to subscribe: "),
+        ("allchannels +@all off", "refuses the login: "),
     ],
 )
 async def test_user_that_may_not(

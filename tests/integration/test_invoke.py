@@ -152,7 +152,7 @@ def test_fewer_nodes_than_expected(nodes: Path) -> None:
     )
     assert done.status == 5
     assert len(done.out.split()) == 3
-    assert "only 3 of 4 expected nodes" in done.err
+    assert "only 3 of the 4 expected" in done.err
 
 
 def test_more_nodes_than_expected(nodes: Path) -> None:
@@ -224,23 +224,35 @@ def test_wrong_port(folder: Path) -> None:
     assert "Connection refused" in done.err
 
 
-def test_wrong_password(folder: Path) -> None:
+def test_wrong_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = folder / "secret"
     secret.mkdir()
     server = RedisServer(secret, "--requirepass", "right")
     server.start()
+    url = f"redis://:wrong@127.0.0.1:{server.port}"
+    bare = f"redis://127.0.0.1:{server.port}"
+    quick = ("--answer-timeout", "0.2")
     try:
-        url = f"redis://:wrong@127.0.0.1:{server.port}"
-        wrong = invoke(None, "echo", "--url", url)
-        none = invoke(None, "echo", "--url", url.replace(":wrong@", ""))
-        url = url.replace("wrong", "right")
-        right = invoke(None, "x", "--url", url, "--answer-timeout", "0.2")
+        wrong = invoke(None, "echo", "--url", url, "-v")
+        none = invoke(None, "echo", "--url", bare)
+        right = invoke(None, "x", "--url", url.replace("wrong", "right"))
+        monkeypatch.setenv("REDISCLI_AUTH", "right")
+        env = invoke(None, "x", "--url", bare, *quick, "-v")
+        monkeypatch.setenv("REDISCLI_AUTH", "wrong")
+        wrong_env = invoke(None, "x", "--url", bare, *quick, "-v")
     finally:
         server.stop()
     assert (wrong.status, none.status, right.status) == (69, 69, 4)
+    assert (env.status, wrong_env.status) == (4, 69)
+    for refused in (wrong, none, wrong_env):
+        assert "refuses the login: " in refused.err
+        assert "reached" not in refused.err
+    for one in (wrong, none, right, env, wrong_env):
+        assert "wrong" not in one.err
+        assert "right" not in one.err
     assert "password" in wrong.err
-    assert "wrong@" not in wrong.err
     assert "uthentication required" in none.err
+    assert "REDISCLI_AUTH" in env.err
 
 
 def test_redis_dies_meanwhile(
@@ -266,7 +278,7 @@ def test_redis_dies_meanwhile(
     out, err = process.communicate(timeout=WITHIN)
     server.start()
     assert process.returncode == 69
-    assert b"nodes that still run: sp1" in err
+    assert b"still running or queued: sp1\n" in err
     assert b"is lost: " in err
     document = json.loads(out)
     schema.validate(document)
@@ -292,7 +304,9 @@ def test_interrupted(number: int, one: Path, schema: Any) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=WITHIN)
     assert process.returncode == 128 + number
-    assert err == b"ngcp-invoke-task: interrupted; nodes that still run: sp1\n"
+    assert err == (
+        b"ngcp-invoke-task: interrupted; still running or queued: sp1\n"
+    )
     document = json.loads(out)
     schema.validate(document)
     assert document["status"] == "interrupted"

@@ -291,7 +291,7 @@ def test_interrupted_by_control_c(
     shown.type(b"\x03")
     shown.end(130)
     assert shown.text.rstrip().endswith(
-        "interrupted; nodes that still run: sp1"
+        "interrupted; still running or queued: sp1"
     )
     # The cursor, hidden for the live view, is back.
     assert shown.raw.rindex(b"\x1b[?25h") > shown.raw.rindex(b"\x1b[?25l")
@@ -304,7 +304,7 @@ def test_node_that_never_ends(
     start()
     shown = terminal("slow", "--dst", "sp1", "--timeout", "2")
     shown.end(5)
-    assert shown.text.rstrip().endswith("s: sp1")
+    assert shown.text.rstrip().endswith("queued): sp1")
 
 
 @pytest.mark.parametrize(

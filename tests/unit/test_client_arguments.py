@@ -9,7 +9,8 @@ from typing import Any, List
 
 import pytest
 
-from ngcp_task_agent.client import InvalidRequest, arguments
+from ngcp_task_agent.client import InvalidRequest, arguments, cli
+from tests.parts import ROOT
 
 
 def test_defaults() -> None:
@@ -140,3 +141,19 @@ def test_files_are_completed_after_an_at_sign(
     assert complete("@/no/such/folder/") == []
     monkeypatch.chdir(tmp_path)
     assert complete("@da") == ["@data.json"]
+
+
+def test_man_page_tells_all_options_and_exit_statuses() -> None:
+    page = (ROOT / "man/ngcp-invoke-task.1").read_text()
+    synopsis, options = page.split(".Sh DESCRIPTION")
+    for action in arguments.parser()._actions:
+        for option in action.option_strings:
+            macro = f"Fl {option[1:]}".replace("Fl -", "Fl Fl ")
+            assert macro in options, option
+            if macro.startswith("Fl Fl ") and len(action.option_strings) < 2:
+                assert macro in synopsis, option
+    told = page.split(".Sh EXIT STATUS")[1].split(".Sh EXAMPLES")[0]
+    statuses = [*cli.EXIT_STATUSES.values()]
+    statuses += [v for k, v in vars(cli).items() if k.startswith("EX_")]
+    for status in statuses:
+        assert f".It {status}\n" in told

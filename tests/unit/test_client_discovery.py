@@ -159,8 +159,16 @@ def test_password_of_the_environment(
 
 
 def test_no_such_backend(folder: Folder) -> None:
-    with pytest.raises(NoAddress, match="there is no backend 'nope'"):
+    with pytest.raises(NoAddress, match=r"no backend 'nope'.*nope\.yml$"):
         folder.find("t", backend="nope")
+    folder.write("backends/redis.yml", {})
+    folder.write("backends/far.yml", {"type": "redis"})
+    with pytest.raises(NoAddress, match=r"; known: far, redis$"):
+        folder.find("t", backend="nope")
+    with pytest.raises(NoAddress, match=r"; is 'redis' meant\?$"):
+        folder.find("t", backend="rediss")
+    for name in ("far", "redis"):
+        (folder.path / f"backends/{name}.yml").unlink()
     folder.write("backends/bad.yml", {"type": "redis", "port": "x"})
     with pytest.raises(NoAddress, match=r"bad\.yml:1: port: must be"):
         folder.find("t", backend="bad")

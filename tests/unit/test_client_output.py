@@ -208,13 +208,23 @@ def test_problems() -> None:
     done, running = NODES[0], NODES[3]
     assert text.of_problems(outcome(done)) == []
     (unfinished,) = text.of_problems(outcome(done, running))
-    assert unfinished.startswith("accepted but not ended after 20.0 s: ")
+    assert unfinished.startswith(
+        "accepted but not ended after 20.0 s (running or queued): "
+    )
     assert unfinished.isprintable()
     # Whoever waits for one node does not wait for the other.
     assert text.of_problems(outcome(done, running, expected=1)) == []
     assert len(text.of_problems(outcome(done, running, expected=2))) == 2
     (few,) = text.of_problems(outcome(done, expected=3))
-    assert few.startswith("only 1 of 3 expected nodes")
+    assert few == "ended or rejected within 20.0 s: only 1 of the 3 expected"
+
+
+def test_very_many_nodes_and_very_long_reasons() -> None:
+    nodes = [NodeOutcome(f"n{i}", Status.ACCEPTED) for i in range(5000)]
+    (unfinished,) = text.of_problems(outcome(*nodes))
+    assert unfinished.endswith("n98, n99, and 4900 more")
+    long = Response("n", Status.ERROR, "x" * 10_000, "", 1.0)
+    assert text.of_response(long) == f"n: error after 1.000 s: {'x' * 499}…"
 
 
 def test_first_line() -> None:
