@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import tempfile
 import threading
 import uuid
@@ -138,6 +139,37 @@ def connect(server: RedisServer) -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def client(connect: Callable[..., Client]) -> Client:
     return connect()
+
+
+@pytest.fixture
+def certificate(folder: Path) -> Path:
+    """A folder with a CA, and a certificate of it for localhost."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(
+            ["openssl", *words], cwd=folder, check=True, capture_output=True
+        )
+
+    key = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(
+        *("req", "-x509", *key, "-subj", "/CN=ca"),
+        *("-keyout", "ca.key", "-out", "ca.pem"),
+        # Python 3.13 wants it by the letter.
+        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+    )
+    openssl(
+        *("req", *key[:3], "-subj", "/CN=localhost"),
+        *("-keyout", "server.key", "-out", "server.csr"),
+    )
+    (folder / "ext").write_text(
+        "subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n"
+    )
+    openssl(
+        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem"),
+        *("-CAkey", "ca.key", "-CAcreateserial", "-days", "2"),
+        *("-extfile", "ext", "-out", "server.pem"),
+    )
+    return folder
 
 
 def answer(

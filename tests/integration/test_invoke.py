@@ -17,6 +17,7 @@ import pytest
 from tests.integration.conftest import ConfigFolder, Scripted, answer
 from tests.invoking import command, environment, invoke, wrapper
 from tests.parts import (
+    CHANNEL,
     WITHIN,
     Client,
     Daemon,
@@ -253,6 +254,63 @@ def test_wrong_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "password" in wrong.err
     assert "uthentication required" in none.err
     assert "REDISCLI_AUTH" in env.err
+
+
+@pytest.fixture
+def tls(certificate: Path) -> Iterator[int]:
+    """A server with TLS, and an agent at its other port; the port of TLS."""
+    (certificate / "redis").mkdir()
+    port = free_port()
+    server = RedisServer(
+        certificate / "redis",
+        *("--tls-port", str(port), "--tls-auth-clients", "optional"),
+        *("--tls-cert-file", str(certificate / "server.pem")),
+        *("--tls-key-file", str(certificate / "server.key")),
+        *("--tls-ca-cert-file", str(certificate / "ca.pem")),
+    )
+    server.start()
+    agent = Scripted(server, lambda r: [answer(r, "n1", "done", data="x\n")])
+    wait_for(lambda: server.subscribers(CHANNEL))
+    yield port
+    agent.stop()
+    server.stop()
+
+
+def test_tls(tls: int, certificate: Path) -> None:
+    ca, pem, key = (
+        certificate / name for name in ("ca.pem", "server.pem", "server.key")
+    )
+    config = ConfigFolder(certificate / "config", tls)
+    config.backend(host="localhost", tls={"ca": str(ca)})
+    arguments = ("--dst", "*", "--expect", "1", *PATIENT)
+    done = invoke(config.path, "t", *arguments)
+    assert (done.status, done.out, done.err) == (0, "x\n", "")
+    for more in ("", f"&cert={pem}&key={key}"):
+        url = f"rediss://localhost:{tls}?ca={ca}{more}"
+        done = invoke(None, "t", "--url", url, *arguments)
+        assert (done.status, done.out, done.err) == (0, "x\n", "")
+
+
+def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
+    ca, other = certificate / "ca.pem", certificate / "server.pem"
+    config = ConfigFolder(certificate / "config", tls)
+    config.backend(host="localhost", tls={"ca": str(other)})
+    for done in (
+        # A CA of others, in either way; none; another name; no TLS; no file.
+        invoke(config.path, "t"),
+        invoke(None, "t", "--url", f"rediss://localhost:{tls}?ca={other}"),
+        invoke(None, "t", "--url", f"rediss://localhost:{tls}"),
+        invoke(None, "t", "--url", f"rediss://127.0.0.1:{tls}?ca={ca}"),
+    ):
+        assert (done.status, done.out) == (69, "")
+        assert "is not to be reached: its certificate is not valid" in done.err
+        assert len(done.err.splitlines()) == 1
+    plain = invoke(None, "t", "--url", f"redis://localhost:{tls}")
+    absent = invoke(None, "t", "--url", f"rediss://localhost:{tls}?ca=/no")
+    for done in (plain, absent):
+        assert (done.status, done.out) == (69, "")
+        assert len(done.err.splitlines()) == 1
+    assert "No such file or directory (/no)" in absent.err
 
 
 def test_redis_dies_meanwhile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, Callable, List
@@ -333,37 +332,6 @@ def test_local_on_a_replica_needs_the_source(
         replicated.close()
     finally:
         replica.stop()
-
-
-@pytest.fixture
-def certificate(folder: Path) -> Path:
-    """A folder with a CA, and a certificate of it for localhost."""
-
-    def openssl(*words: str) -> None:
-        subprocess.run(
-            ["openssl", *words], cwd=folder, check=True, capture_output=True
-        )
-
-    key = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(
-        *("req", "-x509", *key, "-subj", "/CN=ca"),
-        *("-keyout", "ca.key", "-out", "ca.pem"),
-        # Python 3.13 wants it by the letter.
-        *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-    )
-    openssl(
-        *("req", *key[:3], "-subj", "/CN=localhost"),
-        *("-keyout", "server.key", "-out", "server.csr"),
-    )
-    (folder / "ext").write_text(
-        "subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n"
-    )
-    openssl(
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem"),
-        *("-CAkey", "ca.key", "-CAcreateserial", "-days", "2"),
-        *("-extfile", "ext", "-out", "server.pem"),
-    )
-    return folder
 
 
 def test_tls(
