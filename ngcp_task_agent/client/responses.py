@@ -6,7 +6,7 @@ import enum
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 _LONGEST_NAME = 255  # characters
 _LONGEST_REASON = 10_000  # characters that are kept
@@ -67,11 +67,14 @@ def parse(body: bytes) -> Optional[Message]:
     if not isinstance(fields, dict):
         return None
     ref, src, uuid = fields.get("ref"), fields.get("src"), fields.get("uuid")
+    if not isinstance(uuid, str):
+        uuid = ""
     chunk, chunks = fields.get("chunk", 1), fields.get("chunks", 1)
     if (
         not isinstance(ref, str)
         or not isinstance(src, str)
         or not 1 <= len(src) <= _LONGEST_NAME
+        or len(uuid) > _LONGEST_NAME
         or type(chunk) is not int
         or type(chunks) is not int
         or not 1 <= chunk <= chunks <= _MOST_CHUNKS
@@ -83,7 +86,7 @@ def parse(body: bytes) -> Optional[Message]:
         return None
     reason = fields.get("reason")
     return Message(
-        uuid=uuid if isinstance(uuid, str) else "",
+        uuid=uuid,
         ref=ref,
         src=src,
         status=status,
@@ -113,15 +116,16 @@ class Joiner:
 
     def __init__(self, limit: int) -> None:
         self._left = limit
-        self._parts: Dict[Tuple[str, str], Dict[int, Message]] = {}
+        # By the node, the response's uuid, and the chunk's number.
+        self._parts: Dict[str, Dict[str, Dict[int, Message]]] = {}
 
     def take(self, message: Message) -> Optional[Message]:
         """The whole response, once all its chunks are there in any order.
 
         :raises TooMuch: and forgets what was kept of that response
         """
-        key = message.src, message.uuid
-        parts = self._parts.get(key, {})
+        responses = self._parts.get(message.src, {})
+        parts = responses.get(message.uuid, {})
         if message.chunk in parts:
             return None
         for other in parts.values():
@@ -135,11 +139,12 @@ class Joiner:
             raise
         if message.chunks == 1:
             return message
-        parts = self._parts.setdefault(key, {})
+        responses = self._parts.setdefault(message.src, responses)
+        parts = responses.setdefault(message.uuid, parts)
         parts[message.chunk] = message
         if len(parts) < message.chunks:
             return None
-        del self._parts[key]
+        del responses[message.uuid]
         data = None
         if message.data is not None:
             data = "".join(
@@ -159,8 +164,8 @@ class Joiner:
 
     def forget(self, src: str) -> None:
         """Drop the chunks of this node's responses that are incomplete."""
-        for key in [key for key in self._parts if key[0] == src]:
-            for part in self._parts.pop(key).values():
+        for parts in self._parts.pop(src, {}).values():
+            for part in parts.values():
                 self._left += _size(part)
 
     def _keep(self, message: Message) -> None:

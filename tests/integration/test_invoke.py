@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import time
+import uuid
 from importlib import resources
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -15,7 +17,13 @@ import jsonschema
 import pytest
 
 from tests.integration.conftest import ConfigFolder, Scripted, answer
-from tests.invoking import command, environment, invoke, wrapper
+from tests.invoking import (
+    Invoked,
+    command,
+    environment,
+    invoke,
+    wrapper,
+)
 from tests.parts import (
     CHANNEL,
     WITHIN,
@@ -656,6 +664,106 @@ def test_order_of_both_outputs_is_kept(
         assert lines[lines.index(f"{number}") - 1].startswith(
             f"ngcp-invoke-task: n{number}: done"
         )
+
+
+def wrong_refs(request: Dict[str, Any]) -> Iterator[Any]:
+    stranger = {**request, "uuid": str(uuid.uuid4())}
+    while True:
+        yield answer(stranger, "n1", "done", data="x")
+
+
+def garbage(request: Dict[str, Any]) -> Iterator[Any]:
+    deep = b"[" * 900 + b"]" * 900
+    odd = json.dumps(answer(request, "n1", "done", data=[1], ref="x")).encode()
+    while True:
+        yield from (
+            b"",
+            b"{",
+            b"null",
+            b"\xff\xfe",
+            b"[" * 100_000,
+            b"9" * 9999,
+        )
+        yield answer(request, "", "done")
+        yield answer(request, "n1", "well")
+        yield answer(request, "n1", ["done"])
+        yield answer(request, "n1", "done", chunk=1, chunks=10**9)
+        yield odd.replace(b"[1]", deep)
+
+
+def nodes_without_end(request: Dict[str, Any]) -> Iterator[Any]:
+    for number in itertools.count():
+        yield answer(request, f"n{number}", "accepted")
+
+
+def chunks_without_end(request: Dict[str, Any]) -> Iterator[Any]:
+    for number in itertools.count():
+        yield answer(
+            *(request, f"n{number}", "done"),
+            uuid="u" * 20_000,
+            chunk=1,
+            chunks=2,
+            data="x",
+        )
+        yield answer(request, f"m{number}", "error")
+
+
+def huge_reasons(request: Dict[str, Any]) -> Iterator[Any]:
+    for number in itertools.count():
+        yield answer(
+            *(request, f"n{number}", "error"),
+            reason="\x1b" * 25_000,
+            data="y" * 500,
+        )
+
+
+def large_messages(request: Dict[str, Any]) -> Iterator[Any]:
+    while True:
+        yield b"x" * 1_000_000
+        yield answer(request, "n1", "done", ref="x", data="x" * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        wrong_refs,
+        garbage,
+        nodes_without_end,
+        chunks_without_end,
+        huge_reasons,
+        large_messages,
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_flood_of_whoever_may_publish(
+    script: Any,
+    form: str,
+    server: RedisServer,
+    scripted: Callable[..., Scripted],
+) -> None:
+    # By default Redis soon drops who is slower than those that publish.
+    admin = server.connect()
+    admin.config_set("client-output-buffer-limit", "pubsub 200mb 0 0")
+    admin.connection_pool.disconnect()
+    scripted(script)
+    done = Invoked(
+        subprocess.run(
+            # Whatever it keeps of it, it does with a gigabyte.
+            [
+                *("prlimit", f"--as={1 << 30}"),
+                *asking(server, "--timeout", "3", "--output", form),
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment(),
+            timeout=WITHIN,
+        )
+    )
+    assert done.status in (1, 4, 5, 69)
+    if done.status == 69:
+        assert "lost" in done.err
+    if form == "json":
+        assert done.json()["exit_status"] == done.status
 
 
 def test_output_that_cannot_be_written(one: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
+from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
@@ -68,6 +69,7 @@ def test_what_an_agent_sends_is_read() -> None:
         body(src=""),
         body(src="x" * 256),
         body(src=None),
+        body(uuid="x" * 256),
         body(status="well"),
         body(status=None),
         body(status=[]),
@@ -142,6 +144,18 @@ def test_responses_are_told_apart_by_their_uuid() -> None:
     whole = joiner.take(chunk(2, 2, "c", "one"))
     assert whole
     assert whole.data == "ac"
+
+
+def test_forgets_a_node_s_chunks_and_no_others() -> None:
+    joiner = Joiner(10_000)
+    for uuid in ("one", "two"):
+        assert joiner.take(chunk(1, 2, "a", uuid)) is None
+    assert joiner.take(replace(chunk(1, 2, "a"), src="sp2")) is None
+    joiner.forget("sp1")
+    assert joiner.take(chunk(2, 2, "b", "one")) is None
+    whole = joiner.take(replace(chunk(2, 2, "b"), src="sp2"))
+    assert whole
+    assert whole.data == "ab"
 
 
 def test_memory_is_bounded() -> None:
