@@ -72,9 +72,10 @@ class Writer:
             raise self.error
         if not text:
             return
+        if not self._thread.ident:
+            self._start()
         self._given += len(text)
         self._queue.put((text, encode))
-        self._start()
 
     async def written(self, patience: float) -> bool:
         """Wait until all is written.
@@ -102,14 +103,20 @@ class Writer:
 
     def close(self, seconds: float) -> None:
         """Wait so long until all is written; nothing can be put after."""
-        if self._descriptor >= 0:
+        if self._thread.ident:
             self._queue.put(None)
-            self._start()
             self._thread.join(seconds)
+        elif self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _start(self) -> None:
-        if not self._thread.ident:
+        try:
             self._thread.start()
+        except RuntimeError:
+            reason = "no thread can be started"
+            raise OSError(errno.EAGAIN, reason) from None
 
     def _unread(self) -> int:
         """How many bytes are in a pipe.

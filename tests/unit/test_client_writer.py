@@ -109,6 +109,21 @@ async def test_closed_output() -> None:
     await closed.end(LONG)
 
 
+async def test_no_thread_is_to_be_had(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    _, stream = pipe
+    writer = Writer(stream)
+    with monkeypatch.context() as context:
+        context.setattr("threading.Thread.start", start)
+        with pytest.raises(OutputError, match="no thread can be started"):
+            Output(writer, False).write("x")
+        writer.close(WITHIN)
+
+
 async def test_what_others_write_to_it_is_not_waited_for(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
