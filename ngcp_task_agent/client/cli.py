@@ -10,11 +10,11 @@ import logging
 import signal
 import sys
 import time
-from typing import List, Optional, Tuple
+from typing import Any, Coroutine, List, Optional, Tuple
 
 from ngcp_task_agent.client import arguments, output, report, text
 from ngcp_task_agent.client.call import Call, Patience
-from ngcp_task_agent.client.client import Client
+from ngcp_task_agent.client.client import CONNECT_TIMEOUT, Client
 from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.errors import (
     ClientError,
@@ -97,7 +97,7 @@ def _invoke(options: argparse.Namespace) -> int:
             say(text.plain(line))
     invocation = Invocation(options, address)
     try:
-        return asyncio.run(invocation.run(data))
+        return _run_loop(invocation.run(data))
     except ConnectionLost:
         raise
     except RedisUnavailable:
@@ -105,6 +105,15 @@ def _invoke(options: argparse.Namespace) -> int:
             for note in address.notes[:_MOST_NOTES]:
                 say(text.plain(note))
         raise
+
+
+def _run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
+    """As asyncio.run(), which waits until names have been looked up."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        loop.close()
 
 
 class Invocation:
@@ -141,7 +150,10 @@ class Invocation:
         """
         self._handle_signals()
         try:
-            async with Client(self._address) as client:
+            async with Client(
+                self._address,
+                connect_timeout=min(CONNECT_TIMEOUT, self._patience.timeout),
+            ) as client:
                 call = client.send(
                     self._options.task,
                     self._options.dst,

@@ -19,8 +19,8 @@ from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.config import DEFAULT_DIR
 
 MAX_DATA = 256 << 20
+CONNECT_TIMEOUT = 5.0  # seconds
 
-_CONNECT_WITHIN = 5.0  # seconds
 _PING_INTERVAL = 10.0  # seconds
 _PATIENCE = Patience()
 
@@ -42,7 +42,7 @@ class Client:
         self,
         address: Optional[Address] = None,
         *,
-        connect_timeout: float = _CONNECT_WITHIN,
+        connect_timeout: float = CONNECT_TIMEOUT,
         ping_interval: float = _PING_INTERVAL,
         max_data: int = MAX_DATA,
     ) -> None:
@@ -176,9 +176,11 @@ def run_task(
         url=url,
         config_dir=config_dir,
     )
+    patience.check()
 
     async def run() -> Outcome:
-        async with Client(address) as client:
+        within = min(CONNECT_TIMEOUT, patience.timeout)
+        async with Client(address, connect_timeout=within) as client:
             return await client.run(
                 task, dst, data, patience=patience, options=options
             )

@@ -352,6 +352,38 @@ def test_redis_dies_meanwhile(
     assert document["nodes"][0]["status"] == "accepted"
 
 
+SLOW_NAMES = """
+import runpy, socket, sys, time
+socket.getaddrinfo = lambda *_, **__: time.sleep(600)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_name_whose_look_up_hangs() -> None:
+    python, *words = command("--task", "t", "--url", "redis://some.host", "-v")
+    words = [python, "-c", SLOW_NAMES, *words]
+    options: Any = {"env": environment(), "stdin": subprocess.DEVNULL}
+    done = subprocess.run(
+        [*words, "--timeout", "1"],
+        capture_output=True,
+        timeout=WITHIN,
+        **options,
+    )
+    assert done.returncode == 69
+    assert done.stderr.endswith(b"reached: no answer within 1 s\n")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, **options) as process:
+        try:
+            assert process.stderr
+            while b"Redis at" not in process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            # By the signal itself, if the command had not yet asked for it.
+            assert process.wait(WITHIN) in (130, -signal.SIGINT)
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number: int, one: Path, schema: Any) -> None:
     process = subprocess.Popen(
