@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import socket
 import ssl
 import stat
 import time
@@ -327,6 +328,8 @@ def _why(error: BaseException) -> str:
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
     if isinstance(error, OSError) and (error.errno or 0) > 0:
         named = f" ({error.filename})" if error.filename else ""
         return f"{os.strerror(error.errno or 0)}{named}"

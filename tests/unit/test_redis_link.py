@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any, Awaitable, Callable, List
 
@@ -50,6 +51,15 @@ async def with_server(
         await test(server)
     finally:
         await server.stop()
+
+
+async def test_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(LinkError, match=r"^Name or service not known$"):
+        await Link.open({"host": "db01"}, no_push, 30)
 
 
 def no_push(push: Any) -> None:
