@@ -154,6 +154,9 @@ class Invocation:
                 self._address,
                 connect_timeout=min(CONNECT_TIMEOUT, self._patience.timeout),
             ) as client:
+                # wait_for() can swallow it where it ends at that moment.
+                if self._signal is not None:
+                    raise asyncio.CancelledError
                 call = client.send(
                     self._options.task,
                     self._options.dst,
@@ -208,7 +211,7 @@ class Invocation:
         try:
             await asyncio.wait_for(ending, _MOMENT)
         except asyncio.TimeoutError:
-            pass
+            self._exit_status = _BY_SIGNAL + self._signal
 
     def _conclude(
         self, call: Call, lost: Optional[ConnectionLost]
