@@ -72,6 +72,8 @@ def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
     """
     argv = list(command.argv)
     if not command.user.is_own:
+        if not _is_program(argv[0]):
+            raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
         # setpriv(1) costs an exec; a setuid between fork and exec would cost
         # a copy of the agent's page tables, and much more.
         argv[:0] = [
@@ -118,6 +120,28 @@ def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+
+
+# What the system executes: ELF, or a script that names its interpreter.
+_PROGRAM = re.compile(rb"\x7fELF|#![ \t]*[^ \t\n\0]")
+_HEAD = 256  # bytes in which Linux looks for the interpreter
+
+
+def _is_program(path: str) -> bool:
+    """Whether the system executes the file, as far as can be seen.
+
+    setpriv has a shell run what the system does not execute.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True  # setpriv tells what is wrong
+    try:
+        return bool(_PROGRAM.match(os.read(file, _HEAD)))
+    except OSError:
+        return True
+    finally:
+        os.close(file)
 
 
 # What setpriv writes when it cannot execute the program, in C.UTF-8.

@@ -276,12 +276,27 @@ async def test_cannot_start_without_an_interpreter(program: Program) -> None:
         await run(command(path))
 
 
-async def test_cannot_start_what_is_no_program(tmp_path: Path) -> None:
+USERS = ["own", pytest.param("nobody", marks=needs_root)]
+NO_PROGRAMS = [
+    pytest.param(b"\0\1\2\3", id="binary"),
+    pytest.param(b"echo x\n", id="script-without-interpreter"),
+    pytest.param(b"#! \t\n/bin/sh\n", id="interpreter-without-name"),
+    pytest.param(b"", id="empty"),
+]
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("content", NO_PROGRAMS)
+async def test_cannot_start_what_is_no_program(
+    content: bytes, name: str, tmp_path: Path
+) -> None:
+    """The same for all users: no shell runs what the system does not."""
     path = tmp_path / "program"
-    path.write_bytes(b"\0\1\2\3")
+    path.write_bytes(content)
     path.chmod(0o755)
+    user = own_user() if name == "own" else find_user(name)
     with pytest.raises(CannotStart, match="no program that the system can"):
-        await run(command(str(path)))
+        await run(command(str(path), user=user))
 
 
 @pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["nul", "half-pair"])
