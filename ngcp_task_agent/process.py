@@ -15,16 +15,23 @@ import contextlib
 import enum
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
 from ngcp_task_agent.errors import CannotStart
-from ngcp_task_agent.spawn import Command, not_started, spawn, why
+from ngcp_task_agent.spawn import (
+    Command,
+    may_be_unreadable,
+    not_started,
+    spawn,
+    why,
+)
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 _REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
 _CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
 _NOT_STARTED = (126, 127)  # exit statuses of setpriv, as of a shell
+_ASK_WITHIN = 5.0  # seconds for the question whether a file is readable
 _READ = 65536  # bytes, a pipe's usual size
 _LAST_WORDS = 4096  # bytes of standard error that are kept
 
@@ -88,11 +95,32 @@ class Process:
             child.kill()
             status = child.reap()
         last_words = bytes(child.stderr.data)
-        if status[0] in _NOT_STARTED and not child.stdout.data:
-            reason = not_started(self._command, last_words)
+        if status[0] and not child.stdout.data:
+            await self._check_started(status[0], last_words)
+        return Outcome(cause, *status, bytes(child.stdout.data), last_words)
+
+    async def _check_started(self, status: int, last_words: bytes) -> None:
+        """Whether what has failed was ever started.
+
+        :raises CannotStart: when it was not
+        """
+        command = self._command
+        if status in _NOT_STARTED:
+            reason = not_started(command, last_words)
             if reason:
                 raise CannotStart(reason)
-        return Outcome(cause, *status, bytes(child.stdout.data), last_words)
+        if may_be_unreadable(command, last_words):
+            program = command.argv[0]
+            ask = replace(
+                command,
+                argv=["/usr/bin/test", "-r", program],
+                stdin=None,
+                timeout=_ASK_WITHIN,
+            )
+            if (await Process(ask).run()).exit_status == 1:
+                raise CannotStart(
+                    f"'{program}' is not readable for '{command.user.name}'"
+                )
 
     async def _wait(self, child: _Child) -> Cause:
         events = {

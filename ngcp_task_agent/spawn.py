@@ -132,14 +132,20 @@ def _is_program(path: str) -> bool:
 
     setpriv has a shell run what the system does not execute.
     """
+    head = _head(path)
+    return head is None or bool(_PROGRAM.match(head))
+
+
+def _head(path: str) -> Optional[bytes]:
+    """The first bytes of a file; None where they cannot be read."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return True  # setpriv tells what is wrong
+        return None
     try:
-        return bool(_PROGRAM.match(os.read(file, _HEAD)))
+        return os.read(file, _HEAD)
     except OSError:
-        return True
+        return None
     finally:
         os.close(file)
 
@@ -164,6 +170,22 @@ def not_started(command: Command, last_words: bytes) -> str:
     if reason in _REASONS:
         return why(OSError(_REASONS[reason], reason), command)
     return f"'{command.argv[0]}': {reason}"
+
+
+_DENIED = os.strerror(errno.EACCES).encode()
+
+
+def may_be_unreadable(command: Command, last_words: bytes) -> bool:
+    """Whether a script may have failed because its user cannot read it.
+
+    setpriv starts it with the rights of root; its interpreter, which has not
+    got them, ends with a status of its own choice.
+    """
+    return (
+        not command.user.is_own
+        and _DENIED in last_words
+        and (_head(command.argv[0]) or b"").startswith(b"#!")
+    )
 
 
 def why(error: OSError, command: Command) -> str:

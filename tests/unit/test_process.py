@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -338,13 +339,53 @@ async def test_another_user_s_group_is_ended() -> None:
     await until(lambda: not is_running(int(outcome.stdout)))
 
 
+@pytest.fixture
+def open_program() -> Iterator[Program]:
+    """Makes a file in a folder that every user may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+
+        def make(text: str, mode: int) -> str:
+            path = Path(folder) / "program"
+            path.write_text(text)
+            path.chmod(mode)
+            return str(path)
+
+        yield make
+
+
+UNREADABLE = [("/bin/sh", 0o700), ("/bin/sh", 0o711), ("/bin/bash", 0o711)]
+
+
 @needs_root
-async def test_a_program_that_another_user_may_not_run(
-    program: Program,
+@pytest.mark.parametrize(("interpreter", "mode"), UNREADABLE)
+async def test_a_script_that_another_user_may_not_read(
+    interpreter: str, mode: int, open_program: Program
 ) -> None:
-    path = program("exit 0", mode=0o700)
+    """Its interpreter ends with a status of its own choice."""
+    path = open_program(f"#!{interpreter}\n", mode=mode)
+    with pytest.raises(CannotStart) as caught:
+        await run(command(path, user=find_user("nobody")))
+    assert str(caught.value) == f"'{path}' is not readable for 'nobody'"
+
+
+@needs_root
+async def test_a_script_in_a_folder_that_another_user_may_not_enter(
+    open_program: Program,
+) -> None:
+    path = open_program("#!/bin/sh\n", mode=0o755)
+    Path(path).parent.chmod(0o700)
+    with pytest.raises(CannotStart, match="is not readable for 'nobody'"):
+        await run(command(path, user=find_user("nobody")))
+
+
+@needs_root
+async def test_a_script_that_is_denied_something_else(
+    open_program: Program,
+) -> None:
+    path = open_program("#!/bin/sh\ncat /etc/shadow; exit 2\n", mode=0o755)
     outcome = await run(command(path, user=find_user("nobody")))
-    assert outcome.exit_status not in (0, None)
+    assert (outcome.exit_status, outcome.stdout) == (2, b"")
     assert b"Permission denied" in outcome.last_words
 
 
