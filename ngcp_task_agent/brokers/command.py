@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -21,11 +20,10 @@ from ngcp_task_agent.process import (
 )
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 from ngcp_task_agent.spawn import Command, find_program
-from ngcp_task_agent.users import User, find_user, own_user
+from ngcp_task_agent.users import User, ask_user, find_user, own_user
 
 logger = logging.getLogger(__name__)
 
-_FIND_USER_WITHIN = 10.0  # seconds for a name service that may be remote
 # More extra words, or characters in all of them, would hold up others while
 # they are checked, and few systems could pass them on.
 _MOST_WORDS = 4096
@@ -183,16 +181,7 @@ class CommandBroker(Broker):
         """
         user = self._own_user
         if self._as_user and self._as_user != user.name:
-            try:
-                user = await asyncio.wait_for(
-                    asyncio.to_thread(find_user, self._as_user),
-                    _FIND_USER_WITHIN,
-                )
-            except asyncio.TimeoutError:
-                raise CannotStart(
-                    f"who '{self._as_user}' is was not answered within "
-                    f"{_FIND_USER_WITHIN:.0f} s"
-                ) from None
+            user = await ask_user(self._as_user)
             self._check_user(user)
         program = find_program(self._run)
         data = json.dumps(self.data(request))

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngcp_task_agent import process as process_module
+from ngcp_task_agent import users
 from ngcp_task_agent.brokers import command as command_module
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.brokers.command import CommandBroker, split_args
@@ -369,10 +370,10 @@ async def test_unknown_user() -> None:
 async def test_own_user_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the name service is asked."""
 
-    def fails(name: str) -> User:
+    def fails(name: str) -> pwd.struct_passwd:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(command_module, "find_user", fails)
+    monkeypatch.setattr(pwd, "getpwnam", fails)
     result = await run(run="id", args="-u", as_user=own_user().name)
     assert int(result.data) == os.geteuid()
 
@@ -380,21 +381,21 @@ async def test_own_user_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_name_service_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
     answer = threading.Event()
 
-    def hangs(name: str) -> User:
-        loop.call_soon_threadsafe(asked.set)
+    def hangs(name: str) -> pwd.struct_passwd:
         answer.wait(30)
-        return own_user()
+        return pwd.struct_passwd((name, "x", 1, 2, "", "", ""))
 
-    monkeypatch.setattr(command_module, "find_user", hangs)
-    monkeypatch.setattr(command_module, "_FIND_USER_WITHIN", 0.05)
+    monkeypatch.setattr(pwd, "getpwnam", hangs)
+    monkeypatch.setattr(users, "ASK_WITHIN", 0.05)
+    monkeypatch.setattr(users, "FIND_WITHIN", 0.05)
+    why = "the name service did not tell within 0.05 s who 'somebody' is"
     try:
         result = await run(run="true", as_user="somebody")
-        assert asked.is_set()
-        assert "who 'somebody' is was not answered within" in result.error
+        assert result.error == f"the command cannot be started: {why}"
+        options = {"run": "true", "as_user": "somebody"}
+        assert CommandBroker(options).problems() == {"as_user": why}
     finally:
         answer.set()
 

@@ -403,6 +403,8 @@ def test_limits_of_files_and_times() -> None:
     assert f"more than {data_schema.LARGE_WITHIN:g} seconds" in tasks
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
     assert f"by {2 * process._CLOSE_WITHIN:g} seconds at most" in tasks
+    assert f"waited for {users.FIND_WITHIN:g} seconds when" in tasks
+    assert f"and {users.ASK_WITHIN:g} seconds for a request" in tasks
     stop = keys("AGENT.YML")["stop_timeout"]
     more = 2 * agent._END + 2 * agent._FLUSH
     assert f"{more:g} seconds more" in plain(stop)
