@@ -19,6 +19,7 @@ from ngcp_task_agent.config import DEFAULT_DIR, Loader
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.service import Notifier
 
+_DRAIN = 2.0  # seconds for the last records to be written
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -105,8 +106,9 @@ def _reload() -> int:
 
 
 def _serve(folder: Path, log_level: str) -> int:
+    _open_missing()
     # When the watchdog ends a hung agent with SIGABRT, this tells where.
-    faulthandler.enable()
+    faulthandler.enable(2)
     setproctitle.setproctitle("ngcp-task-agent")
     journal.set_up(log_level)
     # Commands inherit all of this; descriptors of whoever started the agent
@@ -122,6 +124,23 @@ def _serve(folder: Path, log_level: str) -> int:
     except KeyboardInterrupt:
         # Before or after the time in which the agent handles it itself.
         return 0
+    except Exception:
+        journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
+        return 1
+    finally:
+        journal.drain(_DRAIN)
+
+
+def _open_missing() -> None:
+    """Standard streams that are closed become /dev/null.
+
+    Else the next file, or a command's pipe, would get their numbers.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 async def _run(folder: Path) -> int:

@@ -4,17 +4,17 @@ Every kind of record has a MESSAGE_ID, which the catalog explains
 (``journalctl -x``), and the fields of the request that it is about, so that
 ``journalctl NGCP_TASK_UUID=...`` tells one request's story.
 
-Messages are finished texts without arguments: the journal's handler would
-store arguments as they are, secrets included.
+Messages are finished texts without arguments.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from typing import Union
+
+from ngcp_task_agent.logwriter import ErrorWriter, JournalWriter, LogWriter
 
 logger = logging.getLogger("ngcp_task_agent")
 
@@ -50,6 +50,7 @@ REQUEST_REJECTED = Kind("676d497bcb1d441392e3ad09fdf3d044", logging.WARNING)
 REQUEST_ACCEPTED = Kind("f309a860da2d4c9b8984b715e2d6c694", logging.INFO)
 TASK_DONE = Kind("b9f2a31b40ea4f35baf800a9dfee592c", logging.INFO)
 TASK_ERROR = Kind("47f2e534020546e7a9d487ba42dadc3d", logging.WARNING)
+RECORDS_LOST = Kind("6b765f0299e6475c9f7c36af0d64f210", logging.WARNING)
 BUG = Kind("677e5810372f448a87b5c9ae9daf18b7", logging.ERROR)
 
 
@@ -84,15 +85,11 @@ def set_up(level: str) -> None:
 
     :param level: ``debug``, ``info``, ``warning`` or ``error``
     """
-    if _is_journal(sys.stderr.fileno()):
-        # Only there is the library needed, and libsystemd with it.
-        from systemd.journal import JournalHandler
-
-        handler: logging.Handler = JournalHandler(
-            SYSLOG_IDENTIFIER="ngcp-task-agent"
-        )
+    handler: LogWriter
+    if _is_journal(2):
+        handler = JournalWriter(_tell_lost, "ngcp-task-agent")
     else:
-        handler = logging.StreamHandler()
+        handler = ErrorWriter(_tell_lost)
         handler.setFormatter(
             _OneLine("%(asctime)s %(levelname)-7s %(message)s")
         )
@@ -101,6 +98,20 @@ def set_up(level: str) -> None:
     # Other libraries' chatter is not the administrator's business.
     root.setLevel(logging.WARNING)
     logger.setLevel(level.upper())
+
+
+def drain(within: float) -> None:
+    """Wait until all records are written, but so many seconds at most."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogWriter):
+            handler.drain(within)
+
+
+def _tell_lost(count: int) -> None:
+    record(
+        RECORDS_LOST,
+        f"{count} records before this were lost: they could not be written",
+    )
 
 
 def _is_journal(fd: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -15,7 +17,15 @@ import pytest
 
 from ngcp_task_agent import __version__
 from tests.integration.conftest import ConfigFolder
-from tests.parts import ROOT, Client, Daemon, RedisServer, statuses, wait_for
+from tests.parts import (
+    CHANNEL,
+    ROOT,
+    Client,
+    Daemon,
+    RedisServer,
+    statuses,
+    wait_for,
+)
 
 Start = Callable[..., Daemon]
 
@@ -98,6 +108,14 @@ def test_nothing_to_run(config: ConfigFolder) -> None:
     assert "/nowhere: there is no such folder" in done.stderr
 
 
+def test_end_by_a_bug(config: ConfigFolder) -> None:
+    """Told as any other, whatever it is; here a missing folder."""
+    done = run("--config-dir", str(config.path), RUNTIME_DIRECTORY="/nowhere")
+    assert done.returncode == 1
+    assert " ERROR   a bug: the agent has ended\n" in done.stderr
+    assert "FileNotFoundError" in done.stderr.splitlines()[-1]
+
+
 def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
     daemon = start(log_level="info")
     title = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
@@ -126,6 +144,89 @@ def test_log_cannot_be_forged(
         line for line in log.splitlines() if "INFO forged" in line[:40]
     ]
     assert "\x1b" not in log
+
+
+def test_log_that_nobody_reads(
+    config: ConfigFolder, client: Client, server: RedisServer
+) -> None:
+    """The agent works on; once somebody reads, all is there."""
+    config.task("true", "true")
+    with unread(config) as process:
+        wait_for(lambda: server.subscribers(CHANNEL))
+        for _ in range(5000):
+            client.send("true", dst="another")
+        assert statuses(client.ask("true")) == ["accepted", "done"]
+        assert process.stderr
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if b"done true" in line:
+                break
+        assert sum(b"ignored true" in line for line in lines) == 5000
+        process.terminate()
+        assert b"stopped; since" in process.stderr.readlines()[-1]
+        assert process.wait(60) == 0
+
+
+def test_log_that_nobody_ever_reads(
+    config: ConfigFolder, client: Client, server: RedisServer
+) -> None:
+    """Not even the end waits for it long."""
+    config.task("true", "true")
+    with unread(config) as process:
+        wait_for(lambda: server.subscribers(CHANNEL))
+        for _ in range(1000):
+            client.send("true", dst="another")
+        assert statuses(client.ask("true")) == ["accepted", "done"]
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@contextlib.contextmanager
+def unread(config: ConfigFolder) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon whose log is a pipe; it ends after a minute at most."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, str(ROOT / "sbin/ngcp-task-agent")),
+            *("--config-dir", str(config.path), "--log-level", "debug"),
+        ],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    too_late = threading.Timer(60, process.kill)
+    too_late.start()
+    try:
+        yield process
+    finally:
+        too_late.cancel()
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "<&- >&-"])
+def test_started_with_closed_standard_streams(
+    closed: str, config: ConfigFolder, client: Client, server: RedisServer
+) -> None:
+    config.shell("both", "cat; echo out; echo err >&2; exit 1")
+    script = f'exec "$@" {closed}'
+    process = subprocess.Popen(
+        [
+            *("sh", "-c", script, "sh"),
+            *(sys.executable, str(ROOT / "sbin/ngcp-task-agent")),
+            *("--config-dir", str(config.path)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        wait_for(lambda: server.subscribers(CHANNEL))
+        ending = client.ask("both")[-1]
+        assert ending["data"] == "out\n"
+        assert ending["reason"].endswith("exit status 1: err")
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Systemd:

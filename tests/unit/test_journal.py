@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import types
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 
 from ngcp_task_agent import journal
+from ngcp_task_agent.logwriter import ErrorWriter, JournalWriter
 from tests.unit.fakes import Records
 
 KINDS = {
@@ -18,6 +17,11 @@ KINDS = {
     for name, kind in vars(journal).items()
     if isinstance(kind, journal.Kind)
 }
+
+
+def written(capfd: pytest.CaptureFixture[str]) -> str:
+    journal.drain(30)
+    return capfd.readouterr().err
 
 
 def test_message_ids_are_128_random_bits() -> None:
@@ -39,7 +43,6 @@ def test_fields(journal_records: Records) -> None:
     # What is not known is not there.
     assert not hasattr(record, "NGCP_TASK_SRC")
     assert record.getMessage() == "done"
-    # The journal's handler would store arguments as they are.
     assert not record.args
     assert record.filename == "test_journal.py"
 
@@ -66,7 +69,7 @@ def test_levels(
     journal.record(journal.TASK_DONE, "an info")
     journal.record(journal.TASK_ERROR, "a warning")
     logging.getLogger("another.library").info("chatter")
-    lines = capfd.readouterr().err.splitlines()
+    lines = written(capfd).splitlines()
     assert len(lines) == 1
     assert lines[0].endswith(" WARNING a warning")
 
@@ -79,7 +82,7 @@ def test_one_line_each(
         "x\n2026-01-01 INFO accepted\r\x1b[2J\x85\u2028\u202e\ud800 \u20ac"
     )
     journal.record(journal.REQUEST_REJECTED, forged)
-    error = capfd.readouterr().err
+    error = written(capfd)
     assert error.count("\n") == 1
     assert error.rstrip("\n").isprintable()
     assert "x\\n2026-01-01 INFO accepted\\r\\x1b[2J\\x85\\u2028" in error
@@ -94,7 +97,7 @@ def test_a_traceback_may_have_lines(
         raise ZeroDivisionError
     except ZeroDivisionError:
         journal.record(journal.BUG, "x", bug=True)
-    assert "Traceback" in capfd.readouterr().err
+    assert "Traceback" in written(capfd)
 
 
 def stream_of(fd: int) -> str:
@@ -129,50 +132,38 @@ def test_is_journal(
     assert not journal._is_journal(write)
 
 
-class Handler(logging.Handler):
-    """In the place of systemd's."""
-
-    made: List[Dict[str, Any]] = []
-
-    def __init__(self, **fields: Any) -> None:
-        super().__init__()
-        self.made.append(fields)
-
-
-def test_journal_gets_records_whole(
+def test_the_journal_if_it_is_there(
     agent_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = types.ModuleType("systemd.journal")
-    library.JournalHandler = Handler  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "systemd", types.ModuleType("systemd"))
-    monkeypatch.setitem(sys.modules, "systemd.journal", library)
-    monkeypatch.setattr(journal, "_is_journal", lambda fd: True)
-    journal.set_up("info")
-    assert Handler.made == [{"SYSLOG_IDENTIFIER": "ngcp-task-agent"}]
-    assert [type(h) for h in agent_logger.handlers] == [Handler]
+    for is_journal, kind in ((True, JournalWriter), (False, ErrorWriter)):
+        monkeypatch.setattr(
+            journal, "_is_journal", lambda fd, is_=is_journal: is_
+        )
+        journal.set_up("info")
+        assert [type(h) for h in agent_logger.handlers] == [kind]
+        agent_logger.handlers[0].close()
 
 
-def test_what_systemd_s_handler_sends(
+def test_lost_records_are_told(
     agent_logger: logging.Logger,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    library = pytest.importorskip("systemd.journal")
-    sent: List[Dict[str, Any]] = []
+    def fails(writer: ErrorWriter, what: bytes) -> None:
+        raise OSError
 
-    def send(MESSAGE: str, **fields: Any) -> None:
-        sent.append({"MESSAGE": MESSAGE, **fields})
-
-    handler = library.JournalHandler(
-        sender_function=send, SYSLOG_IDENTIFIER="ngcp-task-agent"
-    )
-    agent_logger.handlers = [handler]
-    journal.logger.setLevel("INFO")
-    journal.record(
-        journal.TASK_DONE, "done\nit", task="x", task_duration_usec=1234
-    )
-    (fields,) = sent
-    assert fields["MESSAGE"] == "done\nit"
-    assert fields["MESSAGE_ID"] == journal.TASK_DONE.message_id
-    assert fields["NGCP_TASK"] == "x"
-    assert fields["NGCP_TASK_DURATION_USEC"] == 1234
-    assert fields["SYSLOG_IDENTIFIER"] == "ngcp-task-agent"
-    assert fields["PRIORITY"] == "6"
+    journal.set_up("info")
+    with monkeypatch.context() as patched:
+        patched.setattr(ErrorWriter, "write", fails)
+        for _ in range(3):
+            journal.record(journal.TASK_DONE, "lost")
+        journal.drain(30)
+    journal.record(journal.TASK_DONE, "works")
+    journal.drain(30)
+    journal.record(journal.TASK_DONE, "next")
+    lines = written(capfd).splitlines()
+    assert [line.partition(" records ")[0][24:] for line in lines] == [
+        "INFO    works",
+        "WARNING 3",
+        "INFO    next",
+    ]
