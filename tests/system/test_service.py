@@ -237,6 +237,48 @@ def test_every_record_is_explained(node: Here) -> None:
     assert not [x for x in found if not x or x not in known]
 
 
+def test_a_journal_that_hangs(node: Here) -> None:
+    """Requests are served, and told of when it goes on."""
+    node.task("hello", "echo", "hello")
+    node.systemctl("reload", UNIT)
+    cursor = node.cursor()
+    journald = node.property("MainPID", "systemd-journald")
+    node.run("kill", "-STOP", journald)
+    try:
+        # More records than fit into its socket.
+        node.run(
+            "redis-cli",
+            given="".join(
+                "publish ngcp-task-agent-redis "
+                f"'{json.dumps(absent(number))}'\n"
+                for number in range(3000)
+            ),
+        )
+        assert statuses(node.ask("hello")) == ["accepted", "done"]
+        assert node.is_active()
+    finally:
+        node.run("kill", "-CONT", journald)
+    asking = node.start_asking("hello", src="last")
+    asking.answers()
+    match = f"NGCP_TASK_UUID={asking.uuid}"
+    until(lambda: len(node.records(match)) > 1)
+    told = node.records("NGCP_TASK_STATUS=rejected", after=cursor)
+    assert [record["NGCP_TASK_UUID"] for record in told] == [
+        absent(number)["uuid"] for number in range(3000)
+    ]
+
+
+def absent(number: int) -> Dict[str, Any]:
+    """A request for a task that is not there."""
+    return {
+        "uuid": f"00000000-0000-0000-0000-{number:012}",
+        "task": "absent",
+        "src": "tests",
+        "dst": "*",
+        "options": {"feedback_channel": "nobody"},
+    }
+
+
 # Redis
 
 
