@@ -2,6 +2,10 @@
 
 import sys
 
-from ngcp_task_agent.cli import main
+from ngcp_task_agent import signals
+
+signals.at_start(sys.argv)
+
+from ngcp_task_agent.cli import main  # noqa: E402
 
 sys.exit(main())

@@ -71,12 +71,12 @@ class Agent:
                 return EX_CONFIG
             await self._stopping.wait()
             await self._drain()
-            # A second signal that comes late must not spoil the exit status.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_IGN)
         finally:
             await background.end(alive)
+            # A signal that comes late must not spoil the exit status.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return 1 if self._failed else 0
 
     async def reload(self) -> Tuple[Fault, ...]:

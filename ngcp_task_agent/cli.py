@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="ngcp-task-agent",
         description="Run configured tasks for clients on a message bus.",
         epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
+        # signals.py has to know the options as they are.
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config-dir",

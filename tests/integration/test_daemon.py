@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -131,6 +133,54 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_it_well(number: int, start: Start) -> None:
     assert start().stop(number) == 0
+
+
+def own_signals(process: subprocess.Popen[bytes]) -> bool:
+    """Whether our code runs yet, and no signal ends it unheard."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    masks = re.findall(r"^Sig(?:Ign|Cgt):\t(\w+)$", status, flags=re.M)
+    handled = sum(int(mask, 16) for mask in masks)
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return all(handled >> number - 1 & 1 for number in wanted)
+
+
+MOMENTS = [step / 10 for step in range(11)]  # parts of the time of a start
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
+def test_signals_while_it_starts(number: int, config: ConfigFolder) -> None:
+    begin = time.monotonic()
+    whole = 0.0
+    for moment in [1.0, *MOMENTS]:
+        daemon = Daemon(config.path)
+        try:
+            wait_for(lambda d=daemon: own_signals(d.process))
+            if whole:
+                time.sleep(whole * moment)
+            else:
+                daemon.wait_for_log("has started")
+                whole = time.monotonic() - begin
+            daemon.process.send_signal(number)
+            if number == signal.SIGHUP:
+                daemon.wait_for_log("has started")
+            else:
+                assert daemon.process.wait(60) == 0, moment
+        finally:
+            status = daemon.stop()
+        assert status == 0, moment
+        assert "Traceback" not in daemon.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_until_it_has_ended(number: int, start: Start) -> None:
+    daemon = start()
+    daemon.process.terminate()
+    while daemon.process.poll() is None:
+        daemon.process.send_signal(number)
+        time.sleep(0.001)
+    assert daemon.process.returncode == 0
 
 
 def test_log_cannot_be_forged(
