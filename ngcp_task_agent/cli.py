@@ -9,7 +9,7 @@ import faulthandler
 import os
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import List, NoReturn, Optional
 
 import setproctitle
 
@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _check(options.config_dir)
     if options.reload:
         return _reload()
-    return _serve(options.config_dir.resolve(), options.log_level)
+    _serve(options.config_dir.resolve(), options.log_level)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +107,7 @@ def _reload() -> int:
     return EX_CONFIG if faults else 0
 
 
-def _serve(folder: Path, log_level: str) -> int:
+def _serve(folder: Path, log_level: str) -> NoReturn:
     _open_missing()
     # When the watchdog ends a hung agent with SIGABRT, this tells where.
     faulthandler.enable(2)
@@ -121,16 +121,7 @@ def _serve(folder: Path, log_level: str) -> int:
                 os.set_inheritable(fd, False)
     os.umask(0o022)
     os.chdir("/")
-    try:
-        return asyncio.run(_run(folder))
-    except KeyboardInterrupt:
-        # Before or after the time in which the agent handles it itself.
-        return 0
-    except Exception:
-        journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
-        return 1
-    finally:
-        journal.drain(_DRAIN)
+    asyncio.run(_run(folder))
 
 
 def _open_missing() -> None:
@@ -145,5 +136,14 @@ def _open_missing() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-async def _run(folder: Path) -> int:
-    return await Agent(Loader(folder), Notifier()).run()
+async def _run(folder: Path) -> NoReturn:
+    """Run the agent, and end the process with its status."""
+    try:
+        status = await Agent(Loader(folder), Notifier()).run()
+    except Exception:
+        journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
+        status = 1
+    journal.drain(_DRAIN)
+    # Threads that wait for a name service would be joined by asyncio, and by
+    # Python, however long that takes; all else is done.
+    os._exit(status)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import List
 
@@ -106,3 +109,35 @@ def test_reload_without_an_agent(
     assert (
         capsys.readouterr().err == "ngcp-task-agent: no agent is listening\n"
     )
+
+
+@pytest.mark.parametrize("status", [0, 1, 78])
+def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
+    """A name service that does not answer, for one; the log is written."""
+    script = f"""
+import asyncio, time
+from ngcp_task_agent import cli, journal
+
+class Agent:
+    def __init__(self, *_):
+        pass
+
+    async def run(self):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 1000)
+        journal.record(journal.STOPPED, "last words")
+        return {status}
+
+cli.Agent = Agent
+raise SystemExit(cli.main([]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stderr.endswith(" last words\n")
+    assert done.stderr.count("\n") == 1
