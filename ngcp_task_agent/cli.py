@@ -8,6 +8,8 @@ import contextlib
 import faulthandler
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import List, NoReturn, Optional
 
@@ -20,6 +22,7 @@ from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.service import Notifier
 
 _DRAIN = 2.0  # seconds for the last records to be written
+_THREADS = 8  # for files, large answers and host names
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -139,6 +142,7 @@ def _open_missing() -> None:
 async def _run(folder: Path) -> NoReturn:
     """Run the agent, and end the process with its status."""
     try:
+        asyncio.get_running_loop().set_default_executor(_threads())
         status = await Agent(Loader(folder), Notifier()).run()
     except Exception:
         journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
@@ -147,3 +151,15 @@ async def _run(folder: Path) -> NoReturn:
     # Threads that wait for a name service would be joined by asyncio, and by
     # Python, however long that takes; all else is done.
     os._exit(status)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """The event loop's threads, all started.
+
+    Later there may be no room: commands count against the same limits.
+    """
+    threads = ThreadPoolExecutor(_THREADS)
+    all_there = threading.Barrier(_THREADS)
+    for started in [threads.submit(all_there.wait) for _ in range(_THREADS)]:
+        started.result()
+    return threads

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import List
 
@@ -111,11 +112,10 @@ def test_reload_without_an_agent(
     )
 
 
-@pytest.mark.parametrize("status", [0, 1, 78])
-def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
-    """A name service that does not answer, for one; the log is written."""
+def serve(run: str) -> subprocess.CompletedProcess[str]:
+    """The daemon with these lines in the place of what the agent does."""
     script = f"""
-import asyncio, time
+import asyncio, threading, time
 from ngcp_task_agent import cli, journal
 
 class Agent:
@@ -123,14 +123,12 @@ class Agent:
         pass
 
     async def run(self):
-        asyncio.get_running_loop().run_in_executor(None, time.sleep, 1000)
-        journal.record(journal.STOPPED, "last words")
-        return {status}
+{textwrap.indent(textwrap.dedent(run), " " * 8)}
 
 cli.Agent = Agent
-raise SystemExit(cli.main([]))
+cli.main([])
 """
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -138,6 +136,34 @@ raise SystemExit(cli.main([]))
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("status", [0, 1, 78])
+def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
+    """A name service that does not answer, for one; the log is written."""
+    done = serve(
+        f"""
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 1000)
+        journal.record(journal.STOPPED, "last words")
+        return {status}
+        """
+    )
     assert done.returncode == status
     assert done.stderr.endswith(" last words\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_no_room_for_more_threads() -> None:
+    """Commands count against the same limits as the agent's threads."""
+    done = serve(
+        """
+        def full(thread):
+            raise RuntimeError("can't start new thread")
+
+        threading.Thread.start = full
+        works = [asyncio.to_thread(time.sleep, 0.01) for _ in range(50)]
+        await asyncio.gather(*works)
+        return 0
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
