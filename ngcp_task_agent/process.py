@@ -29,6 +29,7 @@ from ngcp_task_agent.spawn import (
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 _REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
+_REAP_EVERY = 0.05  # seconds between looks whether it is gone
 _CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
 _NOT_STARTED = (126, 127)  # exit statuses of setpriv, as of a shell
 _ASK_WITHIN = 5.0  # seconds for the question whether a file is readable
@@ -50,7 +51,7 @@ class Outcome:
     """How a command ended, and what it wrote.
 
     Of ``exit_status`` and ``signal`` one is None, and both are where even
-    SIGKILL did not end the process in time.
+    SIGKILL did not end the process in time, or a debugger holds it.
     """
 
     cause: Cause
@@ -88,6 +89,7 @@ class Process:
             if cause is not Cause.EXITED:
                 await child.end()
             await child.close_pipes()
+            await child.let_go()
             if cause is Cause.EXITED and child.has_overflowed:
                 # Only seen now, as it has ended so soon.
                 cause = Cause.OUTPUT
@@ -117,7 +119,11 @@ class Process:
                 stdin=None,
                 timeout=_ASK_WITHIN,
             )
-            if (await Process(ask).run()).exit_status == 1:
+            try:
+                outcome = await Process(ask).run()
+            except CannotStart:
+                return
+            if outcome.exit_status == 1:
                 raise CannotStart(
                     f"'{program}' is not readable for '{command.user.name}'"
                 )
@@ -216,6 +222,15 @@ class _Child:
             # Gone, or all that is left has become somebody else's (sudo).
             pass
 
+    async def let_go(self) -> None:
+        """Wait until no debugger holds what has ended, but not for ever."""
+        deadline = self._loop.time() + _REAP_WITHIN
+        while self.exited.done() and not self._status(os.WNOWAIT):
+            if self._loop.time() > deadline:
+                return
+            self.kill()  # it may be of the group
+            await asyncio.sleep(_REAP_EVERY)
+
     def reap(self) -> Tuple[Optional[int], Optional[int]]:
         """Close everything; the exit status, the signal.
 
@@ -223,13 +238,11 @@ class _Child:
         """
         self.stdout.close()
         self.stderr.close()
-        flags = os.WEXITED | (0 if self.exited.done() else os.WNOHANG)
-        status = os.waitid(os.P_PIDFD, self._pidfd, flags)
+        self._loop.remove_reader(self._pidfd)
+        status = self._status()
         if status is None:
-            self._loop.remove_reader(self._pidfd)
             self._loop.add_reader(self._pidfd, self._reap_late)
             return None, None
-        self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         if status.si_code == os.CLD_EXITED:
             return status.si_status, None
@@ -237,8 +250,15 @@ class _Child:
 
     def _reap_late(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        os.close(self._pidfd)
+        if self._status():
+            os.close(self._pidfd)
+        else:
+            self._loop.call_later(_REAP_EVERY, self._reap_late)
+
+    def _status(self, more: int = 0) -> Optional[os.waitid_result]:
+        """How it has ended; None while it runs, or a debugger holds it."""
+        flags = os.WEXITED | os.WNOHANG | more
+        return os.waitid(os.P_PIDFD, self._pidfd, flags)
 
 
 class _Pipe:

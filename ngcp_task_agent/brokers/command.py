@@ -222,6 +222,8 @@ class CommandBroker(Broker):
             return "the agent is stopping and has ended the command"
         if outcome.signal is not None:
             return f"the command was killed by {_signal_name(outcome.signal)}"
+        if outcome.exit_status is None:
+            return "the command has ended, but a debugger keeps its status"
         if outcome.exit_status != 0:
             return f"the command ended with exit status {outcome.exit_status}"
         return ""

@@ -25,6 +25,7 @@ from ngcp_task_agent.brokers import command as command_module
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.brokers.command import CommandBroker, split_args
 from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.process import Cause, Outcome
 from ngcp_task_agent.users import PATH, User, own_user
 from tests.unit.fakes import needs_root, request, until
 
@@ -275,6 +276,14 @@ async def test_endless_output(where: str, hurry: None) -> None:
     result = await sh(f"cat /dev/zero >&{where}", max_output="64K")
     assert result.error == "the command wrote more than 65536 bytes"
     assert len(result.data) == (65536 if where == "1" else 0)
+
+
+def test_end_that_a_debugger_keeps() -> None:
+    outcome = Outcome(Cause.EXITED, None, None, b"out", b"")
+    result = CommandBroker({"run": "true"}).result(outcome)
+    assert result.error == (
+        "the command has ended, but a debugger keeps its status"
+    )
 
 
 async def test_little_more_output_than_it_may() -> None:

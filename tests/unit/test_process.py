@@ -370,6 +370,27 @@ async def test_a_script_that_another_user_may_not_read(
 
 
 @needs_root
+async def test_a_script_that_nobody_can_be_asked_about(
+    open_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed is told, not that the question failed too."""
+    path = open_program("#!/bin/sh\n", mode=0o711)
+    real, started = os.posix_spawn, 0
+
+    def spawn(*args: Any, **more: Any) -> int:
+        nonlocal started
+        started += 1
+        if started > 1:
+            raise BlockingIOError(11, "x")
+        return real(*args, **more)
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    outcome = await run(command(path, user=find_user("nobody")))
+    assert b"Permission denied" in outcome.last_words
+    assert started == 2
+
+
+@needs_root
 async def test_a_script_in_a_folder_that_another_user_may_not_enter(
     open_program: Program,
 ) -> None:
@@ -462,6 +483,48 @@ async def test_not_even_a_kill_ends_it(
     os.kill(killed[0], signal.SIGKILL)
     # It is reaped when it goes.
     await until(lambda: not has_children())
+
+
+TRACED = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+libc.prctl(0x59616D61, -1, 0, 0, 0)  # PR_SET_PTRACER: whoever wants to
+leader = os.getpid()
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    null = os.open("/dev/null", os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    failed = libc.ptrace(0x4206, leader, None, None)  # PTRACE_SEIZE
+    os.write(write, b"0" if failed else b"%d" % os.getpid())
+    time.sleep(float(sys.argv[1]))
+    os._exit(0)
+print(os.read(read, 10).decode())
+sys.stdout.flush()
+os._exit(7)
+"""
+
+
+async def test_a_debugger_holds_what_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as it likes; nobody else waits for it."""
+    monkeypatch.setattr(process_module, "_REAP_WITHIN", 0.1)
+    outcome = await run(command(sys.executable, "-c", TRACED, "30"))
+    tracer = int(outcome.stdout)
+    if not tracer:
+        pytest.skip("processes cannot be traced here")
+    os.kill(tracer, signal.SIGKILL)
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (None, None)
+    await until(lambda: not has_children())
+
+
+async def test_a_debugger_lets_go_of_what_has_ended() -> None:
+    outcome = await run(command(sys.executable, "-c", TRACED, "0.3"))
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (7, None)
 
 
 def test_user_is_own() -> None:
