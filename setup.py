@@ -34,9 +34,6 @@ setup(
         "setproctitle",
     ],
     extras_require={
-        # Needs libsystemd's headers to be built; without it the agent logs
-        # to standard error alone.
-        "journal": ["systemd-python"],
         "client": ["argcomplete", "rich"],
     },
     classifiers=[

@@ -87,10 +87,7 @@ def set_up(level: str) -> None:
     """
     handler: LogWriter
     if _is_journal(2):
-        # Only there is the library needed, and libsystemd with it.
-        from systemd.journal import sendv
-
-        handler = JournalWriter(_tell_lost, "ngcp-task-agent", sendv)
+        handler = JournalWriter(_tell_lost, "ngcp-task-agent")
     else:
         handler = ErrorWriter(_tell_lost)
         handler.setFormatter(

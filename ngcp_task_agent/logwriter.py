@@ -1,8 +1,8 @@
 """Where log records go; whoever logs never waits.
 
 A journal that hangs, or a pipe that nobody reads, must not hold up the event
-loop.  So a thread writes, in the records' order; when it falls too far
-behind, records are lost, and counted.
+loop.  What cannot be written at once is left to a thread, which keeps the
+order; when that falls too far behind, records are lost, and counted.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import select
+import socket
 import threading
 from queue import SimpleQueue
-from typing import Callable, Dict, List, Union
+from typing import Callable, Dict, Union
 
 _KEEP = 1 << 23  # bytes that may wait to be written
 _LONGEST = 65536  # bytes of a message; a datagram can hold three times that
+_JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
     logging.CRITICAL: 2,
     logging.ERROR: 3,
     logging.WARNING: 4,
     logging.INFO: 6,
 }
-
-
-# What is written of a record, in one or more parts.
-Parts = List[bytes]
 
 
 class LogWriter(logging.Handler):
@@ -38,7 +36,7 @@ class LogWriter(logging.Handler):
     def __init__(self, tell_lost: Callable[[int], None]) -> None:
         super().__init__()
         self._tell_lost = tell_lost
-        self._waiting: SimpleQueue[Union[Parts, threading.Event]] = (
+        self._waiting: SimpleQueue[Union[bytes, threading.Event]] = (
             SimpleQueue()
         )
         self._thread = threading.Thread(
@@ -49,13 +47,17 @@ class LogWriter(logging.Handler):
         self._left, self._written = 0, 0  # bytes, by the thread
         self._lost, self._failed, self._told = 0, 0, 0  # records
 
-    def render(self, record: logging.LogRecord) -> Parts:
+    def render(self, record: logging.LogRecord) -> bytes:
         """What is to be written of a record."""
         raise NotImplementedError
 
-    def write(self, what: Parts) -> None:
-        """Write, however long it takes; in the thread."""
+    def write(self, what: bytes) -> None:
+        """Write, however long it takes."""
         raise NotImplementedError
+
+    def write_at_once(self, what: bytes) -> None:
+        """Write; raise BlockingIOError where that takes time."""
+        raise BlockingIOError
 
     def emit(self, record: logging.LogRecord) -> None:
         is_idle = self._left == self._written
@@ -63,21 +65,29 @@ class LogWriter(logging.Handler):
         if is_idle and self._works and lost > self._told:
             count, self._told = lost - self._told, lost
             self._tell_lost(count)
+            is_idle = self._left == self._written
         try:
-            self._leave(self.render(record))
+            what = self.render(record)
+            if is_idle:
+                try:
+                    self.write_at_once(what)
+                    self._works = True
+                    return
+                except BlockingIOError:
+                    pass
+            self._leave(what)
         except Exception as error:
             # There is nowhere to tell of it now.
             self._works = isinstance(error, BlockingIOError)
             self._lost += 1
 
-    def _leave(self, what: Parts) -> None:
+    def _leave(self, what: bytes) -> None:
         """Leave it to the thread."""
-        size = sum(map(len, what))
-        if self._left - self._written + size > _KEEP:
+        if self._left - self._written + len(what) > _KEEP:
             raise BlockingIOError
         if not self._thread.ident:
             self._thread.start()
-        self._left += size
+        self._left += len(what)
         self._waiting.put(what)
 
     def _write_waiting(self) -> None:
@@ -92,7 +102,7 @@ class LogWriter(logging.Handler):
             except Exception:
                 self._works = False
                 self._failed += 1
-            self._written += sum(map(len, what))
+            self._written += len(what)
 
     def drain(self, within: float) -> None:
         """Wait until all is written, but so many seconds at most."""
@@ -105,41 +115,40 @@ class LogWriter(logging.Handler):
 class ErrorWriter(LogWriter):
     """Writes lines to standard error."""
 
-    def render(self, record: logging.LogRecord) -> Parts:
-        return [f"{self.format(record)}\n".encode(errors="backslashreplace")]
+    def render(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
-    def write(self, what: Parts) -> None:
-        for rest in what:
-            while rest:
-                try:
-                    rest = rest[os.write(2, rest) :]
-                except BlockingIOError:
-                    # It is shared with whoever has made it so.
-                    select.select([], [2], [])
+    def write(self, what: bytes) -> None:
+        while what:
+            try:
+                what = what[os.write(2, what) :]
+            except BlockingIOError:
+                # It is shared with whoever has made it so.
+                select.select([], [2], [])
 
 
 class JournalWriter(LogWriter):
     """Writes records with fields to the journal.
 
     Those of a record in upper case, and where it comes from, see
-    systemd.journal-fields(7).
+    systemd.journal-fields(7) and "Native Journal Protocol" of systemd.
 
     :param identifier: what the journal calls the program
-    :param send: systemd.journal.sendv, which can only wait: of the library's
-        handler nothing else would be left
     """
 
     def __init__(
         self,
         tell_lost: Callable[[int], None],
         identifier: str,
-        send: Callable[..., None],
+        socket_path: str = _JOURNAL,
     ) -> None:
         super().__init__(tell_lost)
         self._identifier = identifier
-        self._send = send
+        self._path = socket_path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
-    def render(self, record: logging.LogRecord) -> Parts:
+    def render(self, record: logging.LogRecord) -> bytes:
+        message = self.format(record).encode(errors="backslashreplace")
         fields: Dict[str, object] = {
             "PRIORITY": _PRIORITIES.get(record.levelno, 7),
             "SYSLOG_IDENTIFIER": self._identifier,
@@ -151,12 +160,24 @@ class JournalWriter(LogWriter):
         for name, value in vars(record).items():
             if name.isupper():
                 fields[name] = value
-        message = _field("MESSAGE", self.format(record))[:_LONGEST]
-        return [message, *(_field(*field) for field in fields.items())]
+        return _field("MESSAGE", message[:_LONGEST]) + b"".join(
+            _field(name, str(value).encode(errors="backslashreplace"))
+            for name, value in fields.items()
+        )
 
-    def write(self, what: Parts) -> None:
-        self._send(*what)
+    def write(self, what: bytes) -> None:
+        self._socket.sendto(what, self._path)
+
+    def write_at_once(self, what: bytes) -> None:
+        self._socket.sendto(what, socket.MSG_DONTWAIT, self._path)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
 
 
-def _field(name: str, value: object) -> bytes:
-    return f"{name}={value}".encode(errors="backslashreplace")
+def _field(name: str, value: bytes) -> bytes:
+    if b"\n" in value:
+        length = len(value).to_bytes(8, "little")
+        return b"%s\n%s%s\n" % (name.encode(), length, value)
+    return b"%s=%s\n" % (name.encode(), value)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import types
 from typing import Any, List
 
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.logwriter import ErrorWriter, JournalWriter, Parts
+from ngcp_task_agent.logwriter import ErrorWriter, JournalWriter
 from tests.unit.fakes import Records
 
 KINDS = {
@@ -137,10 +135,6 @@ def test_is_journal(
 def test_the_journal_if_it_is_there(
     agent_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = types.ModuleType("systemd.journal")
-    library.sendv = lambda *fields: None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "systemd", types.ModuleType("systemd"))
-    monkeypatch.setitem(sys.modules, "systemd.journal", library)
     for is_journal, kind in ((True, JournalWriter), (False, ErrorWriter)):
         monkeypatch.setattr(
             journal, "_is_journal", lambda fd, is_=is_journal: is_
@@ -155,7 +149,7 @@ def test_lost_records_are_told(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(writer: ErrorWriter, what: Parts) -> None:
+    def fails(writer: ErrorWriter, what: bytes) -> None:
         raise OSError
 
     journal.set_up("info")

@@ -6,18 +6,15 @@ import contextlib
 import logging
 import os
 import select
+import socket
 import threading
+from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
 
 from ngcp_task_agent import logwriter
-from ngcp_task_agent.logwriter import (
-    ErrorWriter,
-    JournalWriter,
-    LogWriter,
-    Parts,
-)
+from ngcp_task_agent.logwriter import ErrorWriter, JournalWriter, LogWriter
 
 
 def record(text: str, **fields: Any) -> logging.LogRecord:
@@ -40,14 +37,14 @@ class Slow(LogWriter):
     def tell(self, count: int) -> None:
         self.handle(record(f"{count} lost"))
 
-    def render(self, record: logging.LogRecord) -> Parts:
-        return [record.getMessage().encode()]
+    def render(self, record: logging.LogRecord) -> bytes:
+        return record.getMessage().encode()
 
-    def write(self, what: Parts) -> None:
+    def write(self, what: bytes) -> None:
         assert self.go.wait(60)
         if not self.works:
             raise OSError
-        self.done += what
+        self.done.append(what)
 
 
 @pytest.fixture
@@ -162,72 +159,99 @@ def test_a_pipe_without_another_end() -> None:
 
 
 class Journal:
-    """In the place of the library's function.
+    """The end of the journal's socket that journald holds."""
 
-    :ivar records: the fields of each
-    """
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(30)
 
-    def __init__(self) -> None:
-        self.records: List[Dict[str, str]] = []
-        self.is_there = True
-        self.told: List[int] = []
-        self.writer = JournalWriter(self.told.append, "agent", self.send)
+    def read(self) -> Dict[str, str]:
+        """The fields of the next record."""
+        rest, fields = self._socket.recv(1 << 20), {}
+        while rest:
+            line, _, rest = rest.partition(b"\n")
+            name, is_short, value = line.partition(b"=")
+            if not is_short:
+                length = int.from_bytes(rest[:8], "little")
+                value = rest[8 : 8 + length]
+                assert rest[8 + length :][:1] == b"\n"
+                rest = rest[8 + length + 1 :]
+            assert name.decode() not in fields
+            fields[name.decode()] = value.decode()
+        return fields
 
-    def send(self, *parts: bytes) -> None:
-        if not self.is_there:
-            raise ConnectionRefusedError
-        fields = [part.decode().partition("=")[::2] for part in parts]
-        assert len(dict(fields)) == len(fields)
-        self.records.append(dict(fields))
-
-    def log(self, text: str, **fields: Any) -> None:
-        self.writer.handle(record(text, **fields))
-        self.writer.drain(30)
+    def close(self) -> None:
+        self._socket.close()
+        self.path.unlink()
 
 
-def test_fields() -> None:
-    journal = Journal()
-    journal.log(
-        "two\nlines \ud800 =\u20ac",
-        MESSAGE_ID="a" * 32,
-        NGCP_TASK="x=y",
-        NGCP_TASK_DURATION_USEC=1234,
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    # A socket's path must be short.
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield Path("journal")
+    os.chdir(before)
+
+
+@pytest.fixture
+def told() -> List[int]:
+    return []
+
+
+@pytest.fixture
+def writer(path: Path, told: List[int]) -> Iterator[JournalWriter]:
+    writer = JournalWriter(told.append, "agent", str(path))
+    yield writer
+    writer.close()
+
+
+def test_fields(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
+    writer.handle(
+        record(
+            "two\nlines \ud800 =\u20ac",
+            MESSAGE_ID="a" * 32,
+            NGCP_TASK="x=y",
+            NGCP_TASK_DURATION_USEC=1234,
+        )
     )
-    assert journal.records == [
-        {
-            "MESSAGE": "two\nlines \\ud800 =\u20ac",
-            "PRIORITY": "6",
-            "SYSLOG_IDENTIFIER": "agent",
-            "LOGGER": "a.logger",
-            "CODE_FILE": "/a/file.py",
-            "CODE_LINE": "7",
-            "CODE_FUNC": "function",
-            "MESSAGE_ID": "a" * 32,
-            "NGCP_TASK": "x=y",
-            "NGCP_TASK_DURATION_USEC": "1234",
-        }
-    ]
+    assert journal.read() == {
+        "MESSAGE": "two\nlines \\ud800 =\u20ac",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "agent",
+        "LOGGER": "a.logger",
+        "CODE_FILE": "/a/file.py",
+        "CODE_LINE": "7",
+        "CODE_FUNC": "function",
+        "MESSAGE_ID": "a" * 32,
+        "NGCP_TASK": "x=y",
+        "NGCP_TASK_DURATION_USEC": "1234",
+    }
+    journal.close()
 
 
-def test_a_traceback() -> None:
-    journal = Journal()
+def test_a_traceback(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
     try:
         raise ZeroDivisionError("by nothing")
     except ZeroDivisionError as error:
         bug = record("a bug")
         bug.exc_info = type(error), error, error.__traceback__
-    journal.writer.handle(bug)
-    journal.writer.drain(30)
-    message = journal.records[0]["MESSAGE"].splitlines()
+    writer.handle(bug)
+    message = journal.read()["MESSAGE"].splitlines()
     assert message[:2] == ["a bug", "Traceback (most recent call last):"]
     assert message[-1] == "ZeroDivisionError: by nothing"
+    journal.close()
 
 
-def test_a_message_that_is_too_long() -> None:
-    journal = Journal()
-    journal.log("x" * 1_000_000)
-    assert set(journal.records[0]["MESSAGE"]) == {"x"}
-    assert len(journal.records[0]["MESSAGE"]) < 100_000
+def test_a_message_that_is_too_long(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
+    writer.handle(record("x" * 10_000_000))
+    assert set(journal.read()["MESSAGE"]) == {"x"}
+    journal.close()
 
 
 LEVELS = [
@@ -237,21 +261,44 @@ LEVELS = [
 
 
 @pytest.mark.parametrize(("level", "priority"), LEVELS)
-def test_priorities(level: int, priority: str) -> None:
-    journal = Journal()
-    journal.log("x", levelno=level)
-    assert journal.records[0]["PRIORITY"] == priority
+def test_priorities(
+    level: int, priority: str, path: Path, writer: JournalWriter
+) -> None:
+    journal = Journal(path)
+    writer.handle(record("x", levelno=level))
+    assert journal.read()["PRIORITY"] == priority
+    journal.close()
 
 
-def test_a_journal_that_starts_again() -> None:
-    journal = Journal()
-    journal.log("here")
-    journal.is_there = False
+def test_a_journal_that_hangs(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
+    journal = Journal(path)
+    texts = [str(number) for number in range(3000)]
+    for text in texts:
+        writer.handle(record(text))
+    assert [journal.read()["MESSAGE"] for _ in texts] == texts
+    # It goes on as before.
+    writer.drain(30)
+    writer.handle(record("last"))
+    assert journal.read()["MESSAGE"] == "last"
+    assert not told
+    journal.close()
+
+
+def test_a_journal_that_starts_again(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
     for _ in range(2):
-        journal.log("lost")
-    journal.is_there = True
-    journal.log("back")
-    journal.log("next")
-    texts = [fields["MESSAGE"] for fields in journal.records]
-    assert texts == ["here", "back", "next"]
-    assert journal.told == [2]
+        journal = Journal(path)
+        writer.handle(record("here"))
+        assert journal.read()["MESSAGE"] == "here"
+        journal.close()
+        writer.handle(record("lost"))
+        writer.handle(record("lost"))
+    journal = Journal(path)
+    writer.handle(record("here"))
+    writer.handle(record("next"))
+    assert [journal.read()["MESSAGE"] for _ in "12"] == ["here", "next"]
+    assert told == [2, 2]
+    journal.close()
