@@ -132,6 +132,8 @@ class JournalWriter(LogWriter):
 
     Those of a record in upper case, and where it comes from, see
     systemd.journal-fields(7) and "Native Journal Protocol" of systemd.
+    Not with python3-systemd, which keeps the whole interpreter waiting for a
+    journal that hangs, whichever thread has called it.
 
     :param identifier: what the journal calls the program
     """

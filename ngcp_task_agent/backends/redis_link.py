@@ -107,8 +107,8 @@ class Link:
     ) -> Link:
         connection = None
         try:
-            # In a thread: it reads files.
-            connection = await asyncio.to_thread(_connection, options)
+            password = await asyncio.to_thread(_read_files, options)
+            connection = _connection(options, password)
             await connection.connect()
         except asyncio.CancelledError:
             await _disconnect(connection)
@@ -226,12 +226,12 @@ _REFUSED = (ResponseError, AuthenticationError, ssl.SSLError)
 _REFUSALS = (*_REFUSED, OSError)
 
 
-def _connection(options: Mapping[str, Any]) -> Any:
+def _connection(options: Mapping[str, Any], password: Any) -> Any:
     """A connection of redis-py for a backend's options, not yet connected."""
     kind: Type[Any]
     keys: Dict[str, Any] = {
         "username": options.get("username"),
-        "password": _password(options),
+        "password": password,
         # Deadlines are the caller's: redis-py's make an idle subscriber
         # reconnect, or fail, depending on its version.
         "socket_timeout": None,
@@ -247,8 +247,6 @@ def _connection(options: Mapping[str, Any]) -> Any:
     tls = options.get("tls")
     if tls is not None:
         kind = SSLConnection
-        for path in tls.values():
-            _check_file(path)
         keys.update(
             ssl_cert_reqs="required",
             ssl_check_hostname=True,
@@ -262,8 +260,15 @@ def _connection(options: Mapping[str, Any]) -> Any:
     return kind(**keys)
 
 
-def _password(options: Mapping[str, Any]) -> Any:
-    """The password; its file is read again at each connection."""
+def _read_files(options: Mapping[str, Any]) -> Any:
+    """The password, if any; blocks.
+
+    Its file is read again at each connection.
+
+    :raises Refused: also for files of TLS that are none
+    """
+    for path in options.get("tls", {}).values():
+        _check_file(path)
     if "password_file" not in options:
         return options.get("password")
     path = options["password_file"]
