@@ -158,7 +158,8 @@ class Agent:
             await self._control.start()
         journal.record(
             journal.STARTED,
-            f"ngcp-task-agent {__version__} has started: {self._summary()}",
+            f"ngcp-task-agent {__version__} has started: {self._summary()}; "
+            f"{self._identity()}",
         )
         self._notifier.ready()
         return True
@@ -209,7 +210,8 @@ class Agent:
             if was and was[0] == task and task.backend not in replaced:
                 now[place] = before.pop(place)
             else:
-                now[place] = task, self._make_task(config, task)
+                made = self._make_task(config, task, was[1] if was else None)
+                now[place] = task, made
         self._tasks = now
         leaving = [task for _, task in before.values()]
         for left in leaving:
@@ -217,7 +219,9 @@ class Agent:
             self._in_background(self._forget(left))
         return leaving
 
-    def _make_task(self, config: Config, task: TaskConfig) -> Task:
+    def _make_task(
+        self, config: Config, task: TaskConfig, before: Optional[Task]
+    ) -> Task:
         return Task(
             name=task.name,
             broker=config.plugins.brokers[task.broker](task.broker_options),
@@ -230,6 +234,7 @@ class Agent:
                 else tuple(map(Pattern, task.allow_src))
             ),
             data_schema=task.data_schema,
+            before=before,
         )
 
     def _set_routes(self) -> None:

@@ -74,6 +74,17 @@ class Identity:
     names: FrozenSet[str]
     facts: Mapping[str, Tuple[str, ...]]
 
+    def __str__(self) -> str:
+        others = sorted(self.names - {self.name.lower()})
+        parts = [f"this is {self.name}"]
+        if others:
+            parts.append(f"also called {', '.join(others)}")
+        parts += [
+            f"{key} {', '.join(values) or 'none'}"
+            for key, values in self.facts.items()
+        ]
+        return "; ".join(parts)
+
 
 class Node:
     """Keeps the identity up to date between start() and stop().

@@ -35,6 +35,7 @@ class Task:
     :param max_queued: waiting; more are refused as busy
     :param allow_src: patterns for the request's ``src``; None for anyone
     :param data_schema: JSON Schema for the request's ``data``
+    :param before: the task that this one replaces: what it still runs counts
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Task:
         max_queued: int,
         allow_src: Optional[Tuple[Pattern, ...]] = None,
         data_schema: Optional[Mapping[str, Any]] = None,
+        before: Optional[Task] = None,
     ) -> None:
         self.name = name
         self._broker = broker
         self._agent_slots = agent_slots
-        self._slots = Slots(max_running)
+        self._slots: Slots = before._slots if before else Slots(max_running)
+        self._slots.limit = max_running
         self._max_queued = max_queued
         self._allow_src = allow_src
         self._data_schema: Optional[DataSchema] = None

@@ -124,10 +124,11 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
     assert title.rstrip(b"\0") == b"ngcp-task-agent"
     lines = daemon.text().splitlines()
     assert all(" INFO " in line for line in lines)
-    assert lines[-1].endswith(
-        f"ngcp-task-agent {__version__} has started: redis: subscribed, "
-        "0 tasks, 0 running"
-    )
+    assert (
+        f" ngcp-task-agent {__version__} has started: redis: subscribed, "
+        "0 tasks, 0 running; this is sp1; "
+    ) in lines[-1]
+    assert lines[-1].endswith("; state active; status online; role none")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -74,6 +74,22 @@ def test_running_task_ends_as_it_began(
     assert client.ending()["data"] == "old\n"
 
 
+def test_what_runs_counts_after_a_reload(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """A task that never runs twice at once does not at a reload either."""
+    folder = config.path / "lock"
+    script = f"mkdir {folder} && sleep 0.5 && rmdir {folder}"
+    config.shell("alone", script, max_running=1)
+    daemon = start()
+    client.send("alone")
+    wait_for(folder.exists)
+    config.shell("alone", script, max_running=1, description="changed")
+    daemon.reload()
+    client.send("alone")
+    assert [client.ending()["reason"] for _ in "12"] == ["", ""]
+
+
 def test_node_is_another_after_reload(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

@@ -148,6 +148,24 @@ async def test_no_queue() -> None:
     assert bench.answers(first) == ["accepted", "done"]
 
 
+async def test_what_a_replaced_task_runs_counts() -> None:
+    bench = Bench(max_running=1)
+    first = bench.take()
+    await until(lambda: bench.broker.running)
+    replaced = bench.task
+    bench.task = Task("ping", bench.broker, Slots(64), 1, 2, before=replaced)
+    second = bench.take()
+    await until(lambda: bench.answers(second) == ["accepted"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [work.begun for work in bench.broker.works] == [True, False]
+    bench.broker.works[0].end.set_result(Result())
+    await replaced.finished()
+    assert bench.answers(first) == ["accepted", "done"]
+    await bench.end()
+    assert bench.answers(second) == ["accepted", "done"]
+
+
 async def test_all_tasks_share_the_agent_s_slots() -> None:
     slots = Slots(1)
     one = Bench(agent_slots=slots, max_running=5, max_queued=1)
