@@ -46,7 +46,9 @@ from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.brokers import command
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import Loader
+from ngcp_task_agent.pattern import Pattern
 from ngcp_task_agent.plugins import find as found_plugins
 from ngcp_task_agent.yamlfile import Document
 
@@ -447,6 +449,25 @@ def test_examples_have_no_fault(tmp_path: Path) -> None:
     read += [b.path for b in config.backends.values()]
     assert len(read) == len(files) - 1  # and agent.yml
     assert config.agent.node.name == "prx01a"
+
+
+def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
+    tmp_path: Path,
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```yaml\n((?s:.*?))^```", readme, flags=re.M)
+    names = "backends/redis.yml tasks/a.yml tasks/b.yml agent.yml".split()
+    config = Loader(write(tmp_path, dict(zip(names, blocks)))).load()
+    assert config.faults == ()
+    call = re.search(
+        r"--task (\S+) (?:\\\n\s+)?--data '(.*)'", readme, flags=re.M
+    )
+    assert call
+    (wanted,) = (task for task in config.tasks if task.name == call[1])
+    src = find(call[1], config_dir=tmp_path).src
+    assert any(Pattern(p).matches(src) for p in wanted.allow_src or ())
+    assert wanted.data_schema
+    validate.check(validate.validator(wanted.data_schema), json.loads(call[2]))
 
 
 def test_the_faulty_example_has_the_faults_that_are_shown(
