@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.integration.test_invoke_terminal import Terminal
 from tests.parts import ROOT
 
 
@@ -35,3 +36,15 @@ def test_demo(tmp_path: Path) -> None:
     assert "2 packets transmitted" in "".join(others)
     assert "INFO" not in "".join(others)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_terminal_no_line_overwrites_another(tmp_path: Path) -> None:
+    terminal = Terminal(
+        [str(ROOT / "tests/demo/run"), sys.executable], TMPDIR=str(tmp_path)
+    )
+    try:
+        terminal.end(0)
+    finally:
+        terminal.close()
+    assert "2 packets transmitted" in terminal.text
+    assert b"\x1b" not in terminal.raw
