@@ -7,6 +7,7 @@ given to the code.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import json
@@ -30,6 +31,7 @@ from ngcp_task_agent import (
     data_schema,
     destination,
     dispatch,
+    errors,
     journal,
     messages,
     node,
@@ -449,6 +451,43 @@ def test_examples_have_no_fault(tmp_path: Path) -> None:
     read += [b.path for b in config.backends.values()]
     assert len(read) == len(files) - 1  # and agent.yml
     assert config.agent.node.name == "prx01a"
+
+
+@pytest.mark.parametrize(
+    ("data", "is_sound"),
+    [
+        ({"extra_args": ["42"]}, True),
+        ({"extra_args": "42"}, True),
+        (None, False),
+        ({}, False),
+        ({"extra_args": None}, False),
+        ({"extra_args": []}, False),
+        ({"extra_args": ["1", "2"]}, False),
+        ({"extra_args": "1 2"}, False),
+        ({"extra_args": " "}, False),
+        ({"extra_args": ["x"]}, False),
+        ({"extra_args": [42]}, False),
+        ({"extra_args": ["42"], "more": 1}, False),
+    ],
+)
+def test_the_example_takes_exactly_one_argument(
+    data: Any, is_sound: bool, tmp_path: Path
+) -> None:
+    text = part(FILES, "EXAMPLES")
+    assert """--data '{"extra_args": ["42"]}'""" in unescape(text)
+    config = Loader(write(tmp_path, example_files(text))).load()
+    (task,) = (t for t in config.tasks if t.name == "subscriber_sync")
+    broker = CommandBroker(task.broker_options)
+    request = messages.Request("u", "t", "s", "d", {}, data, 0.0, "", 0)
+    rejected = (
+        contextlib.nullcontext()
+        if is_sound
+        else pytest.raises(errors.Rejected)
+    )
+    with rejected:
+        assert task.data_schema
+        validate.check(validate.validator(task.data_schema), data)
+        broker.prepare(request)
 
 
 def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
