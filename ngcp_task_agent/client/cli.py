@@ -95,6 +95,8 @@ def _invoke(options: argparse.Namespace) -> int:
     if options.verbose:
         for line in (*address.notes, str(address)):
             say(text.plain(line))
+    elif address.warning and not options.quiet:
+        say(text.plain(address.warning))
     invocation = Invocation(options, address)
     try:
         return _run_loop(invocation.run(data))
@@ -103,7 +105,8 @@ def _invoke(options: argparse.Namespace) -> int:
     except RedisUnavailable:
         if address.assumed and not (options.verbose or options.quiet):
             for note in address.notes[:_MOST_NOTES]:
-                say(text.plain(note))
+                if note != address.warning:
+                    say(text.plain(note))
         raise
 
 

@@ -20,6 +20,7 @@ from typing import (
 )
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from ngcp_task_agent import trusted
 from ngcp_task_agent.backends.redis_link import describe_server
 from ngcp_task_agent.client.errors import NoAddress
 from ngcp_task_agent.config import DEFAULT_DIR, Config, Loader
@@ -47,6 +48,8 @@ class Address:
         this node
     :ivar notes: how it was found, sentences for a person
     :ivar assumed: nothing has said which server
+    :ivar warning: one of the notes, which a person should see in any case;
+        else empty
     """
 
     server: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -54,6 +57,7 @@ class Address:
     src: str = field(default_factory=own_name)
     notes: Tuple[str, ...] = ()
     assumed: bool = False
+    warning: str = ""
 
     def __str__(self) -> str:
         return (
@@ -100,10 +104,16 @@ def find(
     src = own_name()
     if config and config.agent.node.name:
         src = config.agent.node.name
+    warning = ""
     tasks = _tasks(config, backend, channel)
     named = [t for t in tasks if t.name == task]
     if task is not None and not named:
         notes.append(f"this node's configuration has no usable task '{task}'")
+        # Where all is given, the file would not have been asked.
+        if config and not (channel and (url or backend)):
+            warning = _why_unusable(task, config, config_dir)
+        if warning:
+            notes[-1] = warning = f"{notes[-1]}: {warning}"
     server: Mapping[str, Any]
     if url is not None:
         server, assumed = parse_url(url), False
@@ -129,7 +139,38 @@ def find(
         src,
         tuple(notes),
         assumed,
+        warning,
     )
+
+
+def _why_unusable(task: str, config: Config, config_dir: Path) -> str:
+    """The fault of the task's own file, or nothing.
+
+    None that only this user sees, who may not read all files.
+    """
+    in_force = {t.path for t in config.tasks}
+    faulty = {fault.path for fault in config.faults}
+    try:
+        paths = sorted((config_dir / "tasks").glob("[!.]*.yml"))
+    except OSError:
+        return ""  # the folder itself may not be looked into
+    for path in paths:
+        if path in in_force or not os.access(path, os.R_OK):
+            continue
+        document = trusted.read(path)
+        value = document.value if isinstance(document.value, dict) else {}
+        # One that does not tell its name is known by that of the file.
+        if value.get("name", path.stem) != task:
+            continue
+        backend = config_dir / "backends" / f"{value.get('backend')}.yml"
+        for fault in config.faults:
+            if fault.path == path and not (
+                fault.where == "backend" and backend in faulty
+            ):
+                return str(fault)
+        if value.get("enabled") is False:
+            return str(document.fault(("enabled",), "it is no"))
+    return ""
 
 
 def _tasks(

@@ -862,6 +862,19 @@ def unreadable(folder: Path) -> Path:
     return config.path
 
 
+def test_task_that_is_not_enabled_here(one: Path) -> None:
+    with (one / "tasks/echo.yml").open("a") as file:
+        file.write("\nenabled: no\n")
+    told = (
+        "ngcp-invoke-task: this node's configuration has no usable task "
+        f"'echo': {one}/tasks/echo.yml:"
+    )
+    for options, times in ((), 1), (("-v",), 1), (("-q",), 0):
+        done = invoke(one, "echo", "--data", "1", *options, *PATIENT)
+        assert (done.status, done.out) == (0, "1\n")
+        assert done.err.count(told) == times, done.err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
 def test_user_that_may_not_read_the_configuration(
     unreadable: Path, server: RedisServer

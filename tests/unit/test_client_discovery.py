@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any, Dict
@@ -88,6 +89,46 @@ def test_task_of_other_nodes_goes_where_all_tasks_listen(
     folder.task("four", channel="other")
     assert folder.find("three").channel == "ngcp-task-agent-redis"
     assert folder.find("four").channel == "other"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"enabled": False}, r"t-redis-control\.yml:\d+: enabled: it is no$"),
+        ({"max_running": 0}, r"t-redis-control\.yml:\d+: max_running: must"),
+        ({"backend": "nope"}, r"yml:\d+: backend: there is no file 'nope"),
+    ],
+)
+def test_task_whose_own_file_is_not_in_force(
+    change: Dict[str, Any], told: str, folder: Folder
+) -> None:
+    folder.write("backends/redis.yml", {})
+    folder.task("t")
+    assert folder.find("t").warning == ""
+    file = "tasks/t-redis-control.yml"
+    sound = yaml.safe_load((folder.path / file).read_text())
+    folder.write(file, {**sound, **change})
+    address = folder.find("t")
+    assert address.channel == "ngcp-task-agent-redis"
+    assert re.search(told, address.warning)
+    assert address.warning in address.notes
+    # That is no affair of other tasks, nor where all is given.
+    assert folder.find("other").warning == ""
+    assert folder.find("t", url="redis://h", channel="c").warning == ""
+
+
+def test_task_whose_own_file_is_no_yaml(folder: Folder) -> None:
+    folder.write("backends/redis.yml", {})
+    (folder.path / "tasks/t.yml").write_text("name: t\n\t- [")
+    assert "tasks/t.yml:2" in folder.find("t").warning
+    assert folder.find("other").warning == ""
+
+
+def test_task_whose_backend_is_at_fault(folder: Folder) -> None:
+    # As for a user who may not read the password there.
+    folder.write("backends/redis.yml", {"port": "x"})
+    folder.task("t")
+    assert folder.find("t").warning == ""
 
 
 def test_task_decides_about_the_backend(folder: Folder) -> None:
