@@ -115,7 +115,8 @@ def parser() -> argparse.ArgumentParser:
         "-v",
         "--verbose",
         action="store_true",
-        help="say how Redis was found and what every node answers",
+        help="say how Redis was found, the request's uuid, and what every "
+        "node answers",
     )
     loudness.add_argument(
         "-q",

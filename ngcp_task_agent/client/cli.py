@@ -166,6 +166,8 @@ class Invocation:
                     data,
                     patience=self._patience,
                 )
+                if self._options.verbose:
+                    say(f"request {call.request.uuid}")
                 lost = await self._follow(call)
             await self._write_all()
         except asyncio.CancelledError:

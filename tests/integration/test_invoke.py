@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -450,6 +451,10 @@ def test_verbose_and_quiet(one: Path) -> None:
     arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
     done = invoke(one, "echo", *arguments, "-v")
     assert (done.status, done.out) == (0, "null\n")
+    # By which the nodes' journals know the request.
+    told = re.findall(r"^ngcp-invoke-task: request (\S+)$", done.err, re.M)
+    assert [str(uuid.UUID(one)) for one in told] == told
+    assert len(told) == 1
     for text in (
         "backends/redis.yml: says where Redis is",
         "control channel ngcp-task-agent-redis, as sp1",
