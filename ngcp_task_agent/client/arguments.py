@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import select
 import sys
 import time
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--url",
         metavar="URL",
-        help="send through this Redis: redis://[[USER]:PASSWORD@]HOST[:PORT]"
+        help="send through this Redis: redis://[[USER][:PASSWORD]@]HOST[:PORT]"
         ", rediss://..., or unix:///PATH; better the PASSWORD is in "
         f"${discovery.PASSWORD}, where no other user can see it",
     )
@@ -193,7 +194,11 @@ def read_data(argument: str, timeout: float) -> Any:
     except RecursionError:
         raise InvalidRequest(f"{where} is nested too deep") from None
     except ValueError as error:
-        raise InvalidRequest(f"{where} is not JSON: {error}") from None
+        hint = ""
+        # The name of a file, or a text, without what JSON wants.
+        if where == "--data" and re.fullmatch(r"[\w./ -]{1,40}", argument):
+            hint = f"; @{argument} for a file, '\"{argument}\"' for a text"
+        raise InvalidRequest(f"{where} is not JSON: {error}{hint}") from None
 
 
 def _read(file: int, where: str, timeout: float) -> bytes:

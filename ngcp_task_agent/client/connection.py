@@ -87,7 +87,7 @@ class Connection:
             raise LinkError(self._reader.closed.result())
         refused = self._subscribed.result()
         if refused:
-            raise self._refuses(f"to subscribe: {refused}")
+            raise self._refuses(f"to subscribe to {self._channel}: {refused}")
 
     async def publish(
         self, channel: str, message: bytes, timeout: float

@@ -288,6 +288,8 @@ def parse_url(url: str) -> Dict[str, Any]:
         options["unix_socket"] = unquote(parts.path)
         query.pop("db", None)
     else:
+        if not url.partition(":")[2].startswith("//"):
+            raise _bad_url(url, f"a slash is missing: {parts.scheme}://")
         if not re.fullmatch(r"/?\d*", parts.path):
             raise _bad_url(
                 url, "after the server's name only /DATABASE can stand"

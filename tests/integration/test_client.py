@@ -343,9 +343,12 @@ async def test_publishing_connection_is_made_anew(
 @pytest.mark.parametrize(
     ("acl", "reason"),
     [
-        ("resetchannels +@all", "refuses to subscribe: "),
+        (
+            "resetchannels +@all",
+            "refuses to subscribe to ngcp-task-agent-feedback-",
+        ),
         ("allchannels +@all -publish", "refuses to publish: "),
-        ("allchannels -@all +client|setname", "refuses to subscribe: "),
+        ("allchannels -@all +client|setname", "refuses to subscribe to ngcp-"),
         ("allchannels +@all off", "refuses the login: "),
     ],
 )

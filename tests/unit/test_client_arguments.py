@@ -107,6 +107,23 @@ def test_bad_data(argument: str, reason: str) -> None:
         arguments.read_data(argument, 30)
 
 
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("d.json", """; @d.json for a file, '"d.json"' for a text"""),
+        ("hello", """; @hello for a file, '"hello"' for a text"""),
+        ("{x", ""),
+        ("x" * 1000, ""),
+    ],
+)
+def test_hint_of_what_is_meant(argument: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        arguments.read_data(argument, 1)
+    reason, _, end = str(caught.value).partition(")")
+    assert reason.startswith("--data is not JSON: ")
+    assert end == hint
+
+
 def test_bad_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidRequest, match="standard input is not UTF-8"):
         from_pipe(b"\xff", monkeypatch)
