@@ -83,7 +83,8 @@ async def ask_reload(socket: Path) -> List[str]:
         reader, writer = await asyncio.open_unix_connection(str(socket))
     except OSError as error:
         raise ControlError(
-            f"no agent is listening at {socket}: {error.strerror}"
+            f"no agent is listening at {socket}: {error.strerror}; one "
+            "that was started by hand reloads on SIGHUP"
         ) from None
     try:
         writer.write(_REQUEST)

@@ -376,6 +376,7 @@ def test_reload_without_an_agent(folder: Path) -> None:
     done = run("--reload", RUNTIME_DIRECTORY=str(folder))
     assert done.returncode == 1
     assert "no agent is listening" in done.stderr
+    assert "one that was started by hand reloads on SIGHUP" in done.stderr
     assert "Traceback" not in done.stderr
 
 
