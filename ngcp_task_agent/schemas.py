@@ -25,6 +25,8 @@ from ngcp_task_agent.yamlfile import Document, Fault, Steps
 
 Schema = Mapping[str, Any]
 
+_REASON = 80  # characters of another's text
+
 
 def _is_integer(checker: Any, value: Any) -> bool:
     """JSON Schema takes 1.0 for an integer; sizes and ports are none."""
@@ -78,10 +80,20 @@ def _explain(
                 hint = _place(key, known) or meant(key, known)
                 yield (*steps, key), f"is no known key{hint}"
     elif error.validator == "format":
-        yield steps, "must be a regular expression that Python understands"
+        reason = _why_no_regex(error.cause)
+        wanted = "a regular expression that Python understands"
+        yield steps, f"must be {wanted}: {reason}"
     else:
         wanted = error.schema.get("title") or _in_words(error)
         yield steps, f"must be {wanted}{_instead(error)}"
+
+
+def _why_no_regex(cause: object) -> str:
+    """Python's own reason, as one short line."""
+    if isinstance(cause, RecursionError):
+        return "it is nested too deep"
+    reason = " ".join(str(cause).split())
+    return reason if len(reason) <= _REASON else f"{reason[:_REASON]}…"
 
 
 def _place(key: str, properties: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ SCHEMA = {
 _KEYS = "count, flag, list, map, name, number, plain, short, two, words"
 _STRING = "must be a string"
 _REGEX = "must be a regular expression that Python understands"
+_UNCLOSED = "missing ), unterminated subpattern at position 0"
 
 FAULTS = [
     pytest.param(
@@ -105,18 +106,25 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\nwords: [a+, '(']",
-        f"x.yml:2: words[1]: {_REGEX}",
+        f"x.yml:2: words[1]: {_REGEX}: {_UNCLOSED}",
         id="regex",
     ),
     pytest.param(
         "name: x\nwords: ['a{9999999999}']",
-        f"x.yml:2: words[0]: {_REGEX}",
+        f"x.yml:2: words[0]: {_REGEX}: the repetition number is too large",
         id="regex-too-large",
     ),
     pytest.param(
         "name: x\nwords: ['" + "(" * 5000 + "']",
-        f"x.yml:2: words[0]: {_REGEX}",
+        f"x.yml:2: words[0]: {_REGEX}: it is nested too deep",
         id="regex-too-deep",
+    ),
+    pytest.param(
+        "name: x\nwords: ['(?P<" + "a" * 200 + "-b>x)']",
+        f"x.yml:2: words[0]: {_REGEX}: bad character in group name '"
+        + "a" * 51
+        + "…",
+        id="regex-with-a-long-reason",
     ),
     pytest.param(
         "[]",
@@ -266,7 +274,9 @@ NO_SCHEMAS = [
         id="rule",
     ),
     pytest.param(
-        "\npattern: '('", f"x.yml:2: pattern: {_REGEX}", id="expression"
+        "\npattern: '('",
+        f"x.yml:2: pattern: {_REGEX}: {_UNCLOSED}",
+        id="expression",
     ),
     pytest.param(
         "dependencies:\n  a: 5",
