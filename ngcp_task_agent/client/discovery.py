@@ -111,7 +111,9 @@ def find(
         notes.append(f"this node's configuration has no usable task '{task}'")
         # Where all is given, the file would not have been asked.
         if config and not (channel and (url or backend)):
-            warning = _why_unusable(task, config, config_dir)
+            warning = _why_unusable(
+                task, config, config_dir, url is None and backend is None
+            )
         if warning:
             notes[-1] = warning = f"{notes[-1]}: {warning}"
     server: Mapping[str, Any]
@@ -143,10 +145,15 @@ def find(
     )
 
 
-def _why_unusable(task: str, config: Config, config_dir: Path) -> str:
+def _why_unusable(
+    task: str, config: Config, config_dir: Path, needs_backend: bool
+) -> str:
     """The fault of the task's own file, or nothing.
 
     None that only this user sees, who may not read all files.
+
+    :param needs_backend: its backend is what tells where Redis is
+    :raises NoAddress: for a fault of the task's backend
     """
     in_force = {t.path for t in config.tasks}
     faulty = {fault.path for fault in config.faults}
@@ -163,6 +170,11 @@ def _why_unusable(task: str, config: Config, config_dir: Path) -> str:
         if value.get("name", path.stem) != task:
             continue
         backend = config_dir / "backends" / f"{value.get('backend')}.yml"
+        if needs_backend and os.access(backend, os.R_OK):
+            # Another one would be another server, with other agents.
+            for fault in config.faults:
+                if fault.path == backend:
+                    raise NoAddress(f"the backend of task '{task}': {fault}")
         for fault in config.faults:
             if fault.path == path and not (
                 fault.where == "backend" and backend in faulty

@@ -125,9 +125,25 @@ def test_task_whose_own_file_is_no_yaml(folder: Folder) -> None:
 
 
 def test_task_whose_backend_is_at_fault(folder: Folder) -> None:
-    # As for a user who may not read the password there.
-    folder.write("backends/redis.yml", {"port": "x"})
+    folder.write("backends/redis.yml", {"port": 70000})
+    folder.write("backends/other.yml", {"type": "redis"})
     folder.task("t")
+    # Another server has other agents.
+    with pytest.raises(NoAddress, match="backend of task 't'.*port"):
+        folder.find("t")
+    assert folder.find("t", backend="other").server == {}
+    assert folder.find("t", url="redis://h").server["host"] == "h"
+
+
+def test_task_whose_backend_may_not_be_read(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the password can be there."""
+    folder.write("backends/redis.yml", {"port": 70000})
+    folder.task("t")
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "backends" not in str(path)
+    )
     assert folder.find("t").warning == ""
 
 
