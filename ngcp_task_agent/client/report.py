@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import sys
 from typing import ClassVar
 
@@ -101,11 +102,23 @@ def is_terminal() -> bool:
     )
 
 
+def is_piped() -> bool:
+    """Whether another program reads standard output.
+
+    What that one shows on the same terminal a live view would draw over.
+    """
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (AttributeError, OSError):
+        return False  # it is closed
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
 def choose(quiet: bool, verbose: bool) -> View:
     """The view for this standard error."""
     if quiet:
         return Quiet()
-    if is_terminal():
+    if is_terminal() and not is_piped():
         try:
             # Only here: it takes longer to load than a task to run.
             from ngcp_task_agent.client.live import LiveView

@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 
@@ -98,9 +98,11 @@ def terminal(config: ConfigFolder) -> Iterator[Callable[..., Terminal]]:
     """Runs tasks on terminals, and closes them."""
     terminals: List[Terminal] = []
 
-    def terminal(task: str, *arguments: str, **more: Any) -> Terminal:
+    def terminal(
+        task: str, *arguments: str, before: Sequence[str] = (), **more: Any
+    ) -> Terminal:
         words = command("--config-dir", str(config.path), "--task", task)
-        terminals.append(Terminal([*words, *arguments], **more))
+        terminals.append(Terminal([*before, *words, *arguments], **more))
         return terminals[-1]
 
     yield terminal
@@ -239,6 +241,26 @@ def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
         assert out.read() == b"hello\n"
     assert "done" in last_view(shown.text)
     assert "hello\n" not in shown.text
+
+
+def test_next_program_of_a_pipe_has_the_terminal(
+    scripted: Callable[..., Any], terminal: Callable[..., Terminal]
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        yield answer(request, "n1", "accepted")
+        yield answer(request, "n1", "done", data="one\n")
+        yield answer(request, "n2", "error", reason="broken", data="two\n")
+
+    scripted(script)
+    shown = terminal(
+        *("t", "--dst", "*", "--expect", "2"),
+        before=("bash", "-o", "pipefail", "-c", '"$@" | cat', "bash"),
+    )
+    shown.end(1)
+    assert b"\x1b" not in shown.raw
+    lines = shown.text.splitlines()
+    assert [line for line in lines if "n2: error after" in line]
+    assert [line for line in lines if line in ("one", "two")] == ["one", "two"]
 
 
 def test_remote_text_cannot_steer_the_terminal(
