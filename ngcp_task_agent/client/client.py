@@ -18,7 +18,7 @@ from ngcp_task_agent.client.requests import Request
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.config import DEFAULT_DIR
 
-MAX_DATA = 256 << 20
+MAX_DATA = 512 << 20  # twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds
 
 _PING_INTERVAL = 10.0  # seconds
@@ -32,7 +32,8 @@ class Client:
     Any number of requests can be on their way at once.
 
     :param address: where to send requests; else what find() says
-    :param max_data: bytes of memory for the answers to one request
+    :param max_data: bytes of memory for the answers to one request: up to
+        four for each character of a text that has rare ones
     :param ping_interval: seconds; a server that has been silent for two of
         them is lost
     :ivar feedback_channel: where answers come, no other client's
@@ -52,7 +53,8 @@ class Client:
         self._max_data = max_data
         self.feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
         self._connection: Optional[Connection] = None
-        self._inbox = Inbox(self._deliver, max_data)
+        # What waits there is bytes, which take less room than a text.
+        self._inbox = Inbox(self._deliver, max_data // 2)
         # Weak: a call that nobody iterates over any longer gets no more.
         self._calls: WeakValueDictionary[str, Call] = WeakValueDictionary()
 

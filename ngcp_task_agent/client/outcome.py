@@ -157,7 +157,8 @@ class Tally:
                 status=Status.ERROR,
                 reason=(
                     f"its answer ({message.status.value}) was dropped: all "
-                    f"answers together exceed {self._max_data} bytes"
+                    f"answers together exceed {self._max_data} bytes of "
+                    "memory (up to four for a character)"
                 ),
                 data="",
             )

@@ -7,6 +7,7 @@ from typing import List, Optional, Tuple
 import pytest
 
 from ngcp_task_agent.client import NodeOutcome, Outcome, Request, Verdict
+from ngcp_task_agent.client.client import MAX_DATA
 from ngcp_task_agent.client.outcome import Tally
 from ngcp_task_agent.client.responses import Message, Status
 
@@ -133,6 +134,17 @@ def test_answer_that_is_too_large_is_an_error_that_says_so() -> None:
     # What still comes of it is ignored; others have room.
     assert tally.take(say("a", "done", "x" * 4000, 3, 3), 1.0) is None
     assert tally.take(say("b", "done", "x" * 4000), 1.0)
+
+
+def test_two_large_answers_with_rare_characters_have_room() -> None:
+    # A thousandth of what large answers have, 50 MB, and of the limit.
+    size = 50_000
+    data = ("x" * 99 + "\U0001f600\n") * (size // 101)
+    tally = Tally(MAX_DATA * size // 50_000_000)
+    for node in ("a", "b"):
+        tally.take(say(node, "accepted"), 0.1)
+        tally.take(say(node, "done", data), 1.0)
+    assert [node.data for node in tally.nodes] == [data, data]
 
 
 def test_flood_of_nodes_is_bounded() -> None:
