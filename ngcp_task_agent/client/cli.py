@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 import signal
 import sys
 import time
-from typing import Any, Coroutine, List, Optional, Tuple
+from typing import Any, Callable, Coroutine, List, Optional, Tuple
 
 from ngcp_task_agent.client import arguments, output, report, text
-from ngcp_task_agent.client.call import Call, Patience
+from ngcp_task_agent.client.call import TIMEOUT, Call, Patience
 from ngcp_task_agent.client.client import CONNECT_TIMEOUT, Client
 from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.errors import (
@@ -44,12 +45,23 @@ _MOMENT = 1.0  # seconds
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command; the exit status."""
-    options = arguments.parse(argv)
-    deadline = time.monotonic() + options.timeout
-    _set_up_logging(options.verbose)
-    status = _run(options)
+    begin = time.monotonic()
+    timeout = TIMEOUT
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        # argparse does not care whether these can be written.
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            options = arguments.parse(argv)
+    except SystemExit as end:
+        report.Stderr().write(err.getvalue())
+        status = _guard(lambda: _show(out.getvalue()), quiet=False)
+        status = status or int(end.code or 0)
+    else:
+        timeout = options.timeout
+        _set_up_logging(options.verbose)
+        status = _guard(lambda: _invoke(options), options.quiet)
     # What is still to be said is for people: it is worth no longer wait.
-    left = deadline - time.monotonic() if status < _BY_SIGNAL else 0.0
+    left = begin + timeout - time.monotonic() if status < _BY_SIGNAL else 0.0
     try:
         report.stderr().close(max(_MOMENT, left))
     except KeyboardInterrupt:
@@ -57,26 +69,36 @@ def main(argv: Optional[List[str]] = None) -> int:
     return status
 
 
-def _run(options: argparse.Namespace) -> int:
+def _guard(act: Callable[[], int], quiet: bool) -> int:
+    """Do it; the exit status, also of what it raises."""
     try:
-        return _invoke(options)
+        return act()
     except KeyboardInterrupt:
         # Before the request was sent, or after all was told.
         return _BY_SIGNAL + signal.SIGINT
     except output.OutputError as error:
         if error.errno == errno.EPIPE:
             return _BY_SIGNAL + signal.SIGPIPE
-        if not options.quiet:
+        if not quiet:
             say(str(error))
         return EX_IOERR
     except ClientError as error:
-        if not options.quiet:
+        if not quiet:
             say(text.plain(str(error)))
         unavailable = isinstance(error, RedisUnavailable)
         return EX_UNAVAILABLE if unavailable else EX_USAGE
     except Exception as error:
         say(f"a bug: {text.plain(repr(error))}")
         return EX_SOFTWARE
+
+
+def _show(shown: str) -> int:
+    """Write the help or the version, if that is what is asked for."""
+    if shown:
+        out = output.Output(Writer(sys.stdout), _shows(sys.stdout))
+        out.write(shown)
+        asyncio.run(out.end(TIMEOUT))
+    return 0
 
 
 def _invoke(options: argparse.Namespace) -> int:

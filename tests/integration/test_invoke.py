@@ -836,6 +836,54 @@ def test_closed_descriptors(closed: str, one: Path) -> None:
         assert (done.returncode, done.stdout) == (0, b"null\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--bad 2>&-", 2),
+        ("--bad <&- >&- 2>&-", 2),
+        ("--bad 2>/dev/full", 2),
+        ("--bad 2>&9", 2),
+        ("--help >&-", 74),
+        ("--help >/dev/full", 74),
+        ("--help >/dev/full 2>&1", 74),
+        ("--version >/dev/full", 74),
+        ("--help >&9", 141),
+        ("--help", 0),
+    ],
+)
+def test_usage_and_help_that_cannot_be_written(
+    words: str, status: int, unbuffered: str
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # of what is written to 9
+    try:
+        done = subprocess.run(
+            [
+                "bash",
+                "-c",
+                f'exec 9>&{writer}; "$@" {words}',
+                "bash",
+                *command(),
+            ],
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            timeout=WITHIN,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == status
+    told = done.stderr.decode()
+    if status == 74 and "2>" not in words:
+        assert told.startswith("ngcp-invoke-task: standard output: ")
+        assert len(told.splitlines()) == 1
+    else:
+        assert told == ""
+    assert done.stdout.startswith(b"usage: ") is (status == 0)
+
+
 def test_url_and_channel(
     server: RedisServer, start: Start, config: ConfigFolder
 ) -> None:
