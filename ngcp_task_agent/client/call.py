@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Deque, List, Optional
@@ -50,11 +49,12 @@ class Patience:
         for name in ("timeout", "answer_timeout", "settle"):
             value = getattr(self, name)
             # Not the largest number: a loop cannot wait for centuries.
-            if not (math.isfinite(value) and 0 < value <= 1e8):
+            if not (isinstance(value, (int, float)) and 0 < value <= 1e8):
                 raise InvalidRequest(
                     f"{name} must be a number of seconds greater than 0"
                 )
-        if self.expect is not None and self.expect < 1:
+        expect = self.expect
+        if expect is not None and not (isinstance(expect, int) and expect > 0):
             raise InvalidRequest("expect must be a number of nodes from 1")
 
 

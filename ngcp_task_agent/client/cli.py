@@ -24,7 +24,7 @@ from ngcp_task_agent.client.errors import (
 )
 from ngcp_task_agent.client.outcome import Verdict
 from ngcp_task_agent.client.report import PROGRAM, say
-from ngcp_task_agent.client.requests import Request
+from ngcp_task_agent.client.requests import Request, check_channel
 from ngcp_task_agent.client.writer import Writer
 
 EX_USAGE = 2
@@ -105,6 +105,8 @@ def _invoke(options: argparse.Namespace) -> int:
     data = None
     if options.data is not None:
         data = arguments.read_data(options.data, options.timeout)
+    if options.channel is not None:
+        check_channel(options.channel)
     address = find(
         options.task,
         backend=options.backend,

@@ -14,7 +14,7 @@ from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import Outcome, Tally
-from ngcp_task_agent.client.requests import Request
+from ngcp_task_agent.client.requests import Request, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.config import DEFAULT_DIR
 
@@ -106,13 +106,18 @@ class Client:
         if not self._connection or not self._address:
             raise RuntimeError("use 'async with Client() as client'")
         patience.check()
-        request = Request(task, self._address.src, dst, data, options or {})
+        if channel is None:
+            channel = self._address.channel
+        check_channel(channel)
+        if options is None:
+            options = {}
+        request = Request(task, self._address.src, dst, data, options)
         call = Call(
             self._connection,
             self._inbox,
             request,
             request.encode(self.feedback_channel),
-            channel or self._address.channel,
+            channel,
             patience,
             Tally(self._max_data),
         )
@@ -170,7 +175,15 @@ def run_task(
     :param patience: and options: as for Client.send()
     :param backend: and all that follows: as for find()
     :raises ClientError: when it could not be sent, or not be followed
+    :raises RuntimeError: in a running event loop, which it would hold up
     """
+    if _is_in_loop():
+        raise RuntimeError(
+            "run_task() would hold up the running event loop: use Client"
+        )
+    if channel is not None:
+        check_channel(channel)
+    patience.check()
     address = find(
         task,
         backend=backend,
@@ -178,7 +191,6 @@ def run_task(
         url=url,
         config_dir=config_dir,
     )
-    patience.check()
 
     async def run() -> Outcome:
         within = min(CONNECT_TIMEOUT, patience.timeout)
@@ -188,3 +200,11 @@ def run_task(
             )
 
     return asyncio.run(run())
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

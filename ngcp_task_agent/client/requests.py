@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
@@ -11,6 +12,8 @@ from ngcp_task_agent import destination
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.messages import parse_request
+
+_LONGEST_CHANNEL = 512  # characters, as agents have it
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Request:
 
         :raises InvalidRequest: when no agent would take it
         """
+        if not isinstance(self.options, Mapping):
+            raise InvalidRequest("options must be a mapping")
         message: Dict[str, Any] = {
             "uuid": self.uuid,
             "task": self.task,
@@ -54,3 +59,19 @@ class Request:
         except Rejected as fault:
             raise InvalidRequest(str(fault)) from None
         return body
+
+
+def check_channel(channel: Any) -> None:
+    """
+    :raises InvalidRequest: when no agent can listen there
+    """
+    if (
+        not isinstance(channel, str)
+        or not 1 <= len(channel) <= _LONGEST_CHANNEL
+        # Half a surrogate pair is no text.
+        or re.search("[\ud800-\udfff]", channel)
+    ):
+        raise InvalidRequest(
+            f"channel must be a string of 1 to {_LONGEST_CHANNEL} characters "
+            "that UTF-8 can tell"
+        )

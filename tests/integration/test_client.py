@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import uuid
 from dataclasses import replace
@@ -239,6 +240,31 @@ async def test_what_other_agents_may_send(
     (one,) = outcome.nodes
     assert (one.node, one.status) == ("old", Status.DONE)
     assert one.data == "<1><2><3>"
+
+
+@pytest.mark.parametrize(
+    "channel", ["", "x" * 513, "\ud800", ["x"], b"x"], ids=repr
+)
+async def test_channel_that_there_cannot_be(
+    channel: Any, config: ConfigFolder, start: Start, address: Address
+) -> None:
+    config.task("true", "true")
+    start()
+    with pytest.raises(InvalidRequest, match="channel"):
+        await asyncio.to_thread(run_task, "true", channel=channel)
+    async with Client(address) as client:
+        with pytest.raises(InvalidRequest, match="channel"):
+            await client.run("true", patience=PATIENT, channel=channel)
+        # It has not harmed the others.
+        outcome = await client.run("true", patience=PATIENT)
+    assert outcome.succeeded
+
+
+async def test_run_task_in_a_running_loop() -> None:
+    with pytest.raises(RuntimeError, match="use Client"):
+        run_task("true")
+    # Else a coroutine that was never awaited would be told of.
+    gc.collect()
 
 
 async def test_call_that_is_left_gets_no_more(

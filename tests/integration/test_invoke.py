@@ -203,6 +203,8 @@ WRONG: List[Any] = [
     (["--task", "echo", "--data", "{"], "--data is not JSON"),
     (["--task", "echo", "--data", "@/no/such"], "No such file"),
     (["--task", "echo", "--backend", "nope"], "there is no backend 'nope'"),
+    (["--task", "echo", "--channel", ""], "channel must be a string of 1 to"),
+    (["--task", "echo", "--channel", "\udcff"], "channel must be a string"),
     (["--task", "echo", "--url", "http://x"], "must begin with redis://"),
     (["--task", "echo", "--url", "redis://:pw@h:x"], "not a usable URL"),
 ]

@@ -302,9 +302,14 @@ async def test_failure_to_send() -> None:
         {"timeout": -1},
         {"timeout": float("nan")},
         {"timeout": float("inf")},
+        {"timeout": "5"},
+        {"timeout": None},
+        {"timeout": 10**400},
         {"answer_timeout": 0},
         {"settle": -0.1},
         {"expect": 0},
+        {"expect": "2"},
+        {"expect": 1.5},
     ],
 )
 def test_patience_has_limits(values: Any) -> None:

@@ -50,6 +50,7 @@ INVALID = [
     pytest.param({"data": b"x"}, "JSON", id="data-bytes"),
     pytest.param({"data": DEEP}, "levels deep", id="data-deep"),
     pytest.param({"uuid": "7"}, "uuid", id="uuid"),
+    pytest.param({"options": "x"}, "options", id="options-string"),
 ]
 
 
