@@ -192,7 +192,12 @@ class Invocation:
                 )
                 if self._options.verbose:
                     say(f"request {call.request.uuid}")
-                lost = await self._follow(call)
+                try:
+                    lost = await self._follow(call)
+                except output.OutputError:
+                    if self._exit_status is None:  # else that is told
+                        self._say_unfinished(call)
+                    raise
             await self._write_all()
         except asyncio.CancelledError:
             if self._signal is None:
@@ -247,18 +252,23 @@ class Invocation:
     ) -> Tuple[str, int]:
         """The outcome in a word and as an exit status; tells the rest."""
         outcome = call.outcome
-        running = text.names(outcome.unfinished) or "none that has answered"
         if self._signal is not None:
             if not self._options.quiet:
+                running = text.names(outcome.unfinished)
+                running = running or "none that has answered"
                 say(f"interrupted; still running or queued: {running}")
             return "interrupted", _BY_SIGNAL + self._signal
         if lost:
-            if not self._options.quiet and outcome.unfinished:
-                say(f"still running or queued: {running}")
+            self._say_unfinished(call)
             return "lost", EX_UNAVAILABLE
         self._view.problems(outcome)
         verdict = outcome.verdict
         return verdict.value, EXIT_STATUSES[verdict]
+
+    def _say_unfinished(self, call: Call) -> None:
+        unfinished = call.outcome.unfinished
+        if unfinished and not self._options.quiet:
+            say(f"still running or queued: {text.names(unfinished)}")
 
     def _handle_signals(self) -> None:
         """Let SIGINT and SIGTERM end the waiting.

@@ -805,6 +805,44 @@ def test_flood_of_whoever_may_publish(
         assert done.json()["exit_status"] == done.status
 
 
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+@pytest.mark.parametrize("is_full", [True, False])
+def test_nodes_still_at_work_when_the_output_breaks_are_named(
+    is_full: bool,
+    form: str,
+    server: RedisServer,
+    scripted: Callable[..., Scripted],
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        for node in ("n1", "n2"):
+            yield answer(request, node, "accepted")
+        yield answer(request, "n1", "done", data="x\n")
+
+    scripted(script)
+    reader, out = os.pipe()
+    os.close(reader)
+    if is_full:
+        os.close(out)
+        out = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            asking(server, *PATIENT, "--output", form),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            timeout=2 * WITHIN,
+        )
+    finally:
+        os.close(out)
+    assert done.returncode == (74 if is_full else 141)
+    first, *more = done.stderr.decode().splitlines()
+    assert first.startswith("ngcp-invoke-task: still running or queued: ")
+    # By lines it breaks at the first, when the others may be still to come.
+    assert first.endswith(" n2" if form == "text" else ("n1", "n2"))
+    assert len(more) == is_full
+
+
 def test_output_that_cannot_be_written(one: Path) -> None:
     arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
     with open("/dev/full", "wb") as full:
