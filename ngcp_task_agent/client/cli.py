@@ -40,6 +40,7 @@ EXIT_STATUSES = {
     Verdict.UNFINISHED: 5,
 }
 _MOST_NOTES = 5
+_INSTANT = 0.1  # seconds
 _MOMENT = 1.0  # seconds
 
 
@@ -230,21 +231,25 @@ class Invocation:
         self._output.check()
         status, self._exit_status = self._conclude(call, lost)
         if self._is_below:
+            wait = _INSTANT if self._signal else self._options.timeout
             with contextlib.suppress(OSError):
-                await report.stderr().written(self._options.timeout)
+                await report.stderr().written(wait)
         self._form.end(call.outcome, status, self._exit_status)
         return lost
 
     async def _write_all(self) -> None:
         """Wait for the reader of standard output, as long as it reads."""
-        ending = self._output.end(self._options.timeout)
         if self._signal is None:
-            await ending
+            await self._output.end(self._options.timeout)
             return
-        # Who interrupts does not wait for a reader.
+        # Who interrupts waits for no reader but one that reads just now.
         try:
-            await asyncio.wait_for(ending, _MOMENT)
+            await asyncio.wait_for(self._output.end(_INSTANT), _MOMENT)
         except asyncio.TimeoutError:
+            self._exit_status = _BY_SIGNAL + self._signal
+        except output.OutputError as error:
+            if error.errno != errno.ETIMEDOUT:
+                raise
             self._exit_status = _BY_SIGNAL + self._signal
 
     def _conclude(

@@ -655,10 +655,11 @@ def test_nobody_reads_the_output(unread: Callable[..., Unread]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("expected", ["2", "3"])  # two have ended
 def test_interrupted_while_nobody_reads(
-    number: int, unread: Callable[..., Unread]
+    expected: str, number: int, unread: Callable[..., Unread]
 ) -> None:
-    asked = unread()
+    asked = unread("--expect", expected)
     asked.wait_for_answers()
     asked.process.send_signal(number)
     assert asked.end() == 128 + number
