@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from typing import IO, Optional, Tuple, cast
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +21,7 @@ from ngcp_task_agent.client.responses import Status
 
 _EVERY = 0.25  # seconds
 _FRAME = 6  # lines of the view that are no node's
+_NARROW = 40  # columns
 _MOST = 500  # nodes: more take seconds to draw
 _REASON = 500  # characters
 _HEADINGS = ("Node", "State", "Accepted after", "Time", "Reason")
@@ -82,12 +83,17 @@ class LiveView(View):
 
     def _draw(self, outcome: Outcome, is_last: bool = False) -> None:
         nodes = outcome.nodes
-        room = max(1, self._live.console.height - _FRAME)
+        width, height = self._live.console.size
+        is_small = width < _NARROW or (height <= _FRAME and not is_last)
+        room = max(1, height - (1 if is_small else _FRAME))
         if len(nodes) > room:
             if is_last:
                 # It may scroll, but only for what is not well.
                 room = max(room, len(nodes) - len(outcome.done))
             nodes = _first(outcome, min(room, _MOST))
+        if is_small:
+            self._live.update(_lines(outcome, nodes, is_last), refresh=True)
+            return
         table = Table(
             title=Text(
                 f"{text.plain(outcome.request.task)} on "
@@ -111,6 +117,20 @@ class LiveView(View):
         for line in lines[1:]:
             table.add_row(*line)
         self._live.update(table, refresh=True)
+
+
+def _lines(outcome: Outcome, nodes: Nodes, is_last: bool) -> Group:
+    """What is left of the table where there is no room for one."""
+    lines = []
+    for node in nodes:
+        line = Text(f"{text.plain(node.node)} {_word(node.status)}")
+        if not is_last:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        elif node.reason:
+            line.append(f": {text.plain(node.reason[:_REASON])}")
+        lines.append(line)
+    rest = _rest(outcome.nodes, nodes)
+    return Group(*lines, *([rest] if rest else []))
 
 
 def _first(outcome: Outcome, count: int) -> Nodes:

@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import pytest
 
@@ -29,14 +29,20 @@ class Terminal:
     """A command on a terminal of its own.
 
     :param output: where standard output goes; the terminal if not given
+    :param size: columns and lines
     """
 
     def __init__(
-        self, words: List[str], output: Any = None, **more: str
+        self,
+        words: List[str],
+        output: Any = None,
+        size: Tuple[int, int] = (120, 50),
+        **more: str,
     ) -> None:
         self._master, slave = pty.openpty()
-        size = struct.pack("HHHH", 50, 120, 0, 0)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+        columns, lines = size
+        packed = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, packed)
         self._process = subprocess.Popen(
             # The terminal is to be the controlling one, for Ctrl-C.
             ["setsid", "--ctty", *words],
@@ -187,6 +193,24 @@ def test_many_nodes(
     view = last_view(shown.text)
     assert len(rows(view)) == 100
     assert "and 900 more: 900 done" in view
+
+
+@pytest.mark.parametrize("size", [(20, 5), (10, 2), (120, 5)])
+def test_small_terminal(
+    size: Tuple[int, int],
+    scripted: Callable[..., Any],
+    terminal: Callable[..., Terminal],
+) -> None:
+    def script(request: Dict[str, Any]) -> Iterator[Any]:
+        yield answer(request, "n1", "accepted")
+        for number in range(2, 12):
+            yield answer(request, f"n{number}", "done")
+
+    scripted(script)
+    shown = terminal("t", "--dst", "*", "--timeout", "100", size=size)
+    shown.read_until("n1 running")
+    shown.type(b"\x03")
+    shown.end(130)
 
 
 def test_control_c_while_many_nodes_answer(
