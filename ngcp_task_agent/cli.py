@@ -38,7 +38,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _check(options.config_dir)
     if options.reload:
         return _reload()
-    _serve(options.config_dir.resolve(), options.log_level)
+    _serve(Path.cwd() / options.config_dir, options.log_level)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import stat
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from ngcp_task_agent import yamlfile
 from ngcp_task_agent.yamlfile import Document, Fault
 
 _LARGEST = 1 << 20  # bytes of a file
+_LONGEST_WAY = 1000  # folders and links
 
 
 def read(path: Path) -> Document:
@@ -62,22 +64,51 @@ def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
     if why:
         what = f"{why}: it tells root what to run, so only root may write it"
         return Fault(path, 0, "", what)
-    owner = os.lstat(path).st_uid
-    if owner != 0:
-        what = f"is a link of {_user(owner)}: only root may say what is run"
-        return Fault(path, 0, "", what)
-    # Of a link, both its own folders and those of what it names.
-    own = path.parent.resolve()
-    for folder in dict.fromkeys((own, *own.parents, *path.resolve().parents)):
-        status = os.stat(folder)
+    for step in _way(path):
+        status = os.lstat(step)
+        if stat.S_ISLNK(status.st_mode):
+            if status.st_uid != 0:
+                what = (
+                    f"{step} is a link of {_user(status.st_uid)}: only root "
+                    "may say what is run"
+                )
+                return Fault(path, 0, "", what)
+            continue
         why = _writers(status)
         if why and not (status.st_uid == 0 and status.st_mode & stat.S_ISVTX):
             what = (
-                f"its folder {folder} {why}: only root may write where files "
+                f"its folder {step} {why}: only root may write where files "
                 "tell root what to run"
             )
             return Fault(path, 0, "", what)
     return None
+
+
+def _way(path: Path) -> List[Path]:
+    """The folders and links that lead to a file, from the root on.
+
+    Whoever can change one of them chooses which file is read.
+    """
+    at, way = Path("/"), [Path("/")]
+    todo = [part for part in path.absolute().parts[::-1] if part != "/"]
+    while todo:
+        part = todo.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        step = at / part
+        if step.is_symlink():
+            target = Path(os.readlink(step))
+            at = Path("/") if target.is_absolute() else at
+            todo += [p for p in target.parts[::-1] if p != "/"]
+            way.append(step)
+        else:
+            at = step
+            if todo:
+                way.append(step)
+        if len(way) > _LONGEST_WAY:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return list(dict.fromkeys(way))
 
 
 def _writers(status: os.stat_result) -> str:

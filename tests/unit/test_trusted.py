@@ -166,6 +166,32 @@ def test_link_in_a_folder_of_somebody(tmp_path: Path, file: Path) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("first", ["theirs/link/file", "link/file", "file"])
+def test_a_link_on_the_way(tmp_path: Path, first: str) -> None:
+    """Who can change it says which of root's files is meant."""
+    write(tmp_path / "ours/file", "name: x\n")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    link = theirs / "link"
+    link.symlink_to(tmp_path / "ours")
+    (tmp_path / "link").symlink_to("theirs/link")
+    (tmp_path / "file").symlink_to("link/file")
+    path = tmp_path / first
+    assert trusted.read(path).value == {"name": "x"}
+    os.lchown(link, SOMEBODY, 0)
+    assert f"{link} is a link of the user {SOMEBODY}" in fault(path)
+    os.lchown(link, 0, 0)
+    os.chown(theirs, SOMEBODY, 0)
+    assert f"its folder {theirs} belongs to" in fault(path)
+
+
+def test_a_way_through_the_parent(tmp_path: Path) -> None:
+    write(tmp_path / "a/file", "name: x\n")
+    (tmp_path / "b").symlink_to("a/../a")
+    assert trusted.read(tmp_path / "b/../a/file").value == {"name": "x"}
+
+
+@needs_root
 def test_link_of_somebody(tmp_path: Path, file: Path) -> None:
     folder = tmp_path / "sticky"
     folder.mkdir()
