@@ -23,6 +23,8 @@ SMALL = 4096
 SMALL_WITHIN = 0.1  # seconds of the processor
 LARGE_WITHIN = 1.5  # seconds, so that the answer comes before clients go
 
+_MOST_WAITING = 8
+
 
 class DataSchema:
     """Checks data against one schema."""
@@ -32,6 +34,7 @@ class DataSchema:
         self._validator = validate.validator(schema)
         # Whoever floods a task starts one process at a time.
         self._slots = Slots(1)
+        self._waiting = 0
 
     async def check(self, data: Any, size: int) -> None:
         """
@@ -49,7 +52,20 @@ class DataSchema:
             raise _too_long(SMALL_WITHIN) from None
 
     async def _check_elsewhere(self, data: Any) -> None:
+        if self._waiting >= _MOST_WAITING:
+            # Each holds as much memory as its request needs.
+            raise Rejected(
+                f"data_schema: busy: {_MOST_WAITING} large requests wait to "
+                "be checked"
+            )
         deadline = time.monotonic() + LARGE_WITHIN
+        self._waiting += 1
+        try:
+            await self._check_in_turn(data, deadline)
+        finally:
+            self._waiting -= 1
+
+    async def _check_in_turn(self, data: Any, deadline: float) -> None:
         async with self._slots:
             left = deadline - time.monotonic()
             if left <= 0:

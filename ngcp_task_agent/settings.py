@@ -6,6 +6,7 @@ None and every fault of it.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -351,6 +352,11 @@ def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
     reference = schemas.find_reference(schema)
     if reference:
         what = f"refers to '{reference}', but must be complete in itself"
+        return [document.fault(("data_schema",), what)]
+    try:
+        json.dumps(schema)
+    except (TypeError, ValueError):
+        what = "holds what JSON has not, such as a date: put it in quotes"
         return [document.fault(("data_schema",), what)]
     found = schemas.check_schema(schema)
     if found:

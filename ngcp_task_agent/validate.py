@@ -36,6 +36,11 @@ def check(validator: Any, data: Any) -> None:
         error = next(validator.iter_errors(data), None)
     except RecursionError:
         raise Rejected("data_schema: data is nested too deep") from None
+    except Exception as failed:
+        # Such as numbers that multipleOf cannot divide.
+        raise Rejected(
+            f"data_schema: cannot be checked: {type(failed).__name__}"
+        ) from None
     if error is not None:
         rule = "/".join(map(str, error.absolute_schema_path))
         value = json.dumps(error.validator_value, default=str)

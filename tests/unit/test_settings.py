@@ -366,6 +366,14 @@ def test_task_with_every_key() -> None:
     assert config.data_schema == {"type": "object"}
 
 
+@pytest.mark.parametrize("value", ["2024-01-01", "!!binary aGk="])
+def test_a_schema_is_json(value: str) -> None:
+    text = PING + f"data_schema: {{enum: [{value}]}}\n"
+    config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS)
+    assert config is None
+    assert "put it in quotes" in str(fault)
+
+
 BROKER_OPTIONS = [
     pytest.param("run: ping", id="name"),
     pytest.param("run: /usr/bin/ping", id="path"),

@@ -267,6 +267,23 @@ async def test_a_schema_that_cannot_be_applied_rejects(
     assert bench.reasons()[0]
 
 
+@pytest.mark.parametrize("size", [100, 1_000_000])
+async def test_data_that_no_rule_expects_rejects(size: int) -> None:
+    bench = Bench(data_schema={"multipleOf": 0.01})
+    bench.take(10**400, size=size)
+    await bench.task.finished()
+    assert bench.reasons() == ["data_schema: cannot be checked: OverflowError"]
+
+
+async def test_few_large_requests_wait_for_their_check() -> None:
+    bench = Bench(data_schema={"pattern": "^(a|a)*b$"}, max_queued=0)
+    for _ in range(20):
+        bench.take("a" * 60, size=1_000_000)
+    await until(lambda: len(bench.reasons()) == 12)
+    assert all("busy" in reason for reason in bench.reasons())
+    await bench.task.finished()
+
+
 ENDLESS: List[Any] = [
     pytest.param({"pattern": "^(a|a)*b$"}, "a" * 60, id="pattern"),
     pytest.param(
