@@ -15,17 +15,9 @@ from ngcp_task_agent.users import PATH, User
 
 _SETPRIV = "/usr/bin/setpriv"  # of util-linux, which every Debian has
 
-# Python ignores the first two; the others could have been ignored by whoever
-# started the agent, and ignored signals stay so in what it starts.
-_DEFAULT_SIGNALS = (
-    signal.SIGPIPE,
-    signal.SIGXFSZ,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-)
+# Python ignores some; others could have been ignored by whoever started the
+# agent, and ignored signals stay so in what it starts.
+_DEFAULT_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
 
 @dataclass(frozen=True)
