@@ -7,10 +7,10 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Any, Coroutine, Dict, List, Optional, Set, Tuple
+from typing import Any, Collection, Coroutine, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background, control, journal
-from ngcp_task_agent.backends.base import Backend
+from ngcp_task_agent.backends.base import LEAVING, Backend
 from ngcp_task_agent.config import Config, Loader
 from ngcp_task_agent.dispatch import Dispatcher
 from ngcp_task_agent.errors import ControlError
@@ -25,7 +25,8 @@ from ngcp_task_agent.yamlfile import Fault
 EX_CONFIG = 78  # of sysexits.h: nothing is configured that could run
 
 _CONNECT = 30.0  # seconds for a backend to begin to listen
-_FLUSH = 5.0  # seconds to deliver the last answers
+_FLUSH = 5.0  # seconds to deliver the last answers; more while they leave
+_RETIRED_FLUSH = 60.0  # the same, of a backend that a reload has replaced
 _END = 10.0  # seconds that ending what still runs may take, twice
 
 # A task's place: the backend's name, the control channel, its own name.
@@ -51,6 +52,7 @@ class Agent:
         # What a reload has replaced, until its requests have ended.
         self._retired: Set[Task] = set()
         self._retiring: Set[asyncio.Task[None]] = set()
+        self._replaced: Set[Backend] = set()
         self._control: Optional[control.Control] = None
         self._reload_lock = asyncio.Lock()
         self._reloads: Set[asyncio.Task[None]] = set()
@@ -93,8 +95,14 @@ class Agent:
             try:
                 config = await self._load()
                 await self._apply(config)
+            except OSError as error:
+                # Such as too many open files: better what was than nothing.
+                what = f"the configuration cannot be read: {error.strerror}"
+                journal.record(journal.RELOAD_FAULTY, f"not reloaded: {what}")
+                raise ControlError(what) from None
             finally:
-                self._notifier.ready()
+                if not self._stopping.is_set():
+                    self._notifier.ready()
             if config.faults:
                 journal.record(
                     journal.RELOAD_FAULTY,
@@ -276,9 +284,11 @@ class Agent:
         self._in_background(self._stop_backend(backend, leaving))
 
     async def _stop_backend(self, backend: Backend, after: List[Task]) -> None:
+        self._replaced.add(backend)
         for task in after:
             await task.finished()
-        await backend.stop(_FLUSH)
+        await backend.stop(_RETIRED_FLUSH)
+        self._replaced.discard(backend)
 
     async def _forget(self, task: Task) -> None:
         await task.finished()
@@ -292,10 +302,16 @@ class Agent:
     async def _drain(self) -> None:
         """Take nothing more, end what runs, deliver the last answers."""
         journal.record(journal.STOPPING, f"stopping: {self._summary()}")
-        self._notifier.stopping(self._stop_timeout + 2 * _END + 2 * _FLUSH)
+        self._notifier.stopping(
+            self._stop_timeout + 2 * _END + (LEAVING + 1) * _FLUSH
+        )
+        # At once, though a reload may still be waiting for a server.
+        stopped = await self._stop_listening(())
         async with self._reload_lock:
-            backends = [backend for _, backend in self._backends.values()]
-            await asyncio.gather(*(b.stop_listening() for b in backends))
+            await self._stop_listening(stopped)
+        backends = [backend for _, backend in self._backends.values()]
+        for backend in (*backends, *self._replaced):
+            backend.hold_nobody()
         await self._end_tasks()
         if self._retiring:
             await asyncio.wait(set(self._retiring), timeout=_FLUSH)
@@ -319,6 +335,11 @@ class Agent:
                 )
             ),
         )
+
+    async def _stop_listening(self, but: Collection[Backend]) -> Set[Backend]:
+        backends = {b for _, b in self._backends.values()}.difference(but)
+        await asyncio.gather(*(b.stop_listening() for b in backends))
+        return backends
 
     async def _end_tasks(self) -> None:
         tasks = {task for _, task in self._tasks.values()} | self._retired

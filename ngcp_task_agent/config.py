@@ -82,7 +82,7 @@ class Loader:
         installed = plugins.find()
         self._faults, self._warnings = [], []
         seen: List[Path] = []
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             self._faults.append(
                 Fault(self.folder, 0, "", "there is no such folder")
             )
@@ -155,7 +155,11 @@ class Loader:
 
     def _warn_of_strangers(self) -> None:
         """Warn of what looks like a part of the configuration and is none."""
-        for path in sorted(self.folder.glob("[!.]*")):
+        try:
+            paths = sorted(self.folder.glob("[!.]*"))
+        except OSError:
+            return  # it has a fault already
+        for path in paths:
             name = path.name.lower()
             what = ""
             if path.name in ("agent.yml", "backends", "tasks"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import (
     AbstractSet,
@@ -29,7 +30,23 @@ class Arrival:
     via_own_server: bool = False
 
 
+LEAVING = 6
+
 Receiver = Callable[[Arrival], None]
+
+
+# Not the event loop's: those can all wait for a name service.
+_encoders = ThreadPoolExecutor(2, "encode")
+
+
+async def in_thread(encode: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
+    """Make messages in a thread; here, where there is no room for one."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(
+            _encoders, encode
+        )
+    except RuntimeError:
+        return encode()
 
 
 class Backend(ABC):
@@ -113,23 +130,27 @@ class Backend(ABC):
         :param encode: makes the messages; takes long, so it is for a thread
         :param size: bytes that the answer keeps until then
         """
-        encoding = asyncio.ensure_future(asyncio.to_thread(encode))
+        encoding = asyncio.ensure_future(in_thread(encode))
         try:
             self.send(address, await asyncio.shield(encoding), ref)
         except asyncio.CancelledError:
             self.send(address, encode(), ref)
             raise
 
+    def hold_nobody(self) -> None:  # noqa: B027
+        """From now on no send_large() waits until its answer has left.
+
+        The agent is about to stop, and its tasks have to end.
+        """
+
     @abstractmethod
     async def stop_listening(self) -> None:
-        """Take no more messages; answers still leave.  Bounded in time.
-
-        From now on no send_large() waits until its answer has left.
-        """
+        """Take no more messages; answers still leave.  Bounded in time."""
 
     @abstractmethod
     async def stop(self, timeout: float) -> None:
         """Deliver what is still to be sent, then end everything.
 
-        :param timeout: seconds for the delivery
+        :param timeout: seconds for the delivery; as long as answers leave,
+            it can begin anew, ``LEAVING`` times at most
         """

@@ -32,11 +32,10 @@ from ngcp_task_agent.backends.redis_link import (
     describe_server,
 )
 from ngcp_task_agent.backends.redis_outbox import Encode
-from ngcp_task_agent.backends.redis_writer import Writer
+from ngcp_task_agent.backends.redis_writer import LONGEST_CONNECT, Writer
 from ngcp_task_agent.errors import NoReplyAddress
 
 _LONGEST_CHANNEL = 512  # characters
-_LONGEST_CONNECT = 5.0  # seconds
 _LARGE = 1 << 20  # bytes of an answer that others must not wait behind
 # Of two ping intervals, in which a dead server must be noticed: one for the
 # silence before the ping, one for its answer, and some for the agent itself.
@@ -138,7 +137,7 @@ class RedisBackend(Backend):
         super().__init__(name, options, receive)
         self._server = describe_server(options)
         self._interval = options.get("ping_interval", 10) * _PART
-        self._connect_within = min(2 * self._interval, _LONGEST_CONNECT)
+        self._connect_within = min(2 * self._interval, LONGEST_CONNECT)
         self._writer = Writer(
             name,
             options,
@@ -211,13 +210,18 @@ class RedisBackend(Backend):
         else:
             await self._writer.send_large(address, encode, size, ref)
 
-    async def stop_listening(self) -> None:
+    def hold_nobody(self) -> None:
         self._writer.hold_nobody()
+
+    async def stop_listening(self) -> None:
         if self._reader:
             await background.end(self._reader)
         if self._link:
             await self._link.close("the agent does not listen any longer")
         self._status = "stopped"
+        # Whoever waits in start() or listen() waits no longer.
+        self._tried.set()
+        self._change.set()
 
     async def stop(self, timeout: float) -> None:
         await self.stop_listening()

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 
 from ngcp_task_agent import background, journal
 from ngcp_task_agent.backends.backoff import Backoff
+from ngcp_task_agent.backends.base import LEAVING, in_thread
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
@@ -34,6 +35,7 @@ _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
 # Seconds for a connection to answer when the server has answered another.
 _GRACE = 1.0
+LONGEST_CONNECT = 5.0  # seconds
 _NOBODY = f"ngcp-task-agent-{uuid.uuid4()}"
 
 
@@ -60,6 +62,7 @@ class Writer:
         self._options = options
         self._timeout = timeout
         self._reader_is_up = reader_is_up
+        self._connect_within = min(timeout, LONGEST_CONNECT)
         self._outbox = Outbox()
         self._more: Optional[asyncio.Future[None]] = None
         self._retry = asyncio.Event()
@@ -68,6 +71,7 @@ class Writer:
         self._link: Optional[Link] = None
         self._linked = 0.0
         self._publishing = False
+        self._published = 0  # messages
         self._doubt: Optional[asyncio.Task[None]] = None
         self._encoding: Optional[asyncio.Task[None]] = None
         # Those of large answers, until they have left or are lost.
@@ -142,16 +146,23 @@ class Writer:
             await self._link.close(reason)
 
     async def stop(self, timeout: float) -> None:
-        """Publish what waits, for that many seconds at most, and end."""
-        try:
-            await asyncio.wait_for(self._empty.wait(), timeout)
-        except asyncio.TimeoutError:
-            pass
+        """Publish what waits, and end.
+
+        :param timeout: seconds; they begin anew while answers leave
+        """
+        for _ in range(LEAVING):
+            published = self._published
+            try:
+                await asyncio.wait_for(self._empty.wait(), timeout)
+                break
+            except asyncio.TimeoutError:
+                if self._published == published:
+                    break
         for task in (self._task, self._encoding, self._doubt):
             if task:
                 await background.end(task)
         for answer in self._outbox.clear():
-            self._tell_lost(answer, "is lost: the agent has stopped")
+            self._tell_lost(answer, "is lost: the backend has stopped")
         if self._link:
             await self._link.close("the agent has stopped")
 
@@ -203,7 +214,7 @@ class Writer:
         self._link = None
         # Should the reader find Redis meanwhile, another attempt is due.
         self._retry.clear()
-        link = await Link.open(self._options, _no_push, self._timeout)
+        link = await Link.open(self._options, _no_push, self._connect_within)
         self._link = link
         self._linked = time.monotonic()
         self._looked = 0.0
@@ -234,7 +245,7 @@ class Writer:
 
     async def _encode(self, answer: Answer) -> None:
         assert answer.encode
-        messages = await asyncio.to_thread(answer.encode)
+        messages = await in_thread(answer.encode)
         self._encoding = None
         self._outbox.encoded(answer, messages)
         self._wake()
@@ -256,7 +267,7 @@ class Writer:
             raise
         except asyncio.CancelledError:
             for answer, _ in batch:
-                self._lose(answer, "may be lost: the agent has stopped")
+                self._lose(answer, "may be lost: the backend has stopped")
             raise
         finally:
             self._publishing = False
@@ -264,6 +275,7 @@ class Writer:
             if self._doubt:
                 await background.end(self._doubt)
                 self._doubt = None
+        self._published += len(replies)
         if len(replies) == len(batch):
             self._tell_up()
         for (answer, _), reply in zip(batch, replies):
@@ -367,7 +379,8 @@ class Writer:
     def _drop_excess(self) -> None:
         for answer in self._outbox.drop_excess():
             self._tell_lost(
-                answer, "is lost: Redis has been away for too long"
+                answer,
+                "is lost: Redis is away for too long, or too much waits",
             )
 
     def _lose(self, answer: Answer, reason: str) -> None:

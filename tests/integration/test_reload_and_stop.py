@@ -119,6 +119,25 @@ def test_replaced_backend_still_delivers(
     wait_for(lambda: server.clients_of("ngcp-task-agent") == 2)
 
 
+def test_replaced_backend_delivers_all_large_answers(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """They leave in more time than small ones, and hold their slots."""
+    config.agent(node={"name": "sp1"}, max_response="64M")
+    config.shell("much", "head -c 4000000 /dev/zero", max_running=2)
+    daemon = start()
+    requests = [client.send("much") for _ in range(8)]
+    daemon.wait_for_log("accepted much", 8)
+    config.backend(ping_interval=2)
+    daemon.reload()
+    answers: Dict[str, List[str]] = {}
+    for _ in range(16):
+        answer = client.next()
+        answers.setdefault(answer["ref"], []).append(answer["status"])
+    assert answers == {r["uuid"]: ["accepted", "done"] for r in requests}
+    assert "lost" not in daemon.text()
+
+
 def test_reload_under_traffic_loses_nothing(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from ngcp_task_agent import background, journal
 from ngcp_task_agent import config as config_module
 from ngcp_task_agent.agent import Agent
 from ngcp_task_agent.brokers.command import CommandBroker
-from ngcp_task_agent.config import Loader
+from ngcp_task_agent.config import Config, Loader
+from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.plugins import Plugins
 from ngcp_task_agent.service import Notifier
 from tests.unit.fakes import FakeBackend, Records, body, until, write
@@ -229,6 +231,25 @@ async def test_reload_with_faults_keeps_what_was(
     await bench.answers(2)
     assert bench.backend.statuses() == ["accepted", "done"]
     assert len(bench.made) == 1
+    assert await bench.stop() == 0
+
+
+async def test_reload_that_cannot_read_keeps_what_was(
+    bench: Bench, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(loader: Loader) -> Config:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    await bench.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(Loader, "load", fails)
+        with pytest.raises(ControlError, match="Too many open files"):
+            await bench.agent.reload()
+    (text,) = journal_records.texts(journal.RELOAD_FAULTY)
+    assert "not reloaded: " in text
+    bench.send("echo")
+    await bench.answers(2)
+    assert bench.backend.statuses() == ["accepted", "done"]
     assert await bench.stop() == 0
 
 

@@ -43,7 +43,14 @@ from ngcp_task_agent import (
     validate,
     yamlfile,
 )
-from ngcp_task_agent.backends import backoff, redis, redis_link, redis_outbox
+from ngcp_task_agent.backends import (
+    backoff,
+    base,
+    redis,
+    redis_link,
+    redis_outbox,
+    redis_writer,
+)
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.brokers import command
@@ -394,7 +401,7 @@ def test_limits_of_files_and_times() -> None:
     assert node._LONGEST_PAUSE <= 1
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
-    assert f"within {redis._LONGEST_CONNECT:g} seconds" in redis_text
+    assert f"within {redis_writer.LONGEST_CONNECT:g} seconds" in redis_text
     assert f"had held for {backoff._STABLE:g} seconds" in redis_text
     assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
     assert f"the newest {redis_outbox.KEEP}," in redis_text
@@ -412,7 +419,7 @@ def test_limits_of_files_and_times() -> None:
     assert f"waited for {users.FIND_WITHIN:g} seconds when" in tasks
     assert f"and {users.ASK_WITHIN:g} seconds for a request" in tasks
     stop = keys("AGENT.YML")["stop_timeout"]
-    more = 2 * agent._END + 2 * agent._FLUSH
+    more = 2 * agent._END + (base.LEAVING + 1) * agent._FLUSH
     assert f"{more:g} seconds more" in plain(stop)
 
 
@@ -654,6 +661,7 @@ def test_times_of_a_stop() -> None:
     assert f"({usual.stop_timeout:g} seconds by default)" in text
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in text
     assert f"up to {agent._FLUSH:g} seconds" in text
+    assert f"up to {base.LEAVING * agent._FLUSH:g} as long" in text
 
 
 # ngcp-task-agent-protocol(7)

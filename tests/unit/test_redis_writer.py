@@ -80,7 +80,7 @@ async def test_the_oldest_go_when_too_much_waits(
     assert [record.NGCP_TASK_UUID for record in lost] == [
         f"ref-{n}" for n in range(5)
     ]
-    assert "the agent has stopped" in lost[-1].getMessage()
+    assert "the backend has stopped" in lost[-1].getMessage()
 
 
 async def test_what_is_too_old_goes(
