@@ -35,6 +35,7 @@ _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
 # Seconds for a connection to answer when the server has answered another.
 _GRACE = 1.0
+_SLOWEST = 128 << 10  # bytes a second, of a line that is still of use
 LONGEST_CONNECT = 5.0  # seconds
 _NOBODY = f"ngcp-task-agent-{uuid.uuid4()}"
 
@@ -254,12 +255,16 @@ class Writer:
         """Publish as much as may be on its way at once."""
         batch = self._outbox.take()
         loop = asyncio.get_running_loop()
-        overdue = loop.call_later(self._timeout, self._begin_doubt, link)
+        # A slow line is not a dead one.
+        extra = sum(len(message) for _, message in batch) / _SLOWEST
+        overdue = loop.call_later(
+            self._timeout + extra, self._begin_doubt, link
+        )
         self._publishing = True
         try:
             replies = await link.call(
                 [("PUBLISH", a.channel, message) for a, message in batch],
-                KEEP_SECONDS,
+                KEEP_SECONDS + extra,
             )
         except LinkError:
             # None of it was sent.

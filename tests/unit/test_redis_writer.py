@@ -177,6 +177,27 @@ async def test_a_connection_that_alone_is_dead_is_given_up(
     await server.stop()
 
 
+async def test_a_slow_line_is_not_taken_for_a_dead_one(
+    tmp_path: Path, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_writer, "_GRACE", 0.0)
+    server = Server(tmp_path)
+    await server.start()
+    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.stall_these()
+    writer.send("fb", [b"x" * (redis_writer._SLOWEST // 2)], "ref")
+    await until(lambda: "PUBLISH" in server.names())
+    # Longer than a small one may take.
+    await asyncio.sleep(0.2)
+    server.resume()
+    await until(lambda: server.published)
+    await writer.stop(5)
+    await server.stop()
+    assert not journal_records.of(journal.ANSWER_LOST)
+
+
 async def test_whoever_sends_much_waits_until_it_has_left(
     tmp_path: Path,
 ) -> None:
