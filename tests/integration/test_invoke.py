@@ -303,7 +303,16 @@ def test_tls(tls: int, certificate: Path) -> None:
 
 
 def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
-    ca, other = certificate / "ca.pem", certificate / "server.pem"
+    ca, other = certificate / "ca.pem", certificate / "other.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
+            *("-subj", "/CN=ca", "-keyout", "other.key", "-out", other.name),
+        ],
+        cwd=certificate,
+        check=True,
+        capture_output=True,
+    )
     config = ConfigFolder(certificate / "config", tls)
     config.backend(host="localhost", tls={"ca": str(other)})
     for done in (
