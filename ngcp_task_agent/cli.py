@@ -22,7 +22,7 @@ from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.service import Notifier
 
 _DRAIN = 2.0  # seconds for the last records to be written
-_THREADS = 8  # for files, large answers and host names
+_THREADS = 8  # for files and host names
 _LEVELS = ("debug", "info", "warning", "error")
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+from abc import ABC, abstractmethod
 from queue import SimpleQueue
 from typing import Callable, Dict, Union
 
@@ -26,7 +27,7 @@ _PRIORITIES = {
 }
 
 
-class LogWriter(logging.Handler):
+class LogWriter(logging.Handler, ABC):
     """Writes records without ever blocking.
 
     :param tell_lost: called once records can be written again after some
@@ -47,13 +48,13 @@ class LogWriter(logging.Handler):
         self._left, self._written = 0, 0  # bytes, by the thread
         self._lost, self._failed, self._told = 0, 0, 0  # records
 
+    @abstractmethod
     def render(self, record: logging.LogRecord) -> bytes:
         """What is to be written of a record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, what: bytes) -> None:
         """Write, however long it takes."""
-        raise NotImplementedError
 
     def write_at_once(self, what: bytes) -> None:
         """Write; raise BlockingIOError where that takes time."""

@@ -30,10 +30,11 @@ class Arrival:
     via_own_server: bool = False
 
 
-LEAVING = 6
-
 Receiver = Callable[[Arrival], None]
 
+# How often stop() may begin its time anew: a subscriber may take long for
+# many large answers, but systemd has to know how long.
+LEAVING = 6
 
 # Not the event loop's: those can all wait for a name service.
 _encoders = ThreadPoolExecutor(2, "encode")
