@@ -8,6 +8,8 @@ from typing import Any, Coroutine
 # The key, in what the exception handler is told, that makes it an end.
 FATAL = "ngcp_task_agent.fatal"
 
+_AGAIN = 1.5  # seconds, more than anything needs to clean up
+
 
 def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a coroutine in the background; the caller keeps the task.
@@ -21,9 +23,14 @@ def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 async def end(task: asyncio.Task[None]) -> None:
-    """Cancel a background task and wait until it is gone."""
-    task.cancel()
-    await asyncio.wait({task})
+    """Cancel a background task and wait until it is gone.
+
+    More than once, if need be: before Python 3.12 a cancellation is lost in
+    wait_for() if what it waits for ends at that moment.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_AGAIN)
 
 
 def _tell(task: asyncio.Task[None]) -> None:

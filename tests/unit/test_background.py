@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, List
+
+import pytest
 
 from ngcp_task_agent import background
 from tests.unit.fakes import until
@@ -37,3 +40,23 @@ async def test_an_error_is_told() -> None:
     (context,) = contexts
     assert isinstance(context["exception"], ZeroDivisionError)
     await background.end(task)
+
+
+async def test_end_of_what_has_lost_its_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As wait_for() can, where what it waits for ends at that moment."""
+    monkeypatch.setattr(background, "_AGAIN", 0.01)
+    lost = asyncio.Event()
+
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        lost.set()
+        await asyncio.Event().wait()
+
+    task = background.start(work())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(background.end(task), 30)
+    assert lost.is_set()
+    assert task.cancelled()
