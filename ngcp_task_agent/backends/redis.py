@@ -1,7 +1,7 @@
 """The ``redis`` backend: requests and answers over Redis pub/sub.
 
-One connection is subscribed to the control channels and read here; another
-publishes, see redis_writer.py.
+One connection is subscribed to the control channels, and to the receipts of
+what is published, and read here; another publishes, see redis_writer.py.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ngcp_task_agent.backends.redis_link import (
     describe_server,
 )
 from ngcp_task_agent.backends.redis_outbox import Encode
+from ngcp_task_agent.backends.redis_receipts import Receipts
 from ngcp_task_agent.backends.redis_writer import LONGEST_CONNECT, Writer
 from ngcp_task_agent.errors import NoReplyAddress
 
@@ -40,6 +41,7 @@ _LARGE = 1 << 20  # bytes of an answer that others must not wait behind
 # Of two ping intervals, in which a dead server must be noticed: one for the
 # silence before the ping, one for its answer, and some for the agent itself.
 _PART = 0.9
+_UNSUBSCRIBE = 1.0  # seconds; whatever comes later is ignored all the same
 
 
 class RedisBackend(Backend):
@@ -138,13 +140,16 @@ class RedisBackend(Backend):
         self._server = describe_server(options)
         self._interval = options.get("ping_interval", 10) * _PART
         self._connect_within = min(2 * self._interval, LONGEST_CONNECT)
+        self._receipts = Receipts(name)
         self._writer = Writer(
             name,
             options,
             min(2 * self._interval, 20.0),
+            self._receipts,
             lambda: self._status == "subscribed",
         )
         self._status = "connecting"
+        self._is_listening = True
         self._refusal = ""
         self._channels: AbstractSet[str] = frozenset()
         self._acknowledged: Set[str] = set()
@@ -169,6 +174,8 @@ class RedisBackend(Backend):
         await self._writer.tried.wait()
 
     async def listen(self, channels: AbstractSet[str]) -> None:
+        if not self._is_listening:
+            channels = frozenset()
         before, self._channels = self._channels, channels
         link = self._link
         if link is None or link.closed.done():
@@ -214,18 +221,24 @@ class RedisBackend(Backend):
         self._writer.hold_nobody()
 
     async def stop_listening(self) -> None:
-        if self._reader:
-            await background.end(self._reader)
-        if self._link:
-            await self._link.close("the agent does not listen any longer")
+        self._is_listening = False
         self._status = "stopped"
         # Whoever waits in start() or listen() waits no longer.
         self._tried.set()
         self._change.set()
+        # The connection stays, for the receipts.
+        try:
+            await asyncio.wait_for(self.listen(frozenset()), _UNSUBSCRIBE)
+        except asyncio.TimeoutError:
+            pass
 
     async def stop(self, timeout: float) -> None:
         await self.stop_listening()
         await self._writer.stop(timeout)
+        if self._reader:
+            await background.end(self._reader)
+        if self._link:
+            await self._link.close("the agent has stopped")
 
     async def _run(self) -> None:
         backoff = Backoff()
@@ -240,6 +253,7 @@ class RedisBackend(Backend):
             except LinkError as error:
                 reason = str(error)
                 self._set_down(reason, isinstance(error, Refused))
+            self._receipts.stop_listening()
             await self._writer.redis_is_away(reason)
             await asyncio.sleep(backoff.next())
 
@@ -251,24 +265,43 @@ class RedisBackend(Backend):
         self._acknowledged.clear()
         self._link = link
         wanted: AbstractSet[str] = frozenset()
-        # What is wanted may change meanwhile.
-        while wanted != self._channels:
-            wanted = self._channels
-            try:
+        try:
+            await self._subscribe_to_receipts(link)
+            # What is wanted may change meanwhile.
+            while wanted != self._channels:
+                wanted = self._channels
                 await self._subscribe(link, wanted)
-            except LinkError as error:
-                await link.close(str(error))
-                raise
+        except LinkError as error:
+            await link.close(str(error))
+            raise
         return link
 
+    async def _subscribe_to_receipts(self, link: Link) -> None:
+        """Subscribe to them, if Redis lets us; without them all works, too."""
+        await link.identify(self._connect_within)
+        if link.server is None:
+            # Nobody could tell which server has carried out what.
+            return
+        replies = await link.call(
+            [("SUBSCRIBE", self._receipts.channel)], self._connect_within
+        )
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                self._receipts.impossible("SUBSCRIBE", reply)
+            else:
+                self._receipts.listen(link.server)
+
     async def _subscribe(self, link: Link, channels: AbstractSet[str]) -> None:
-        """Subscribe, and wait until Redis has acknowledged it."""
+        """Subscribe, and wait until Redis has acknowledged it.
+
+        Or until the agent does not want to listen any longer.
+        """
         if not channels:
             return
         self._acknowledged -= channels
         await link.send("SUBSCRIBE", *sorted(channels))
         deadline = time.monotonic() + self._connect_within
-        while not channels <= self._acknowledged:
+        while self._is_listening and not channels <= self._acknowledged:
             if link.closed.done():
                 error = Refused if link.is_refused else LinkError
                 raise error(link.closed.result())
@@ -316,7 +349,9 @@ class RedisBackend(Backend):
             # Else of a ping: that it may not be sent is an answer too.
             return
         kind, channel, body = _as_push(push)
-        if kind == b"message":
+        if channel == self._receipts.channel:
+            self._receipts.hear(body)
+        elif kind == b"message" and self._is_listening:
             self.receive(
                 Arrival(
                     self,
@@ -330,7 +365,7 @@ class RedisBackend(Backend):
             self._change.set()
 
     def _set_up(self) -> None:
-        if self._status != "subscribed":
+        if self._status not in ("subscribed", "stopped"):
             self._status = "subscribed"
             self._refusal = ""
             journal.record(
@@ -345,7 +380,8 @@ class RedisBackend(Backend):
     def _set_down(self, reason: str, is_refused: bool = False) -> None:
         # One record for an outage, and one for each reason that waiting does
         # not mend: it may come up only while Redis starts.
-        if self._status != "away" or (is_refused and reason != self._refusal):
+        is_news = is_refused and reason != self._refusal
+        if self._is_listening and (self._status != "away" or is_news):
             self._status = "away"
             journal.record(
                 journal.BACKEND_DOWN,

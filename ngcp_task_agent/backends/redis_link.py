@@ -10,12 +10,23 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import stat
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, Sequence, Type
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Type,
+)
 
 import redis
 from redis.asyncio.connection import (
@@ -34,6 +45,7 @@ CLIENT_NAME = "ngcp-task-agent"
 # wait for an answer, while processes are started.
 _BURST = 32
 _LONGEST_PASSWORD = 4096  # bytes
+_RUN = rb"(?m)^run_id:(\w+)"
 
 
 class LinkError(Exception):
@@ -46,6 +58,10 @@ class Refused(LinkError):
 
 class LoginRefused(Refused):
     """The server was reached, and wants another password, or another user."""
+
+
+def no_push(reply: Any) -> None:
+    """Nothing is pushed to a connection that has not subscribed."""
 
 
 def is_own_server(options: Mapping[str, Any]) -> bool:
@@ -74,6 +90,9 @@ class Link:
     :ivar closed: done when the connection is lost; its result says why
     :ivar is_refused: it is lost by refuse(), or for want of a login
     :ivar heard: when anything came last, on the monotonic clock
+    :ivar server: the name of this run of the server, if identify() found it
+    :ivar id: the number of this connection in that run
+    :ivar anonymous: why it found none
     """
 
     def __init__(self, connection: Any, on_push: Push) -> None:
@@ -81,6 +100,9 @@ class Link:
         self.closed: asyncio.Future[str] = loop.create_future()
         self.is_refused = False
         self.heard = time.monotonic()
+        self.server: Optional[bytes] = None
+        self.anonymous = "it does not tell its run_id"
+        self.id = 0
         self._connection = connection
         self._on_push = on_push
         self._asked: Deque[asyncio.Future[Any]] = deque()
@@ -130,6 +152,22 @@ class Link:
             kind = LoginRefused if link.is_refused else LinkError
             raise kind(link.closed.result())
         return link
+
+    async def identify(self, timeout: float) -> None:
+        """Learn ``server`` and ``id``, if the server tells them.
+
+        :raises LinkError: when the link is closed
+        """
+        replies = await self.call(
+            [("CLIENT", "ID"), ("INFO", "server")], timeout
+        )
+        number, facts = [*replies, None, None][:2]
+        run = isinstance(facts, bytes) and re.search(_RUN, facts)
+        if run and isinstance(number, int):
+            self.server, self.id = run[1], number
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                self.anonymous = str(reply)
 
     async def send(self, *command: Any) -> None:
         """Send a command whose answer, if any, is a push.

@@ -128,15 +128,25 @@ class Outbox:
             size += len(batch[-1][1])
         return batch
 
-    def put_back(self, batch: Sequence[Part]) -> None:
-        """What was taken and could not be published is the first again."""
+    def put_back(self, batch: Sequence[Part]) -> List[Answer]:
+        """What was taken and could not be published is the first again.
+
+        :returns: those that must not be sent: meanwhile others to the same
+            request were dropped
+        """
+        dropped = []
         for answer, message in reversed(batch):
             if answer.is_lost:
+                continue
+            if answer.ref in self._cut_off:
+                answer.is_lost = True
+                dropped.append(answer)
                 continue
             if not answer.messages:
                 self._lane(answer).appendleft(answer)
             answer.messages.appendleft(message)
             self._grow(answer, len(message))
+        return dropped
 
     def discard(self, answer: Answer) -> None:
         """Give up what is left of an answer."""

@@ -1,17 +1,14 @@
 """Writer: publishes answers in their order, and keeps them while it cannot.
 
-An answer that was handed to a connection which then broke is not sent again:
-Redis may well have delivered it, and a client that gets two endings counts
-wrong.  It is logged.  All others wait, within limits, until Redis is back.
-So a connection on which answers are on their way is given up only when it is
-known to be dead: a server that was stalled goes on where it stopped.
+They wait, within limits, until Redis is back.  An answer that was handed to a
+connection which then broke may have been delivered: it is sent again only if
+it is known not to be, for a client that gets two endings counts wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from redis.exceptions import ResponseError
@@ -19,25 +16,26 @@ from redis.exceptions import ResponseError
 from ngcp_task_agent import background, journal
 from ngcp_task_agent.backends.backoff import Backoff
 from ngcp_task_agent.backends.base import LEAVING, in_thread
+from ngcp_task_agent.backends.redis_call import Caller
+from ngcp_task_agent.backends.redis_delivery import Delivery, Outcome
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
     is_own_server,
+    no_push,
 )
 from ngcp_task_agent.backends.redis_outbox import (
     KEEP_SECONDS,
     Answer,
     Encode,
     Outbox,
+    Part,
 )
+from ngcp_task_agent.backends.redis_receipts import Receipts
 
 _ROLE_EVERY = 1.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
-# Seconds for a connection to answer when the server has answered another.
-_GRACE = 1.0
-_SLOWEST = 128 << 10  # bytes a second, of a line that is still of use
 LONGEST_CONNECT = 5.0  # seconds
-_NOBODY = f"ngcp-task-agent-{uuid.uuid4()}"
 
 
 class Writer:
@@ -46,6 +44,7 @@ class Writer:
     :param name: the backend's, for the journal
     :param options: the backend's
     :param timeout: seconds for Redis to answer
+    :param receipts: of what is published
     :param reader_is_up: whether the administrator knows Redis to be there;
         else the reader has already told the journal
     :ivar tried: set when it is connected, or has failed to be
@@ -57,12 +56,17 @@ class Writer:
         name: str,
         options: Mapping[str, Any],
         timeout: float,
+        receipts: Receipts,
         reader_is_up: Callable[[], bool],
     ) -> None:
         self._name = name
         self._options = options
         self._timeout = timeout
+        self._receipts = receipts
         self._reader_is_up = reader_is_up
+        self._caller = Caller(
+            options, timeout, receipts.channel, self._tell_down
+        )
         self._connect_within = min(timeout, LONGEST_CONNECT)
         self._outbox = Outbox()
         self._more: Optional[asyncio.Future[None]] = None
@@ -71,9 +75,10 @@ class Writer:
         self._empty.set()
         self._link: Optional[Link] = None
         self._linked = 0.0
-        self._publishing = False
+        self._was_of_use = False
+        self._proves = False  # it can publish with receipts
+        self._in_doubt: Optional[Delivery] = None
         self._published = 0  # messages
-        self._doubt: Optional[asyncio.Task[None]] = None
         self._encoding: Optional[asyncio.Task[None]] = None
         # Those of large answers, until they have left or are lost.
         self._left: Dict[Answer, asyncio.Future[None]] = {}
@@ -129,7 +134,7 @@ class Writer:
             return False
         self._wake()
         self._empty.clear()
-        if self._doubt or not self._is_linked:
+        if self._caller.is_overdue or not self._is_linked:
             self._drop_excess()
         return not answer.is_lost
 
@@ -143,7 +148,7 @@ class Writer:
 
     async def redis_is_away(self, reason: str) -> None:
         """The reader has lost Redis: trust no connection that is idle."""
-        if self._link and not self._publishing:
+        if self._link and not self._caller.is_busy:
             await self._link.close(reason)
 
     async def stop(self, timeout: float) -> None:
@@ -159,9 +164,10 @@ class Writer:
             except asyncio.TimeoutError:
                 if self._published == published:
                     break
-        for task in (self._task, self._encoding, self._doubt):
+        for task in (self._task, self._encoding):
             if task:
                 await background.end(task)
+        self._lose_doubtful("the backend has stopped")
         for answer in self._outbox.clear():
             self._tell_lost(answer, "is lost: the backend has stopped")
         if self._link:
@@ -192,6 +198,9 @@ class Writer:
         if time.monotonic() - self._looked >= every:
             await self._look(link)
         self.tried.set()
+        if self._in_doubt:
+            await self._settle_doubt(link, self._in_doubt)
+            return
         self._encode_next()
         pause = self._outbox.pause()
         if pause == 0:
@@ -207,7 +216,8 @@ class Writer:
         )
 
     async def _connect(self, backoff: Backoff) -> Link:
-        if self._link and time.monotonic() - self._linked < _SHORT_LIVED:
+        lived = time.monotonic() - self._linked
+        if self._link and lived < _SHORT_LIVED and not self._was_of_use:
             # A server that only says hello is away.
             reason = self._link.closed.result()
             self._link = None
@@ -215,12 +225,14 @@ class Writer:
         self._link = None
         # Should the reader find Redis meanwhile, another attempt is due.
         self._retry.clear()
-        link = await Link.open(self._options, _no_push, self._connect_within)
+        link = await Link.open(self._options, no_push, self._connect_within)
         self._link = link
         self._linked = time.monotonic()
+        self._was_of_use = False
         self._looked = 0.0
         backoff.connected()
         await self._note_database(link)
+        self._proves = await self._can_prove(link)
         self._tell_up()
         return link
 
@@ -254,75 +266,56 @@ class Writer:
     async def _publish(self, link: Link) -> None:
         """Publish as much as may be on its way at once."""
         batch = self._outbox.take()
-        loop = asyncio.get_running_loop()
-        # A slow line is not a dead one.
-        extra = sum(len(message) for _, message in batch) / _SLOWEST
-        overdue = loop.call_later(
-            self._timeout + extra, self._begin_doubt, link
-        )
-        self._publishing = True
+        receipt = self._receipts.issue(link.server) if self._proves else None
+        delivery = Delivery(link, batch, self._receipts, receipt)
         try:
-            replies = await link.call(
-                [("PUBLISH", a.channel, message) for a, message in batch],
-                KEEP_SECONDS + extra,
+            replies = await self._caller.call(
+                link, delivery.commands(), delivery.size
             )
-        except LinkError:
-            # None of it was sent.
-            self._outbox.put_back(batch)
+            outcome = delivery.read(replies)
+        except LinkError as error:
+            # None of it was sent, or Redis has taken none.
+            await link.close(str(error))
+            self._put_back(batch)
             raise
         except asyncio.CancelledError:
             for answer, _ in batch:
                 self._lose(answer, "may be lost: the backend has stopped")
             raise
-        finally:
-            self._publishing = False
-            overdue.cancel()
-            if self._doubt:
-                await background.end(self._doubt)
-                self._doubt = None
-        self._published += len(replies)
-        if len(replies) == len(batch):
+        if outcome is None:
+            self._in_doubt = delivery
+        else:
+            self._sort(outcome, link)
+
+    async def _settle_doubt(self, link: Link, delivery: Delivery) -> None:
+        """Find out what became of the last batch: its connection broke."""
+        try:
+            outcome = await delivery.find_out(link, self._caller)
+        except LinkError as error:
+            await link.close(str(error))
+            raise
+        if self._in_doubt:
+            self._in_doubt = None
+            self._sort(outcome, delivery.link)
+
+    def _sort(self, outcome: Outcome, link: Link) -> None:
+        self._published += len(outcome.published)
+        self._was_of_use |= bool(outcome.published)
+        if not outcome.unknown:
             self._tell_up()
-        for (answer, _), reply in zip(batch, replies):
-            if isinstance(reply, ResponseError):
-                self._lose(answer, f"is lost: Redis refuses it: {reply}")
-        for answer, _ in batch[len(replies) :]:
+        for answer, reason in outcome.refused.items():
+            self._lose(answer, f"is lost: Redis refuses it: {reason}")
+        for answer, _ in outcome.unknown:
             reason = link.closed.result()
             self._lose(answer, f"may be lost: the connection broke: {reason}")
-        for answer, _ in batch:
+        self._put_back(outcome.again)
+        for answer, _ in outcome.published:
             if not answer.messages:
                 self._settle(answer)
 
-    def _begin_doubt(self, link: Link) -> None:
-        self._tell_down(f"no answer within {self._timeout:g} s")
-        self._doubt = background.start(self._find_out(link))
-
-    async def _find_out(self, link: Link) -> None:
-        """Whether the server is stalled, or this connection alone is dead.
-
-        As after a firewall has forgotten it, which tells nobody.
-        """
-        backoff = Backoff()
-        while not link.closed.done():
-            other: Optional[Link] = None
-            try:
-                other = await Link.open(self._options, _no_push, self._timeout)
-                # A server can be told to answer all but PUBLISH for a while.
-                # Nobody listens on a channel of this name.
-                is_answered = await other.call(
-                    [("PUBLISH", _NOBODY, "")], KEEP_SECONDS
-                )
-            except LinkError:
-                is_answered = []
-            finally:
-                if other:
-                    await other.close("it was for a test")
-            if is_answered:
-                # What it had stalled is answered now, or never.
-                await asyncio.sleep(_GRACE)
-                link.give_up("it alone gets no answer")
-            else:
-                await asyncio.sleep(backoff.next())
+    def _put_back(self, parts: Sequence[Part]) -> None:
+        for answer in self._outbox.put_back(parts):
+            self._tell_lost(answer, "is lost, as another one to it")
 
     async def _look(self, link: Link) -> None:
         """See whether the server answers; ask an own one for its role.
@@ -355,6 +348,33 @@ class Writer:
                 "not depend on it"
             )
 
+    async def _can_prove(self, link: Link) -> bool:
+        """Whether it can be found out what was carried out on this link.
+
+        Tries all that this takes, with an empty receipt and nobody to kill.
+        """
+        await link.identify(self._timeout)
+        if link.server is None:
+            self._receipts.impossible("INFO or CLIENT ID", link.anonymous)
+            return False
+        steps: List[Dict[str, Sequence[Any]]] = [
+            {
+                "CLIENT KILL": ("CLIENT", "KILL", "ID", link.id),
+                "PUBLISH": ("PUBLISH", self._receipts.channel, ""),
+                "EXEC": ("EXEC",),
+            },
+            # Only now: who may begin one and not end it is stuck in it.
+            {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
+        ]
+        for step in steps:
+            replies = await self._caller.call(link, list(step.values()))
+            for what, reply in zip(step, replies):
+                is_error = isinstance(reply, ResponseError)
+                if is_error and "without MULTI" not in str(reply):
+                    self._receipts.impossible(what, reply)
+                    return False
+        return self._is_linked
+
     def _note(self, text: str) -> None:
         journal.record(
             journal.BACKEND_NOTE,
@@ -382,11 +402,19 @@ class Writer:
             )
 
     def _drop_excess(self) -> None:
+        if self._in_doubt and self._in_doubt.age > KEEP_SECONDS:
+            self._lose_doubtful("Redis is away for too long")
         for answer in self._outbox.drop_excess():
             self._tell_lost(
                 answer,
                 "is lost: Redis is away for too long, or too much waits",
             )
+
+    def _lose_doubtful(self, reason: str) -> None:
+        if self._in_doubt:
+            for answer, _ in self._in_doubt.parts:
+                self._lose(answer, f"may be lost: {reason}")
+            self._in_doubt = None
 
     def _lose(self, answer: Answer, reason: str) -> None:
         """Give up an answer of which a part was to be sent."""
@@ -409,7 +437,3 @@ class Writer:
         left = self._left.pop(answer, None)
         if left and not left.done():
             left.set_result(None)
-
-
-def _no_push(reply: Any) -> None:
-    """Nothing is pushed to a connection that has not subscribed."""

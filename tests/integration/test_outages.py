@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import time
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import pytest
 
 from tests.integration.conftest import ConfigFolder
 from tests.parts import (
     CHANNEL,
+    ROOT,
     WITHIN,
     Client,
     Daemon,
@@ -25,6 +28,7 @@ Start = Callable[..., Daemon]
 Connect = Callable[..., Client]
 
 AWAY = " is away: "
+PAUSE = ("CLIENT", "PAUSE", "1500", "WRITE")
 BACK = "subscribed at"
 
 
@@ -72,6 +76,124 @@ def test_killed_writer_loses_no_answer(
     go.touch()
     assert client.next()["data"] == "out\n"
     assert client.silent()
+
+
+def run_at_once(server: RedisServer, *commands: Sequence[Any]) -> None:
+    """Commands between which Redis does nothing else."""
+    with server.connect() as redis:
+        pipeline = redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        pipeline.execute()
+        redis.connection_pool.disconnect()
+
+
+def kill_writer(server: RedisServer, and_reader: bool = False) -> None:
+    """End the connection on which the agent publishes."""
+    with server.connect() as redis:
+        ids = [
+            connection["id"]
+            for connection in redis.client_list()
+            if connection["name"] == "ngcp-task-agent"
+            and (and_reader or connection["sub"] == "0")
+        ]
+        redis.connection_pool.disconnect()
+    run_at_once(server, *(("CLIENT", "KILL", "ID", number) for number in ids))
+
+
+def answers_of(client: Client, requests: List[Any]) -> List[List[str]]:
+    """The answers to each request, once all have ended."""
+    endings = 0
+    while endings < len(requests):
+        client.ending()
+        endings = sum(r["status"] != "accepted" for r in client.responses)
+    assert client.silent()
+    answers: Dict[str, List[str]] = {r["uuid"]: [] for r in requests}
+    for response in client.responses:
+        answers[response["ref"]].append(response["status"])
+    return list(answers.values())
+
+
+@pytest.mark.parametrize("status", ["accepted", "done"])
+def test_what_a_killed_writer_had_not_sent_is_sent(
+    status: str,
+    config: ConfigFolder,
+    start: Start,
+    server: RedisServer,
+    client: Client,
+) -> None:
+    """Redis has read the answers, not carried them out, and drops them."""
+    go = slow_task(config)
+    daemon = start()
+    requests = [client.request("slow") for _ in range(5)]
+    publish = [("PUBLISH", CHANNEL, json.dumps(r)) for r in requests]
+    if status == "accepted":
+        run_at_once(server, *publish, PAUSE)
+    else:
+        run_at_once(server, *publish)
+        for _ in requests:
+            assert client.next()["status"] == "accepted"
+        run_at_once(server, PAUSE)
+    go.touch()
+    daemon.wait_for_log("done slow", 5)
+    kill_writer(server)
+    assert answers_of(client, requests) == [["accepted", "done"]] * 5
+    assert "lost" not in daemon.text()
+
+
+def test_with_both_connections_an_answer_may_be_lost(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """But it is told, and none comes twice."""
+    go = slow_task(config)
+    daemon = start()
+    requests = [client.request("slow") for _ in range(5)]
+    publish = [("PUBLISH", CHANNEL, json.dumps(r)) for r in requests]
+    run_at_once(server, *publish, PAUSE)
+    daemon.wait_for_log("accepted slow", 5)
+    kill_writer(server, and_reader=True)
+    daemon.wait_for_log("may be lost", 5)
+    go.touch()
+    for _ in requests:
+        assert client.next()["status"] == "done"
+    assert client.silent()
+
+
+def test_the_user_of_the_manual_page_has_all_rights(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    page = (ROOT / "man" / "ngcp-task-agent.8").read_text()
+    (line,) = re.findall(r"(?m)^user agent (.*)", page)
+    rights = line.replace("\\", "").replace("&fb_*", "&feedback_*").split()
+    run_at_once(server, ("ACL", "SETUSER", "agent", *rights))
+    config.backend(username="agent", password="secret1")
+    config.task("true", "true")
+    daemon = start()
+    request = client.request("true")
+    publish = ("PUBLISH", CHANNEL, json.dumps(request))
+    run_at_once(server, publish, PAUSE)
+    daemon.wait_for_log("done true")
+    kill_writer(server)
+    assert answers_of(client, [request]) == [["accepted", "done"]]
+    assert "refuses" not in daemon.text()
+
+
+def test_killed_writers_lose_and_repeat_nothing(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """However often, and at whatever moment."""
+    config.task("true", "true", max_queued=1000)
+    daemon = start()
+    requests = []
+    for number in range(60):
+        requests += [client.send("true") for _ in range(10)]
+        time.sleep(number % 10 * 0.001)
+        kill_writer(server)
+        # It publishes again before it is killed again: else it would wait
+        # longer each time, as for a server that only says hello.
+        client.ending()
+    assert answers_of(client, requests) == [["accepted", "done"]] * 600
+    assert "lost" not in daemon.text()
 
 
 def test_restarted_server(
@@ -280,6 +402,7 @@ def test_minimal_user(
     daemon = start()
     assert statuses(client.ask("true")) == ["accepted", "done"]
     daemon.wait_for_log("does not tell its role")
+    daemon.wait_for_log("answers on a connection that breaks may be lost")
     # What the user may not publish to is lost, and told.
     client.send("true", options={"feedback_channel": "elsewhere"})
     daemon.wait_for_log("Redis refuses it", 2)

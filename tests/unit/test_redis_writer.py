@@ -10,14 +10,21 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends import redis_outbox, redis_writer
+from ngcp_task_agent.backends import redis_call, redis_outbox
+from ngcp_task_agent.backends.redis_receipts import Receipts
 from ngcp_task_agent.backends.redis_writer import Writer
 from tests.unit.fakes import WITHIN, Records, until
 from tests.unit.resp import Server
 
 
 def make(server: Server, **options: Any) -> Writer:
-    return Writer("redis", {**server.options, **options}, 10.0, lambda: True)
+    return Writer(
+        "redis",
+        {**server.options, **options},
+        10.0,
+        Receipts("redis"),
+        lambda: True,
+    )
 
 
 async def test_in_order(tmp_path: Path) -> None:
@@ -109,7 +116,7 @@ async def test_what_may_have_been_sent_is_not_sent_again(
     await until(lambda: writer.is_own_master)
     server.stalled = True
     writer.send("fb", [b"1"], "ref-1")
-    await until(lambda: "PUBLISH" in server.names())
+    await until(lambda: server.has_got("PUBLISH", "fb"))
     writer.send("fb", [b"2"], "ref-2")
     server.stalled = False
     server.hang_up()
@@ -128,12 +135,14 @@ async def test_a_stalled_server_goes_on_where_it_stopped(
 ) -> None:
     server = Server(tmp_path)
     await server.start()
-    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer = Writer(
+        "redis", server.options, 0.05, Receipts("redis"), lambda: True
+    )
     writer.start()
     await until(lambda: writer.is_own_master)
     server.stalled = True
     writer.send("fb", [b"accepted"], "ref")
-    await until(lambda: "PUBLISH" in server.names())
+    await until(lambda: server.has_got("PUBLISH", "fb"))
     # It is noticed, and other connections are tried, in vain.
     await until(lambda: journal_records.of(journal.BACKEND_DOWN))
     await until(lambda: server.clients > 1)
@@ -156,15 +165,17 @@ async def test_a_connection_that_alone_is_dead_is_given_up(
     journal_records: Records,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_writer, "_GRACE", 0.05)
+    monkeypatch.setattr(redis_call, "_GRACE", 0.05)
     server = Server(tmp_path)
     await server.start()
-    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer = Writer(
+        "redis", server.options, 0.05, Receipts("redis"), lambda: True
+    )
     writer.start()
     await until(lambda: writer.is_own_master)
     server.stall_these()
     writer.send("fb", [b"1"], "ref-1")
-    await until(lambda: "PUBLISH" in server.names())
+    await until(lambda: server.has_got("PUBLISH", "fb"))
     writer.send("fb", [b"2"], "ref-2")
     await until(
         lambda: (writer.redis_is_back(), ("fb", b"2") in server.published)[1]
@@ -180,15 +191,17 @@ async def test_a_connection_that_alone_is_dead_is_given_up(
 async def test_a_slow_line_is_not_taken_for_a_dead_one(
     tmp_path: Path, journal_records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_writer, "_GRACE", 0.0)
+    monkeypatch.setattr(redis_call, "_GRACE", 0.0)
     server = Server(tmp_path)
     await server.start()
-    writer = Writer("redis", server.options, 0.05, lambda: True)
+    writer = Writer(
+        "redis", server.options, 0.05, Receipts("redis"), lambda: True
+    )
     writer.start()
     await until(lambda: writer.is_own_master)
     server.stall_these()
-    writer.send("fb", [b"x" * (redis_writer._SLOWEST // 2)], "ref")
-    await until(lambda: "PUBLISH" in server.names())
+    writer.send("fb", [b"x" * (redis_call._SLOWEST // 2)], "ref")
+    await until(lambda: server.has_got("PUBLISH", "fb"))
     # Longer than a small one may take.
     await asyncio.sleep(0.2)
     server.resume()
@@ -276,7 +289,7 @@ async def test_what_is_on_its_way_at_the_end_is_told(
     await until(lambda: writer.is_own_master)
     server.stalled = True
     writer.send("fb", [b"1"], "ref")
-    await until(lambda: "PUBLISH" in server.names())
+    await until(lambda: server.has_got("PUBLISH", "fb"))
     await writer.stop(0)
     (record,) = journal_records.of(journal.ANSWER_LOST)
     assert "may be lost" in record.getMessage()

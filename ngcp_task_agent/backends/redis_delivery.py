@@ -1,0 +1,151 @@
+"""Delivery: a batch of answers on its way over one connection.
+
+With a receipt it is a transaction.  Should the connection break, this finds
+out over the next one whether Redis has carried it out: it kills what Redis
+may still have of the broken one, publishes another receipt, and waits until
+that is heard.  Had the first been published, it would have been heard before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from redis.exceptions import ExecAbortError, ResponseError
+
+from ngcp_task_agent.backends.redis_call import Caller
+from ngcp_task_agent.backends.redis_link import Link, LinkError
+from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS, Answer, Part
+from ngcp_task_agent.backends.redis_receipts import Receipt, Receipts
+
+
+class Outcome(NamedTuple):
+    """What became of the parts of a delivery: each is in one of these.
+
+    :ivar published: Redis has delivered them
+    :ivar refused: why Redis will not deliver them, by their answers
+    :ivar again: they were not published, and can be
+    :ivar unknown: the connection broke, and nobody can tell
+    """
+
+    published: List[Part]
+    refused: Dict[Answer, str]
+    again: List[Part]
+    unknown: List[Part]
+
+
+class Delivery:
+    """Some answers that are published at once.
+
+    :param link: the connection
+    :param parts: the messages
+    :param receipt: one that was issued for them; None to publish them one by
+        one, and not to know what became of those without a reply
+    :ivar size: bytes of the messages
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        parts: Sequence[Part],
+        receipts: Receipts,
+        receipt: Optional[Receipt],
+    ) -> None:
+        self.link = link
+        self.parts = list(parts)
+        self.size = sum(len(message) for _, message in parts)
+        self._receipts = receipts
+        self._receipt = receipt
+
+    @property
+    def age(self) -> float:
+        """Seconds since the oldest answer was to be sent."""
+        return time.monotonic() - min(a.since for a, _ in self.parts)
+
+    def commands(self) -> List[Sequence[Any]]:
+        """What Redis is to carry out."""
+        publish: List[Sequence[Any]] = [
+            ("PUBLISH", answer.channel, message)
+            for answer, message in self.parts
+        ]
+        if self._receipt is None:
+            return publish
+        return [("MULTI",), *publish, self._publish(self._receipt), ("EXEC",)]
+
+    def read(self, replies: Sequence[Any]) -> Optional[Outcome]:
+        """What the replies tell; None for nothing, but find_out() may.
+
+        There are fewer than commands when the connection broke.
+
+        :raises LinkError: when Redis refuses transactions of a sudden; then
+            nothing was published
+        """
+        if self._receipt is None:
+            return self._sort(replies)
+        if replies and isinstance(replies[0], ResponseError):
+            # No transaction any more: they were published one by one.
+            return self._sort(replies[1 : len(self.parts) + 1])
+        if len(replies) < len(self.parts) + 3:
+            return None
+        self._receipts.forget(self._receipt)
+        _, *queued, _, executed = replies
+        if isinstance(executed, list):
+            return self._sort(executed[: len(self.parts)])
+        outcome = self._sort(queued)
+        if not isinstance(executed, ExecAbortError) or not outcome.refused:
+            raise LinkError(str(executed))
+        # One of them is refused, so Redis has published none.
+        return outcome._replace(published=[], again=outcome.published)
+
+    async def find_out(self, link: Link, caller: Caller) -> Outcome:
+        """Ask over another connection what became of all.
+
+        Takes as long as Redis takes to answer, and at most ``KEEP_SECONDS``
+        more.
+
+        :raises LinkError: when that one breaks, too
+        """
+        assert self._receipt
+        heard = self._receipt.heard
+        is_over = heard.done() or await self._is_over(link, caller)
+        self._receipts.forget(self._receipt)
+        if heard.done() and heard.result():
+            return Outcome(self.parts, {}, [], [])
+        if is_over and not heard.done():
+            return Outcome([], {}, self.parts, [])
+        return Outcome([], {}, [], self.parts)
+
+    async def _is_over(self, link: Link, caller: Caller) -> bool:
+        """Make sure that what is not yet heard never will be."""
+        marker = self._receipts.issue(link.server)
+        if marker is None or link.server != self.link.server:
+            return False
+        try:
+            replies = await caller.call(
+                link,
+                [
+                    ("CLIENT", "KILL", "ID", self.link.id),
+                    self._publish(marker),
+                ],
+            )
+            if len(replies) < 2:
+                raise LinkError(link.closed.result())
+            if any(isinstance(reply, ResponseError) for reply in replies):
+                return False
+            await asyncio.wait({marker.heard}, timeout=KEEP_SECONDS)
+        finally:
+            self._receipts.forget(marker)
+        return marker.heard.done() and marker.heard.result()
+
+    def _publish(self, receipt: Receipt) -> Sequence[Any]:
+        return ("PUBLISH", self._receipts.channel, receipt.token)
+
+    def _sort(self, replies: Sequence[Any]) -> Outcome:
+        outcome = Outcome([], {}, [], self.parts[len(replies) :])
+        for part, reply in zip(self.parts, replies):
+            if isinstance(reply, ResponseError):
+                outcome.refused[part[0]] = str(reply)
+            else:
+                outcome.published.append(part)
+        return outcome
