@@ -161,7 +161,9 @@ class Link:
         replies = await self.call(
             [("CLIENT", "ID"), ("INFO", "server")], timeout
         )
-        number, facts = [*replies, None, None][:2]
+        if len(replies) < 2:
+            raise LinkError(self.closed.result())
+        number, facts = replies
         run = isinstance(facts, bytes) and re.search(_RUN, facts)
         if run and isinstance(number, int):
             self.server, self.id = run[1], number
