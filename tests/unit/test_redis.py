@@ -248,3 +248,44 @@ def test_reply_address(options: Any, good: bool) -> None:
 
 def test_channel() -> None:
     assert RedisBackend.channel({"control_channel": "c"}) == "c"
+
+
+async def test_answers_leave_once_when_it_does_not_listen_any_longer(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    await bench.backend.stop_listening()
+    assert bench.backend.status == "stopped"
+    await until(lambda: not server.subscribed)
+    # A reload that was on its way cannot make it listen again.
+    await bench.backend.listen(CHANNELS)
+    assert not server.subscribed
+    server.hang_up_at("EXEC", False)
+    bench.backend.send("fb", [b"0"], "ref")
+    await until(lambda: len(server.published) == 1)
+    server.hang_up_at("EXEC", True)
+    bench.backend.send("fb", [b"1"], "ref")
+    await until(lambda: len(server.published) == 2)
+    await bench.backend.stop(5)
+    await until(lambda: server.clients == 0)
+    assert server.published == [("fb", b"0"), ("fb", b"1")]
+    assert not journal_records.of(journal.ANSWER_LOST)
+    await server.stop()
+
+
+async def test_what_comes_too_late_is_ignored(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    server.stalled = True
+    await bench.backend.stop_listening()
+    server.push("a", b"late")
+    server.resume()
+    await until(lambda: not server.subscribed)
+    assert not bench.arrivals
+    await bench.backend.stop(5)
+    await server.stop()
