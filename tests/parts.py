@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -123,6 +125,61 @@ class RedisServer:
             return int(connection.pubsub_numsub(channel)[0][1])
         finally:
             connection.connection_pool.disconnect()
+
+
+class Line:
+    """A line to a server, of which each connection can be held up.
+
+    :ivar port: where it is entered, on this machine
+    :ivar is_held: a connection has carried ``allowed`` bytes to the server
+    """
+
+    def __init__(self, server_port: int, allowed: int) -> None:
+        self.is_held = threading.Event()
+        self._allowed = allowed
+        self._is_open = threading.Event()
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._start(self._accept)
+
+    def release(self) -> None:
+        """Carry all from now on."""
+        self._is_open.set()
+
+    def close(self) -> None:
+        self.release()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inner, _ = self._listener.accept()
+                outer = socket.create_connection(
+                    ("127.0.0.1", self._server_port)
+                )
+                self._start(self._carry, inner, outer, self._allowed)
+                self._start(self._carry, outer, inner, sys.maxsize)
+
+    def _carry(
+        self, source: socket.socket, target: socket.socket, allowed: int
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = source.recv(65536)
+                allowed -= len(data)
+                if allowed < 0:
+                    self.is_held.set()
+                    self._is_open.wait()
+                if not data:
+                    break
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 class Daemon:

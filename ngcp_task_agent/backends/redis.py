@@ -32,8 +32,9 @@ from ngcp_task_agent.backends.redis_link import (
     describe_server,
 )
 from ngcp_task_agent.backends.redis_outbox import Encode
+from ngcp_task_agent.backends.redis_publisher import LONGEST_CONNECT
 from ngcp_task_agent.backends.redis_receipts import Receipts
-from ngcp_task_agent.backends.redis_writer import LONGEST_CONNECT, Writer
+from ngcp_task_agent.backends.redis_writer import Writer
 from ngcp_task_agent.errors import NoReplyAddress
 
 _LONGEST_CHANNEL = 512  # characters

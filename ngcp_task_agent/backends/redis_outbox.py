@@ -1,10 +1,10 @@
 """Outbox: the answers that are still to be published, in their order.
 
-Large answers have a lane of their own, in which they leave no faster than a
+Large answers have a lane of their own, so that no small answer waits behind
+them, and in it a queue for each channel.  They leave no faster than a
 subscriber can take them: Redis drops a client that has 32 MB waiting, and
-what was sent to it is lost.  No small answer waits behind them.  They are
-made into messages only when their turn comes, one at a time: that takes six
-times their size.
+what was sent to it is lost.  They are made into messages only when their turn
+comes, one at a time: that takes six times their size.
 """
 
 from __future__ import annotations
@@ -67,18 +67,36 @@ Part = Tuple[Answer, bytes]
 
 
 class Outbox:
-    """Two lanes of answers, each first in, first out."""
+    """Two lanes of answers; what is taken has to be landed, or put back.
+
+    A large answer overtakes no small one, which may be to the same request.
+    """
 
     def __init__(self) -> None:
         self._small: Deque[Answer] = deque()
-        self._large: Deque[Answer] = deque()
+        self._large: Dict[str, Deque[Answer]] = {}  # by channel
+        self._count = 0
         self._bytes = 0
-        self._next_large = 0.0
+        # The large answer that is made into messages, or that leaves.
+        self._current: Optional[Answer] = None
+        # When a channel may have its next large message.
+        self._ready: Dict[str, float] = {}
+        # What was taken and is neither landed nor put back.
+        self._on_way: Dict[bool, List[Part]] = {False: [], True: []}
         # The requests of which an answer was dropped, the oldest first.
         self._cut_off: Dict[Optional[str], None] = {}
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._large)
+        return self._count
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits, nor is on its way."""
+        return not self._count and not any(self._on_way.values())
+
+    @property
+    def has_large(self) -> bool:
+        return bool(self._large)
 
     def put(self, answer: Answer) -> bool:
         """Put an answer behind the others.
@@ -89,15 +107,17 @@ class Outbox:
         if answer.ref in self._cut_off:
             answer.is_lost = True
             return False
-        self._lane(answer).append(answer)
+        self._queue(answer).append(answer)
+        self._count += 1
         self._bytes += answer.size
         return True
 
     def to_encode(self) -> Optional[Answer]:
         """The large answer whose turn it is, if it is no messages yet."""
-        if self._large and not self._large[0].messages:
-            return self._large[0]
-        return None
+        if self._current is None and self._large:
+            self._current = self._choose()
+        current = self._current
+        return current if current and not current.messages else None
 
     def encoded(self, answer: Answer, messages: Sequence[bytes]) -> None:
         """These are the messages of to_encode()."""
@@ -106,27 +126,37 @@ class Outbox:
             answer.messages.extend(messages)
             self._grow(answer, sum(map(len, messages)) - answer.size)
 
-    def pause(self) -> Optional[float]:
-        """Seconds until something can be taken; None for nothing."""
-        if self._small:
-            return 0.0
-        if self._large and self._large[0].messages:
-            return max(0.0, self._next_large - time.monotonic())
-        return None
+    def pause(self, is_large: bool) -> Optional[float]:
+        """Seconds until something can be taken; None for nothing yet."""
+        if not is_large:
+            return 0.0 if self._small else None
+        current = self._current
+        if not current or not current.messages or self._overtakes(current):
+            return None
+        ready = self._ready.get(current.channel, 0.0)
+        return max(0.0, ready - time.monotonic())
 
-    def take(self) -> List[Part]:
+    def take(self, is_large: bool) -> List[Part]:
         """What can be published now, at once."""
-        now = time.monotonic()
-        if self._is_next(now):
-            batch = [self._take(self._large)]
-            self._next_large = now + len(batch[0][1]) / _LARGE_RATE
-            return batch
-        batch = []
+        batch: List[Part] = []
+        if is_large and self._current and self.pause(True) == 0:
+            self._note_ready(self._current)
+            batch.append(self._take(self._current))
         size = 0
-        while self._small and len(batch) < _BATCH and size < _BATCH_BYTES:
-            batch.append(self._take(self._small))
+        while (
+            not is_large
+            and self._small
+            and len(batch) < _BATCH
+            and size < _BATCH_BYTES
+        ):
+            batch.append(self._take(self._small[0]))
             size += len(batch[-1][1])
+        self._on_way[is_large] = batch
         return batch
+
+    def landed(self, is_large: bool) -> None:
+        """It is known what became of all that was taken of a lane."""
+        self._on_way[is_large] = []
 
     def put_back(self, batch: Sequence[Part]) -> List[Answer]:
         """What was taken and could not be published is the first again.
@@ -143,16 +173,19 @@ class Outbox:
                 dropped.append(answer)
                 continue
             if not answer.messages:
-                self._lane(answer).appendleft(answer)
+                self._queue(answer).appendleft(answer)
+                self._count += 1
             answer.messages.appendleft(message)
             self._grow(answer, len(message))
+            if answer.is_large:
+                self._current = answer
         return dropped
 
     def discard(self, answer: Answer) -> None:
         """Give up what is left of an answer."""
         answer.is_lost = True
         if answer.messages:
-            self._lane(answer).remove(answer)
+            self._remove(answer)
             self._bytes -= answer.size
 
     def drop_excess(self) -> List[Answer]:
@@ -161,64 +194,92 @@ class Outbox:
         With an answer go the later ones to the same request.
         """
         dropped: List[Answer] = []
-        oldest = time.monotonic() - KEEP_SECONDS
-        while self:
-            lane = self._oldest_lane()
+        since = time.monotonic() - KEEP_SECONDS
+        while self._count:
+            oldest = self._oldest()
             if (
-                len(self) <= KEEP
+                self._count <= KEEP
                 and self._bytes <= KEEP_BYTES
-                and lane[0].since >= oldest
+                and oldest.since >= since
             ):
                 break
-            dropped.append(self._drop(lane.popleft()))
+            dropped.append(self._drop(oldest))
         if dropped:
-            for lane in (self._small, self._large):
-                for _ in range(len(lane)):
-                    answer = lane.popleft()
-                    if answer.ref in self._cut_off:
-                        dropped.append(self._drop(answer))
-                    else:
-                        lane.append(answer)
+            for answer in self._all():
+                if answer.ref in self._cut_off:
+                    dropped.append(self._drop(answer))
         while len(self._cut_off) > _REMEMBER:
             del self._cut_off[next(iter(self._cut_off))]
         return dropped
 
     def clear(self) -> List[Answer]:
         """Take everything out."""
-        rest = [*self._small, *self._large]
-        self._small.clear()
-        self._large.clear()
-        self._bytes = 0
+        rest = self._all()
         for answer in rest:
             answer.is_lost = True
+        self._small.clear()
+        self._large.clear()
+        self._current = None
+        self._count = self._bytes = 0
         return rest
 
-    def _lane(self, answer: Answer) -> Deque[Answer]:
-        return self._large if answer.is_large else self._small
+    def _all(self) -> List[Answer]:
+        return [*self._small, *itertools.chain(*self._large.values())]
 
-    def _oldest_lane(self) -> Deque[Answer]:
-        if not self._small or not self._large:
-            return self._small or self._large
-        return min(self._small, self._large, key=lambda lane: lane[0].number)
+    def _oldest(self) -> Answer:
+        firsts = [queue[0] for queue in self._large.values()]
+        if self._small:
+            firsts.append(self._small[0])
+        return min(firsts, key=lambda answer: answer.number)
 
-    def _is_next(self, now: float) -> bool:
-        """Whether a large answer may go: it overtakes nothing."""
-        if not self._large or not self._large[0].messages:
-            return False
-        first = self._large[0].number
-        overtakes = self._small and self._small[0].number < first
-        return now >= self._next_large and not overtakes
+    def _queue(self, answer: Answer) -> Deque[Answer]:
+        if answer.is_large:
+            return self._large.setdefault(answer.channel, deque())
+        return self._small
 
-    def _take(self, lane: Deque[Answer]) -> Part:
-        answer = lane[0]
+    def _remove(self, answer: Answer) -> None:
+        queue = self._queue(answer)
+        queue.remove(answer)
+        if answer.is_large and not queue:
+            del self._large[answer.channel]
+        if self._current is answer:
+            self._current = None
+        self._count -= 1
+
+    def _choose(self) -> Answer:
+        """The first answer of the channel that can have it the soonest."""
+        now = time.monotonic()
+        firsts = [queue[0] for queue in self._large.values()]
+        return min(
+            firsts,
+            key=lambda answer: (
+                max(now, self._ready.get(answer.channel, 0.0)),
+                answer.number,
+            ),
+        )
+
+    def _note_ready(self, answer: Answer) -> None:
+        now = time.monotonic()
+        self._ready = {c: t for c, t in self._ready.items() if t > now}
+        self._ready[answer.channel] = (
+            now + len(answer.messages[0]) / _LARGE_RATE
+        )
+
+    def _overtakes(self, answer: Answer) -> bool:
+        before = [first for first, _ in self._on_way[False][:1]]
+        before += list(itertools.islice(self._small, 1))
+        return any(first.number < answer.number for first in before)
+
+    def _take(self, answer: Answer) -> Part:
         message = answer.messages.popleft()
         if not answer.messages:
-            lane.popleft()
+            self._remove(answer)
         self._grow(answer, -len(message))
         return answer, message
 
     def _drop(self, answer: Answer) -> Answer:
         answer.is_lost = True
+        self._remove(answer)
         self._bytes -= answer.size
         if answer.ref is not None:
             self._cut_off[answer.ref] = None

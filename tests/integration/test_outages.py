@@ -18,6 +18,7 @@ from tests.parts import (
     WITHIN,
     Client,
     Daemon,
+    Line,
     RedisServer,
     free_port,
     statuses,
@@ -194,6 +195,26 @@ def test_killed_writers_lose_and_repeat_nothing(
         client.ending()
     assert answers_of(client, requests) == [["accepted", "done"]] * 600
     assert "an answer to" not in daemon.text()
+
+
+def test_others_do_not_wait_for_a_large_answer(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """Though the line is slow on which it is."""
+    line = Line(server.port, 1 << 20)
+    config.backend(port=line.port)
+    config.shell("large", "head -c 5000000 /dev/zero | tr '\\0' x")
+    config.task("true", "true")
+    start()
+    large = client.send("large")
+    assert client.next()["status"] == "accepted"
+    assert line.is_held.wait(WITHIN)
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    line.release()
+    ending = client.next()
+    assert (ending["ref"], ending["status"]) == (large["uuid"], "done")
+    assert ending["data"] == "x" * 5_000_000
+    line.close()
 
 
 def test_restarted_server(

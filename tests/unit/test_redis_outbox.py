@@ -25,8 +25,10 @@ def small(*messages: bytes, ref: Optional[str] = None) -> Answer:
     return Answer("fb", ref, sum(map(len, messages)), messages=messages)
 
 
-def large(*messages: bytes, ref: Optional[str] = None) -> Answer:
-    return Answer("fb", ref, 1000, encode=lambda: messages)
+def large(
+    *messages: bytes, ref: Optional[str] = None, channel: str = "fb"
+) -> Answer:
+    return Answer(channel, ref, 1000, encode=lambda: messages)
 
 
 def put(outbox: Outbox, *answers: Answer) -> None:
@@ -51,9 +53,20 @@ def refs(answers: List[Answer]) -> List[Optional[str]]:
     return [answer.ref for answer in answers]
 
 
+def take(outbox: Outbox, is_large: bool = False) -> List[bytes]:
+    """Take what can be taken, as if it left at once; how it begins."""
+    batch = outbox.take(is_large)
+    outbox.landed(is_large)
+    return texts(batch)
+
+
 def test_empty() -> None:
     outbox = Outbox()
-    assert (len(outbox), outbox.pause(), outbox.take()) == (0, None, [])
+    assert len(outbox) == 0
+    assert outbox.is_settled
+    for is_large in (False, True):
+        assert outbox.pause(is_large) is None
+        assert outbox.take(is_large) == []
     assert outbox.to_encode() is None
 
 
@@ -62,60 +75,83 @@ def test_first_in_first_out() -> None:
     for number in range(250):
         put(outbox, small(b"%d" % number, ref=f"ref-{number}"))
     taken: List[Part] = []
-    while outbox.pause() == 0:
-        batch = outbox.take()
+    while outbox.pause(False) == 0:
+        batch = outbox.take(False)
         assert 0 < len(batch) <= 100
         taken += batch
     assert [message for _, message in taken] == [b"%d" % n for n in range(250)]
     assert taken[7][0].ref == "ref-7"
     assert len(outbox) == 0
+    assert not outbox.is_settled
+    outbox.landed(False)
+    assert outbox.is_settled
 
 
 def test_put_back_is_first_again() -> None:
     outbox = Outbox()
     put(outbox, small(b"1", b"2"), small(b"3"))
-    batch = outbox.take()
+    batch = outbox.take(False)
     assert len(outbox) == 0
     put(outbox, small(b"4"))
+    outbox.landed(False)
     outbox.put_back(batch)
     assert len(outbox) == 3
-    assert texts(outbox.take()) == [b"1", b"2", b"3", b"4"]
+    assert take(outbox) == [b"1", b"2", b"3", b"4"]
 
 
-def test_put_back_of_a_part() -> None:
+@pytest.mark.parametrize("last", [(), (b"2",)])
+def test_put_back_of_a_part(last: Any, clock: List[float]) -> None:
     outbox = Outbox()
-    put(outbox, large(b"1", b"2"))
+    put(outbox, large(b"1", *last), large(b"3"))
     encode(outbox)
-    outbox.put_back(outbox.take())
-    assert len(outbox) == 1
-    outbox._next_large = 0
-    assert texts(outbox.take()) == [b"1"]
+    batch = outbox.take(True)
+    if not last:
+        # The next one is already made into messages.
+        encode(outbox)
+    outbox.landed(True)
+    outbox.put_back(batch)
+    assert len(outbox) == 2
+    clock[0] += 1
+    assert take(outbox, True) == [b"1"]
+    clock[0] += 1
+    if last:
+        assert take(outbox, True) == [b"2"]
+        encode(outbox)
+        clock[0] += 1
+    assert outbox.to_encode() is None
+    assert take(outbox, True) == [b"3"]
+    assert (len(outbox), outbox._bytes) == (0, 0)
 
 
-def test_small_answers_do_not_wait_behind_large_ones(
-    clock: List[float],
-) -> None:
+def test_lanes_do_not_wait_for_each_other(clock: List[float]) -> None:
     outbox = Outbox()
     put(outbox, large(b"1--" + LARGE, b"2--" + LARGE, b"end"), small(b"abc"))
     # The large one is no message yet.
-    assert texts(outbox.take()) == [b"abc"]
-    assert (len(outbox), outbox.pause(), outbox.take()) == (1, None, [])
+    assert take(outbox) == [b"abc"]
+    assert (len(outbox), outbox.pause(True)) == (1, None)
     encode(outbox)
-    assert texts(outbox.take()) == [b"1--"]
     put(outbox, small(b"def"))
-    assert texts(outbox.take()) == [b"def"]
+    # Small ones leave while a large one is on its way, and it before those
+    # that came later.
+    assert texts(outbox.take(True)) == [b"1--"]
+    assert take(outbox) == [b"def"]
 
 
-def test_large_answers_are_not_starved_by_small_ones(
-    clock: List[float],
-) -> None:
+def test_a_large_answer_overtakes_no_small_one(clock: List[float]) -> None:
     outbox = Outbox()
-    put(outbox, small(b"old"), large(b"1--"))
+    put(outbox, small(b"accepted", ref="a"), large(b"done", ref="a"))
     encode(outbox)
-    # An answer that is older may be of the same request.
-    assert texts(outbox.take()) == [b"old"]
-    put(outbox, small(b"new"))
-    assert texts(outbox.take()) == [b"1--"]
+    assert outbox.pause(True) is None
+    assert outbox.take(True) == []
+    batch = outbox.take(False)
+    # On its way is not there.
+    assert outbox.pause(True) is None
+    outbox.landed(False)
+    outbox.put_back(batch)
+    assert outbox.pause(True) is None
+    assert take(outbox) == [b"acc"]
+    assert outbox.pause(True) == 0
+    assert take(outbox, True) == [b"don"]
 
 
 def test_large_answers_leave_no_faster_than_they_can_be_taken(
@@ -124,17 +160,33 @@ def test_large_answers_leave_no_faster_than_they_can_be_taken(
     outbox = Outbox()
     put(outbox, large(b"1--" + LARGE, b"2--" + LARGE, b"end"))
     encode(outbox)
-    assert outbox.pause() == 0
-    assert texts(outbox.take()) == [b"1--"]
-    pause = outbox.pause()
+    assert outbox.pause(True) == 0
+    assert take(outbox, True) == [b"1--"]
+    pause = outbox.pause(True)
     assert pause == pytest.approx(len(LARGE) / redis_outbox._LARGE_RATE, 0.01)
-    assert outbox.take() == []
+    assert take(outbox, True) == []
     clock[0] += pause
-    assert texts(outbox.take()) == [b"2--"]
+    assert take(outbox, True) == [b"2--"]
     clock[0] += pause
     # The last chunk, however small, is behind the others.
-    assert texts(outbox.take()) == [b"end"]
-    assert outbox.pause() is None
+    assert take(outbox, True) == [b"end"]
+    assert outbox.pause(True) is None
+
+
+def test_a_channel_does_not_wait_for_what_another_can_take(
+    clock: List[float],
+) -> None:
+    outbox = Outbox()
+    put(outbox, *(large(b"%d--" % n + LARGE, channel="a") for n in range(9)))
+    encode(outbox)
+    assert take(outbox, True) == [b"0--"]
+    put(outbox, large(b"b--" + LARGE, channel="b"))
+    encode(outbox)
+    assert take(outbox, True) == [b"b--"]
+    encode(outbox)
+    assert take(outbox, True) == []
+    clock[0] += 1
+    assert take(outbox, True) == [b"1--"]
 
 
 def test_large_answers_become_messages_one_at_a_time(
@@ -144,10 +196,10 @@ def test_large_answers_become_messages_one_at_a_time(
     put(outbox, large(b"1"), large(b"2"))
     encode(outbox)
     assert outbox.to_encode() is None
-    assert texts(outbox.take()) == [b"1"]
+    assert take(outbox, True) == [b"1"]
     clock[0] += 1
     encode(outbox)
-    assert texts(outbox.take()) == [b"2"]
+    assert take(outbox, True) == [b"2"]
 
 
 def test_the_rest_of_what_is_given_up_does_not_leave(
@@ -156,12 +208,28 @@ def test_the_rest_of_what_is_given_up_does_not_leave(
     outbox = Outbox()
     put(outbox, small(b"1", b"2"), small(b"3"))
     monkeypatch.setattr(redis_outbox, "_BATCH", 1)
-    part = outbox.take()
+    part = outbox.take(False)
     monkeypatch.undo()
     outbox.discard(part[0][0])
+    outbox.landed(False)
     outbox.put_back(part)
-    assert texts(outbox.take()) == [b"3"]
+    assert take(outbox) == [b"3"]
     assert outbox._bytes == 0
+
+
+def test_the_rest_of_a_large_one_that_is_given_up_does_not_leave(
+    clock: List[float],
+) -> None:
+    outbox = Outbox()
+    put(outbox, large(b"1", b"2"), large(b"3"))
+    encode(outbox)
+    part = outbox.take(True)
+    outbox.discard(part[0][0])
+    outbox.landed(True)
+    clock[0] += 1
+    encode(outbox)
+    assert take(outbox, True) == [b"3"]
+    assert (len(outbox), outbox._bytes) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +273,7 @@ def test_an_answer_is_dropped_as_a_whole(
     outbox = Outbox()
     put(outbox, small(b"1", b"2", b"3", ref="a"), small(b"45", ref="b"))
     assert refs(outbox.drop_excess()) == ["a"]
-    assert texts(outbox.take()) == [b"45"]
+    assert take(outbox) == [b"45"]
 
 
 def test_no_ending_without_its_beginning(
@@ -223,7 +291,7 @@ def test_no_ending_without_its_beginning(
     late = small(b"late", ref="a")
     assert not outbox.put(late)
     assert late.is_lost
-    assert texts(outbox.take()) == [b"acc", b"don"]
+    assert take(outbox) == [b"acc", b"don"]
     assert (len(outbox), outbox._bytes) == (0, 0)
 
 
@@ -244,4 +312,4 @@ def test_what_is_dropped_while_it_becomes_messages() -> None:
     assert answer
     outbox.clear()
     outbox.encoded(answer, [b"1"])
-    assert (len(outbox), outbox.take(), outbox._bytes) == (0, [], 0)
+    assert (len(outbox), take(outbox, True), outbox._bytes) == (0, [], 0)
