@@ -38,7 +38,7 @@ from ngcp_task_agent.backends.redis_writer import Writer
 from ngcp_task_agent.errors import NoReplyAddress
 
 _LONGEST_CHANNEL = 512  # characters
-_LARGE = 1 << 20  # bytes of an answer that others must not wait behind
+_LARGE = 256 << 10  # bytes of an answer that others must not wait behind
 # Of two ping intervals, in which a dead server must be noticed: one for the
 # silence before the ping, one for its answer, and some for the agent itself.
 _PART = 0.9

@@ -22,7 +22,7 @@ KEEP_SECONDS = 60.0
 # What is published at once: enough to be fast, little enough to have its
 # answer in time over a slow network.
 _BATCH = 100
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES = 256 << 10
 
 _LARGE_RATE = 32 << 20  # bytes a second
 _REMEMBER = 10_000  # requests of which an answer was dropped
