@@ -49,7 +49,7 @@ from ngcp_task_agent.backends import (
     redis,
     redis_link,
     redis_outbox,
-    redis_writer,
+    redis_publisher,
 )
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import RedisBackend
@@ -401,14 +401,14 @@ def test_limits_of_files_and_times() -> None:
     assert node._LONGEST_PAUSE <= 1
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
-    assert f"within {redis_writer.LONGEST_CONNECT:g} seconds" in redis_text
+    assert f"within {redis_publisher.LONGEST_CONNECT:g} seconds" in redis_text
     assert f"had held for {backoff._STABLE:g} seconds" in redis_text
     assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
     assert f"the newest {redis_outbox.KEEP}," in redis_text
     assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
     assert f"more than {redis_link._LONGEST_PASSWORD} bytes" in redis_text
-    assert f"more than {redis._LARGE >> 20} MiB is sent" in redis_text
+    assert f"more than {redis._LARGE >> 10} KiB is sent" in redis_text
     assert f"{redis_outbox._LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {data_schema.SMALL} bytes" in tasks
