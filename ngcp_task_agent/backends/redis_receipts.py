@@ -31,7 +31,7 @@ class Receipt:
     """
 
     def __init__(self) -> None:
-        self.token = secrets.token_bytes(_TOKEN)
+        self.token = secrets.token_hex(_TOKEN).encode()
         loop = asyncio.get_running_loop()
         self.heard: asyncio.Future[bool] = loop.create_future()
 
