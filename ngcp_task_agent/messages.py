@@ -26,6 +26,7 @@ from typing import (
 )
 
 from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.salvage import salvage
 
 MAX_DEPTH = 100  # how deep arrays and objects of a request may be nested
 MAX_NESTED = 50_000  # arrays and objects of a request: each costs memory
@@ -38,16 +39,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 # surrogate in no UTF-8 text.
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
-# Where a message is no JSON, or too large to be read, its sender still gets
-# an answer: the fields that this takes are looked for near both ends.
-_SALVAGE = 65536
-_SALVAGED = re.compile(
-    rb'"(uuid|task|src|feedback_channel)"\s*:\s*'
-    rb'("(?:[^"\\\x00-\x1f]|\\.){1,600}")'
-)
-_BLOCK = (
-    65536  # characters, or bytes, of data that are turned into JSON at a time
-)
+# Characters, or bytes, of data that are turned into JSON at a time.
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -114,14 +107,18 @@ def parse_request(body: bytes, limit: int) -> Request:
         raise _salvage(body, "the message is not UTF-8") from None
     except RecursionError:
         raise _salvage(body, _TOO_DEEP) from None
+    except json.JSONDecodeError as error:
+        is_cut = not error.doc[error.pos :].strip() or "Unterm" in error.msg
+        raise _salvage(body, _NO_JSON, is_cut) from None
     except ValueError:
-        # Besides text that is no JSON: numbers of thousands of digits.
-        raise _salvage(body, "the message is not JSON") from None
+        # Such as numbers of thousands of digits.
+        raise _salvage(body, _NO_JSON) from None
     if not isinstance(message, dict):
         raise Malformed("the message is not a JSON object", Origin(), {})
     return _check(message, len(body))
 
 
+_NO_JSON = "the message is not JSON"
 _TOO_DEEP = f"the message is nested more than {MAX_DEPTH} levels deep"
 
 
@@ -215,17 +212,10 @@ def _echo(value: Any, longest: int) -> Optional[str]:
     return None if _UNUSABLE.search(value) else value
 
 
-def _salvage(body: bytes, reason: str) -> Malformed:
+def _salvage(body: bytes, reason: str, is_cut: bool = False) -> Malformed:
     """The error for a message that was not read, with what stands out."""
-    found: Dict[str, Optional[str]] = {}
-    for part in (body[:_SALVAGE], body[_SALVAGE:][-_SALVAGE:]):
-        for name, text in _SALVAGED.findall(part):
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue
-            found.setdefault(name.decode(), _echo(value, 512))
-    channel = found.get("feedback_channel")
+    found = salvage(body, is_cut)
+    channel = _echo(found.get("feedback_channel"), 512)
     return Malformed(
         reason,
         Origin(

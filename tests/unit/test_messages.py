@@ -254,6 +254,17 @@ def test_an_unreadable_message_without_a_channel_has_no_address() -> None:
     assert fault.options == {}
 
 
+def test_an_answer_goes_where_the_request_says_not_its_data() -> None:
+    inner = {"task": "x", "src": "x", "options": {"feedback_channel": "x"}}
+    text = body(data=inner, options={"feedback_channel": "fb"}, task="t")
+    fault = refused(text.replace(b"}}", b"}NaN}"), 100_000)
+    assert fault.origin.task == "t"
+    assert fault.options == {"feedback_channel": "fb"}
+    # Cut off where its data happens to end.
+    fault = refused(b'{"data": ' + json.dumps(inner).encode())
+    assert (fault.origin, fault.options) == (Origin(), {})
+
+
 def test_salvaging_takes_no_time() -> None:
     """A megabyte of what looks like fields, and of what never ends."""
     for part in (
