@@ -290,7 +290,7 @@ class RedisBackend(Backend):
             if isinstance(reply, ResponseError):
                 self._receipts.impossible("SUBSCRIBE", reply)
             else:
-                self._receipts.listen(link.server)
+                self._receipts.listen(link)
 
     async def _subscribe(self, link: Link, channels: AbstractSet[str]) -> None:
         """Subscribe, and wait until Redis has acknowledged it.

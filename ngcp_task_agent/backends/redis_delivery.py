@@ -15,9 +15,17 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from redis.exceptions import ExecAbortError, ResponseError
 
 from ngcp_task_agent.backends.redis_call import Caller
-from ngcp_task_agent.backends.redis_link import Link, LinkError
+from ngcp_task_agent.backends.redis_link import (
+    Link,
+    LinkError,
+    is_for_good,
+)
 from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS, Answer, Part
 from ngcp_task_agent.backends.redis_receipts import Receipt, Receipts
+
+# Seconds of silence after which nobody waits for a receipt: it was sent to
+# whoever listens when it was published.
+_SILENCE = 2.0
 
 
 class Outcome(NamedTuple):
@@ -27,12 +35,18 @@ class Outcome(NamedTuple):
     :ivar refused: why Redis will not deliver them, by their answers
     :ivar again: they were not published, and can be
     :ivar unknown: the connection broke, and nobody can tell
+    :ivar trouble: why Redis has not published those of ``again``
+    :ivar transacts: False if it does so without a transaction
+    :ivar is_stuck: the connection is in a transaction that cannot be ended
     """
 
     published: List[Part]
     refused: Dict[Answer, str]
     again: List[Part]
     unknown: List[Part]
+    trouble: str = ""
+    transacts: bool = True
+    is_stuck: bool = False
 
 
 class Delivery:
@@ -77,34 +91,42 @@ class Delivery:
         """What the replies tell; None for nothing, but find_out() may.
 
         There are fewer than commands when the connection broke.
-
-        :raises LinkError: when Redis refuses transactions of a sudden; then
-            nothing was published
         """
         if self._receipt is None:
             return self._sort(replies)
         if replies and isinstance(replies[0], ResponseError):
             # No transaction any more: they were published one by one.
-            return self._sort(replies[1 : len(self.parts) + 1])
+            outcome = self._sort(replies[1 : len(self.parts) + 1])
+            return outcome._replace(transacts=False, trouble=str(replies[0]))
         if len(replies) < len(self.parts) + 3:
             return None
         self._receipts.forget(self._receipt)
         _, *queued, _, executed = replies
         if isinstance(executed, list):
             return self._sort(executed[: len(self.parts)])
-        outcome = self._sort(queued)
-        if not isinstance(executed, ExecAbortError) or not outcome.refused:
-            raise LinkError(str(executed))
         # One of them is refused, so Redis has published none.
-        return outcome._replace(published=[], again=outcome.published)
+        outcome = self._sort(queued)
+        again = [part for part in self.parts if part[0] not in outcome.refused]
+        outcome = outcome._replace(published=[], again=again)
+        if not isinstance(executed, ExecAbortError):
+            return outcome._replace(
+                trouble=str(executed), transacts=False, is_stuck=True
+            )
+        if outcome.trouble or not outcome.refused:
+            # Such as for want of memory, which a transaction might take.
+            return outcome._replace(
+                trouble=outcome.trouble or str(executed), transacts=False
+            )
+        return outcome
 
     async def find_out(self, link: Link, caller: Caller) -> Outcome:
         """Ask over another connection what became of all.
 
-        Takes as long as Redis takes to answer, and at most ``KEEP_SECONDS``
-        more.
+        Takes as long as Redis takes to answer, and as whoever listens takes
+        to hear it, but gives up when that one is silent.
 
-        :raises LinkError: when that one breaks, too
+        :raises LinkError: when that one breaks, too, or Redis refuses it for
+            a while
         """
         assert self._receipt
         heard = self._receipt.heard
@@ -131,21 +153,42 @@ class Delivery:
             )
             if len(replies) < 2:
                 raise LinkError(link.closed.result())
-            if any(isinstance(reply, ResponseError) for reply in replies):
-                return False
-            await asyncio.wait({marker.heard}, timeout=KEEP_SECONDS)
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    if is_for_good(reply):
+                        return False
+                    raise LinkError(str(reply))
+            end = time.monotonic() + KEEP_SECONDS
+            while not marker.heard.done() and time.monotonic() < end:
+                await asyncio.wait({marker.heard}, timeout=_SILENCE)
+                if self._receipts.silent >= _SILENCE:
+                    break
         finally:
             self._receipts.forget(marker)
         return marker.heard.done() and marker.heard.result()
+
+    def forget(self) -> None:
+        """Nobody wants to know any more what became of it."""
+        if self._receipt:
+            self._receipts.forget(self._receipt)
 
     def _publish(self, receipt: Receipt) -> Sequence[Any]:
         return ("PUBLISH", self._receipts.channel, receipt.token)
 
     def _sort(self, replies: Sequence[Any]) -> Outcome:
         outcome = Outcome([], {}, [], self.parts[len(replies) :])
+        trouble = ""
         for part, reply in zip(self.parts, replies):
-            if isinstance(reply, ResponseError):
+            if not isinstance(reply, ResponseError):
+                outcome.published.append(part)
+            elif is_for_good(reply):
                 outcome.refused[part[0]] = str(reply)
             else:
-                outcome.published.append(part)
-        return outcome
+                outcome.again.append(part)
+                trouble = str(reply)
+        # What is too late now: none may come after what follows it.
+        passed = {answer.ref for answer, _ in outcome.published}
+        for part in [p for p in outcome.again if p[0].ref in passed]:
+            outcome.again.remove(part)
+            outcome.refused[part[0]] = trouble
+        return outcome._replace(trouble=trouble)

@@ -34,7 +34,12 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from ngcp_task_agent import background
 
@@ -58,6 +63,15 @@ class Refused(LinkError):
 
 class LoginRefused(Refused):
     """The server was reached, and wants another password, or another user."""
+
+
+def is_for_good(error: ResponseError) -> bool:
+    """Whether Redis would refuse it again: a user that may not, say.
+
+    Else it is for a while, such as while a script runs.
+    """
+    text = str(error).lower()
+    return isinstance(error, NoPermissionError) or text.startswith("unknown")
 
 
 def no_push(reply: Any) -> None:
@@ -156,7 +170,8 @@ class Link:
     async def identify(self, timeout: float) -> None:
         """Learn ``server`` and ``id``, if the server tells them.
 
-        :raises LinkError: when the link is closed
+        :raises LinkError: when the link is closed, or the server refuses it
+            for a while
         """
         replies = await self.call(
             [("CLIENT", "ID"), ("INFO", "server")], timeout
@@ -170,6 +185,8 @@ class Link:
         for reply in replies:
             if isinstance(reply, ResponseError):
                 self.anonymous = str(reply)
+                if not is_for_good(reply):
+                    raise LinkError(str(reply))
 
     async def send(self, *command: Any) -> None:
         """Send a command whose answer, if any, is a push.

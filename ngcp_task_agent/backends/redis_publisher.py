@@ -15,6 +15,7 @@ from ngcp_task_agent.backends.redis_delivery import Delivery, Outcome
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
+    is_for_good,
     is_own_server,
     no_push,
 )
@@ -22,7 +23,9 @@ from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS, Part
 from ngcp_task_agent.backends.redis_receipts import Receipts
 
 _ROLE_EVERY = 1.0  # seconds
+_ROLE_KNOWN = 5.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
+_PROVE_AGAIN = 5.0  # seconds
 LONGEST_CONNECT = 5.0  # seconds
 
 
@@ -67,7 +70,6 @@ class Publisher:
     :param lane: where the answers are
     :param asks_role: it finds out whether an own server is a master
     :ivar tried: set when it is connected, or has failed to be
-    :ivar is_own_master: the server is this machine's and no replica
     :ivar is_away: it is not connected, and has failed to be
     """
 
@@ -90,16 +92,30 @@ class Publisher:
         self._link: Optional[Link] = None
         self._linked = 0.0
         self._was_of_use = False
+        self._backoff = Backoff()
         self._proves = False  # it can publish with receipts
+        self._proves_from = 0.0  # when to see whether it can
         self._in_doubt: Optional[Delivery] = None
         self._notes_database = asks_role
         self._asks_role = asks_role and is_own_server(options)
         self._ping_interval: float = options.get("ping_interval", 10)
         self._looked = 0.0
+        self._looks_from = 0.0
         self._task: Optional[asyncio.Task[None]] = None
         self.is_away = asks_role
-        self.is_own_master = False
+        self._was_own_master = False
         self.tried = asyncio.Event()
+
+    @property
+    def is_own_master(self) -> bool:
+        """Whether the server is this machine's and no replica.
+
+        For a while it is still believed without a connection: whoever reads
+        would notice another server, and a master that becomes a replica
+        rarely keeps its clients.
+        """
+        is_fresh = time.monotonic() - self._looked < _ROLE_KNOWN
+        return self._was_own_master and (self._is_linked or is_fresh)
 
     @property
     def is_stuck(self) -> bool:
@@ -124,6 +140,7 @@ class Publisher:
 
     async def redis_is_away(self, reason: str) -> None:
         """The reader has lost Redis: trust no connection that is idle."""
+        self._was_own_master = False
         if self._link and not self._caller.is_busy:
             await self._link.close(reason)
 
@@ -141,35 +158,36 @@ class Publisher:
             await self._link.close("the agent has stopped")
 
     async def _run(self) -> None:
-        backoff = Backoff()
         while True:
             try:
-                await self._work(backoff)
+                await self._work()
             except LinkError as error:
                 self.tried.set()
                 if self._lane.is_needed or self._in_doubt:
                     self.is_away = True
                     self._lane.down(str(error))
-                await self._pause(backoff.next())
+                await self._pause(self._backoff.next())
 
-    async def _work(self, backoff: Backoff) -> None:
+    async def _work(self) -> None:
         """One round: connect if need be, publish what waits, or wait.
 
         :raises LinkError: when Redis is away
         """
         every = _ROLE_EVERY if self._asks_role else self._ping_interval
         if not self._is_linked:
-            self.is_own_master = False
             has_reason = self._lane.is_needed or self._in_doubt
             if not has_reason and not self.is_away:
                 await self._wait(None)
                 return
-            await self._connect(backoff)
+            await self._connect()
         assert self._link
         link = self._link
-        if time.monotonic() - self._looked >= every:
+        if time.monotonic() >= self._looks_from:
             await self._look(link)
+            self._looks_from = time.monotonic() + every
         self.tried.set()
+        if not self._proves and time.monotonic() >= self._proves_from:
+            await self._prove(link)
         if self._in_doubt:
             await self._settle_doubt(link, self._in_doubt)
             return
@@ -204,7 +222,7 @@ class Publisher:
             except asyncio.TimeoutError:
                 pass
 
-    async def _connect(self, backoff: Backoff) -> None:
+    async def _connect(self) -> None:
         lived = time.monotonic() - self._linked
         if self._link and lived < _SHORT_LIVED and not self._was_of_use:
             # A server that only says hello is away.
@@ -218,11 +236,12 @@ class Publisher:
         self._link = link
         self._linked = time.monotonic()
         self._was_of_use = False
-        self._looked = 0.0
-        backoff.connected()
+        self._looks_from = 0.0
+        self._proves = False
+        self._proves_from = 0.0
+        self._backoff.connected()
         if self._notes_database:
             await self._note_database(link)
-        self._proves = await self._can_prove(link)
         self.is_away = False
         self._lane.up()
 
@@ -235,19 +254,25 @@ class Publisher:
             replies = await self._caller.call(
                 link, delivery.commands(), delivery.size
             )
-            outcome = delivery.read(replies)
-        except LinkError as error:
-            # None of it was sent, or Redis has taken none.
-            await link.close(str(error))
+        except LinkError:
+            # None of it was sent.
+            delivery.forget()
             self._lane.landed(Outcome([], {}, batch, []), "")
             raise
         except asyncio.CancelledError:
             self._in_doubt = delivery
             raise
+        outcome = delivery.read(replies)
         if outcome is None:
             self._in_doubt = delivery
-        else:
-            self._land(outcome, delivery)
+            return
+        self._land(outcome, delivery)
+        if outcome.is_stuck:
+            await link.close(outcome.trouble)
+        if not outcome.transacts:
+            self._cannot_prove("transactions", outcome.trouble)
+        elif outcome.trouble:
+            raise LinkError(outcome.trouble)
 
     async def _settle_doubt(self, link: Link, delivery: Delivery) -> None:
         """Find out what became of the last batch: its connection broke."""
@@ -261,12 +286,14 @@ class Publisher:
             self._land(outcome, delivery)
 
     def _land(self, outcome: Outcome, delivery: Delivery) -> None:
-        self._was_of_use |= bool(outcome.published)
         why = ""
         if outcome.unknown:
             reason = delivery.link.closed.result()
             why = f"the connection broke: {reason}"
-        else:
+        elif outcome.published:
+            self._was_of_use = True
+            self.is_away = False
+            self._backoff.succeeded()
             self._lane.up()
         self._lane.landed(outcome, why)
 
@@ -274,6 +301,7 @@ class Publisher:
         """Whether it was published is not found out."""
         delivery, self._in_doubt = self._in_doubt, None
         if delivery:
+            delivery.forget()
             self._lane.landed(Outcome([], {}, [], delivery.parts), why)
 
     async def _look(self, link: Link) -> None:
@@ -284,9 +312,11 @@ class Publisher:
         """
         question = "ROLE" if self._asks_role else "PING"
         replies = await link.call([(question,)], self._timeout)
+        if not replies:
+            return
         self._looked = time.monotonic()
-        role = replies[0] if replies else None
-        self.is_own_master = isinstance(role, list) and role[0] == b"master"
+        role = replies[0]
+        self._was_own_master = isinstance(role, list) and role[0] == b"master"
         if self._asks_role and isinstance(role, ResponseError):
             self._asks_role = False
             self._lane.note(
@@ -307,29 +337,49 @@ class Publisher:
                 "not depend on it"
             )
 
-    async def _can_prove(self, link: Link) -> bool:
-        """Whether it can be found out what was carried out on this link.
+    async def _prove(self, link: Link) -> None:
+        """See whether it can be found out what was carried out on this link.
 
         Tries all that this takes, with an empty receipt and nobody to kill.
+
+        :raises LinkError: when Redis is away, or refuses it for a while and
+            something is in doubt
         """
-        await link.identify(self._timeout)
-        if link.server is None:
-            self._receipts.impossible("INFO or CLIENT ID", link.anonymous)
-            return False
-        steps: List[Dict[str, Sequence[Any]]] = [
-            {
-                "CLIENT KILL": ("CLIENT", "KILL", "ID", link.id),
-                "PUBLISH": ("PUBLISH", self._receipts.channel, ""),
-                "EXEC": ("EXEC",),
-            },
-            # Only now: who may begin one and not end it is stuck in it.
-            {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
-        ]
-        for step in steps:
-            replies = await self._caller.call(link, list(step.values()))
-            for what, reply in zip(step, replies):
-                is_error = isinstance(reply, ResponseError)
-                if is_error and "without MULTI" not in str(reply):
-                    self._receipts.impossible(what, reply)
-                    return False
-        return self._is_linked
+        try:
+            await link.identify(self._timeout)
+            if link.server is None:
+                self._cannot_prove("INFO or CLIENT ID", link.anonymous, True)
+                return
+            steps: List[Dict[str, Sequence[Any]]] = [
+                {
+                    "CLIENT KILL": ("CLIENT", "KILL", "ID", link.id),
+                    "PUBLISH": ("PUBLISH", self._receipts.channel, ""),
+                    "EXEC": ("EXEC",),
+                },
+                # Only now: who may begin one and not end it is stuck in it.
+                {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
+            ]
+            for step in steps:
+                replies = await self._caller.call(link, list(step.values()))
+                for what, reply in zip(step, replies):
+                    is_error = isinstance(reply, ResponseError)
+                    if is_error and "without MULTI" not in str(reply):
+                        self._cannot_prove(what, reply, is_for_good(reply))
+                        if what == "EXEC" and "MULTI" in step:
+                            await link.close(f"{what}: {reply}")
+                        return
+            self._proves = self._is_linked
+        except LinkError as error:
+            if not self._is_linked or self._in_doubt:
+                raise
+            self._cannot_prove("INFO or CLIENT ID", error)
+
+    def _cannot_prove(
+        self, what: str, error: object, is_for_good: bool = False
+    ) -> None:
+        """Do without, for a while or until there is another connection."""
+        self._proves = False
+        self._proves_from = (
+            float("inf") if is_for_good else time.monotonic() + _PROVE_AGAIN
+        )
+        self._receipts.impossible(what, error)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 import uuid
 from typing import Dict, Optional
 
 from ngcp_task_agent import journal
+from ngcp_task_agent.backends.redis_link import Link
 
 _TOKEN = 16  # bytes, so that nobody can guess what he has not heard
 
@@ -50,24 +52,29 @@ class Receipts:
     def __init__(self, name: str) -> None:
         self.channel = b"ngcp-task-agent-receipts-%b" % _random()
         self._name = name
-        self._server: Optional[bytes] = None
+        self._ear: Optional[Link] = None
         self._awaited: Dict[bytes, Receipt] = {}
         self._told_impossible = False
 
-    def listen(self, server: bytes) -> None:
-        """Somebody is subscribed, at the server of this run."""
-        self._server = server
+    def listen(self, link: Link) -> None:
+        """This link, which knows its server, is subscribed."""
+        self._ear = link
+
+    @property
+    def silent(self) -> float:
+        """Seconds since anything was heard there."""
+        return time.monotonic() - self._ear.heard if self._ear else 0.0
 
     def stop_listening(self) -> None:
         """Nobody is subscribed any more: what was not heard never will be."""
-        self._server = None
+        self._ear = None
         for receipt in self._awaited.values():
             receipt.settle(False)
         self._awaited.clear()
 
     def issue(self, server: Optional[bytes]) -> Optional[Receipt]:
         """A receipt to publish at this server; None if nobody would hear."""
-        if server is None or server != self._server:
+        if server is None or not self._ear or server != self._ear.server:
             return None
         receipt = Receipt()
         self._awaited[receipt.token] = receipt

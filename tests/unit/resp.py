@@ -24,6 +24,9 @@ class Server:
     :ivar commands: all that came, of all connections
     :ivar replies: what a command is answered instead, by its name
     :ivar forbidden: channels where nobody may publish
+    :ivar is_mute: subscribers get nothing
+    :ivar is_full: no memory is left for transactions
+    :ivar stalled_command: it is not answered, as all are not when stalled
     :ivar run_id: the name of this run
     """
 
@@ -33,6 +36,9 @@ class Server:
         self.commands: List[Words] = []
         self.replies: Dict[str, bytes] = {}
         self.forbidden: Set[bytes] = set()
+        self.is_full = False
+        self.is_mute = False
+        self.stalled_command = b""
         self.run_id = b"run1"
         self.stalled = False
         self._pending: List[Tuple[asyncio.StreamWriter, Words]] = []
@@ -108,6 +114,7 @@ class Server:
     def resume(self) -> None:
         """Go on where it stalled."""
         self.stalled = False
+        self.stalled_command = b""
         self._deaf.clear()
         for writer, words in self._pending:
             if writer in self._clients:
@@ -121,7 +128,7 @@ class Server:
     def write_to(self, channel: str, reply: bytes) -> None:
         """Write anything to whoever is subscribed."""
         for writer, channels in self._clients.items():
-            if channel.encode() in channels:
+            if channel.encode() in channels and not self.is_mute:
                 writer.write(reply)
 
     async def _serve(
@@ -133,7 +140,8 @@ class Server:
             while not writer.transport.is_closing():
                 words = await _words(reader)
                 self.commands.append(words)
-                if self.stalled or writer in self._deaf:
+                is_stalled = self.stalled or words[0] == self.stalled_command
+                if is_stalled or writer in self._deaf:
                     self._pending.append((writer, words))
                 else:
                     self._answer(writer, words)
@@ -162,6 +170,8 @@ class Server:
         """Carry a command out, in its transaction if there is one."""
         queue = self._queues.get(writer)
         refusal = self._refusal(name, words)
+        if queue is not None and self.is_full and name != "EXEC":
+            refusal = b"-OOM command not allowed\r\n"
         if refusal:
             if queue is not None:
                 queue.append([])

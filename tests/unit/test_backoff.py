@@ -80,3 +80,25 @@ def test_a_connection_that_broke_at_once_counts_as_a_failure(
             seen.append(one.next())
     assert min(seen) >= 1
     assert max(seen) > 20
+
+
+def test_one_that_held_is_remembered_when_the_next_one_stands(
+    clock: Clock,
+) -> None:
+    one = Backoff()
+    for _ in range(10):
+        one.next()
+    one.connected()
+    clock.now += 6
+    # It broke while nobody needed it, and the next one stands at once.
+    one.connected()
+    assert one.next() <= 2
+    assert one.next() <= 4
+
+
+def test_after_a_success_it_begins_anew(clock: Clock) -> None:
+    one = Backoff()
+    for _ in range(10):
+        one.next()
+    one.succeeded()
+    assert 1 <= one.next() <= 2

@@ -289,3 +289,21 @@ async def test_what_comes_too_late_is_ignored(tmp_path: Path) -> None:
     assert not bench.arrivals
     await bench.backend.stop(5)
     await server.stop()
+
+
+async def test_is_ready_while_nobody_may_publish(tmp_path: Path) -> None:
+    """As while CLIENT PAUSE WRITE is in force."""
+    server = Server(tmp_path)
+    server.stalled_command = b"PUBLISH"
+    await server.start()
+    bench = Bench(server)
+    await bench.backend.start(CHANNELS)
+    assert bench.backend.status == "subscribed"
+    server.push("a", b"x")
+    await until(lambda: bench.arrivals)
+    assert bench.arrivals[0].via_own_server
+    bench.backend.send("fb", [b"answer"], "ref")
+    server.resume()
+    await until(lambda: server.published == [("fb", b"answer")])
+    await bench.backend.stop(5)
+    await server.stop()

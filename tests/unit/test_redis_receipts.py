@@ -5,12 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any, List
+from unittest.mock import Mock
 
 import pytest
+from redis.exceptions import ResponseError
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends import redis_call, redis_outbox
+from ngcp_task_agent.backends import (
+    redis_call,
+    redis_delivery,
+    redis_outbox,
+    redis_publisher,
+)
+from ngcp_task_agent.backends.redis_delivery import Delivery
 from ngcp_task_agent.backends.redis_link import Link
+from ngcp_task_agent.backends.redis_outbox import Answer
 from ngcp_task_agent.backends.redis_receipts import Receipts
 from ngcp_task_agent.backends.redis_writer import Writer
 from tests.unit.fakes import Records, until
@@ -45,8 +54,7 @@ class Bench:
         link = await Link.open(self.server.options, self._on_push, 30)
         await link.identify(30)
         await link.call([("SUBSCRIBE", self.receipts.channel)], 30)
-        assert link.server
-        self.receipts.listen(link.server)
+        self.receipts.listen(link)
         self._ear = link
 
     async def stop_hearing(self) -> None:
@@ -272,3 +280,89 @@ async def test_none_is_sent_whose_ending_was_dropped(
         await bench.published("1")
         lost = journal_records.of(journal.ANSWER_LOST)
         assert [record.NGCP_TASK_UUID for record in lost] == ["ref", "ref"]
+
+
+async def test_a_listener_that_hears_nothing_holds_nobody_up(
+    tmp_path: Path, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_delivery, "_SILENCE", 0.05)
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.start()
+        bench.server.is_mute = True
+        bench.server.hang_up_at("EXEC", False)
+        bench.send("1")
+        await until(lambda: bench.server.has_got("PUBLISH", "fb"))
+        bench.send("2")
+        await bench.published("2")
+        (record,) = journal_records.of(journal.ANSWER_LOST)
+        assert record.NGCP_TASK_UUID == "ref-1"
+
+
+async def test_without_memory_for_transactions_none_is_lost(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.start()
+        bench.server.is_full = True
+        bench.server.forbidden.add(b"elsewhere")
+        bench.send("1")
+        bench.writer.send("elsewhere", [b"x"], "ref-x")
+        bench.send("2")
+        await bench.published("1", "2")
+        (record,) = journal_records.of(journal.ANSWER_LOST)
+        assert record.NGCP_TASK_UUID == "ref-x"
+
+
+async def test_what_redis_refuses_for_a_while_is_kept(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.start()
+        bench.server.replies["PUBLISH"] = b"-BUSY Redis is busy\r\n"
+        bench.send("1", "2")
+        await until(lambda: journal_records.of(journal.BACKEND_DOWN))
+        bench.send("3")
+        del bench.server.replies["PUBLISH"]
+        await bench.published("1", "2", "3")
+        assert not journal_records.of(journal.ANSWER_LOST)
+        assert len(journal_records.of(journal.BACKEND_UP)) == 1
+
+
+async def test_transactions_that_were_refused_for_a_while_come_back(
+    tmp_path: Path, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_publisher, "_PROVE_AGAIN", 0.0)
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.server.start()
+        await bench.hear()
+        bench.server.replies["INFO"] = b"-BUSY Redis is busy\r\n"
+        bench.writer.start()
+        bench.send("1")
+        await bench.published("1")
+        del bench.server.replies["INFO"]
+        bench.server.hang_up_at("EXEC", False)
+        await until(
+            lambda: (
+                bench.writer.redis_is_back(),
+                not bench.server.is_to_hang_up,
+            )[1]
+        )
+        bench.server.hang_up_at("EXEC", True)
+        bench.send("2")
+        await bench.published("1", "2")
+        assert not journal_records.of(journal.ANSWER_LOST)
+
+
+def test_nothing_is_sent_again_behind_what_follows_it() -> None:
+    """Without transactions Redis can refuse the first of two alone."""
+    parts = [
+        (Answer("fb", ref, 1), text)
+        for ref, text in (("a", b"accepted"), ("a", b"done"), ("b", b"x"))
+    ]
+    delivery = Delivery(Mock(), parts, Mock(), None)
+    busy = ResponseError("BUSY Redis is busy")
+    outcome = delivery.read([busy, 1, busy])
+    assert outcome
+    assert outcome.published == parts[1:2]
+    assert outcome.refused == {parts[0][0]: str(busy)}
+    assert outcome.again == parts[2:]

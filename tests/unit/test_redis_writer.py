@@ -365,3 +365,21 @@ async def test_stop_delivers_what_waits(tmp_path: Path) -> None:
     assert len(server.published) == 50
     await server.stop()
     await asyncio.sleep(0)
+
+
+async def test_the_role_is_known_while_it_connects_again(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    await until(lambda: writer.is_own_master)
+    server.replies["ROLE"] = b"*1\r\n$5\r\nslave\r\n"
+    await server.stop()
+    await asyncio.sleep(0.02)
+    assert writer.is_own_master
+    # Unless the reader has lost it, too: it may be another one now.
+    await writer.redis_is_away("test")
+    assert not writer.is_own_master
+    await writer.stop(0)
