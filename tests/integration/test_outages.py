@@ -405,6 +405,42 @@ def test_a_paused_server_loses_no_answer(
     assert "an answer to" not in daemon.text()
 
 
+def test_a_server_without_memory_loses_no_answer(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """Then Redis refuses transactions, which may take more of it."""
+    config.task("true", "true")
+    daemon = start()
+    run_at_once(server, ("CONFIG", "SET", "maxmemory", "1"))
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    run_at_once(server, ("CONFIG", "SET", "maxmemory", "0"))
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    assert client.silent()
+    assert "an answer to" not in daemon.text()
+
+
+def test_local_is_known_while_answers_cannot_be_sent(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    config.task("true", "true")
+    daemon = start()
+    assert statuses(client.ask("true", dst="local"))[-1] == "done"
+    kill = kill_writer
+    request = client.request("true", dst="local")
+    redis = server.connect()
+    # Nobody new is let in, the agent's writer neither.
+    redis.config_set("maxclients", len(redis.client_list()) - 1)
+    for connection in redis.client_list():
+        if (connection["name"], connection["sub"]) == ("ngcp-task-agent", "0"):
+            redis.client_kill_filter(_id=connection["id"])
+    daemon.wait_for_log("answers cannot be sent")
+    redis.publish(CHANNEL, json.dumps(request))
+    daemon.wait_for_log("done true", 2)
+    redis.config_set("maxclients", 1000)
+    redis.connection_pool.disconnect()
+    assert answers_of(client, [request]) == [["accepted", "done"]]
+
+
 MINIMAL = (
     "on >s3cret resetchannels &ngcp-task-agent-redis &feedback_* +subscribe "
     "+unsubscribe +publish"
