@@ -36,6 +36,7 @@ from ngcp_task_agent import (
     messages,
     node,
     process,
+    salvage,
     settings,
     task,
     trusted,
@@ -711,7 +712,8 @@ def test_limits_of_the_protocol() -> None:
     checks = plain(part(PROTOCOL, "ORDER OF CHECKS"))
     assert f"the last {dispatch._REMEMBER:g} seconds" in checks
     assert f"the last {dispatch._REMEMBER_MOST} requests" in checks
-    assert f"the last {messages._SALVAGE} bytes" in checks
+    assert f"the first {salvage._BEGIN} bytes" in checks
+    assert f"the last {salvage._ENDS[0]} bytes" in checks
     assert f"at most {destination._QUOTED} characters" in checks
     assert f"at most {validate._RULE} characters" in checks
     assert f"at most {command._LAST_LINE} characters" in checks
