@@ -94,7 +94,7 @@ REJECTED: List[Any] = [
     pytest.param(b"\xff", None, id="not-utf-8"),
     pytest.param(b"[" * 10_000, None, id="too-deep"),
     pytest.param(
-        b'"options": {"feedback_channel": "fb"}',
+        b'{"options": {"feedback_channel": "fb"}, x}',
         "is not JSON",
         id="not-json-but-a-channel",
     ),
