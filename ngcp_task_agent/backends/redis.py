@@ -1,7 +1,11 @@
 """The ``redis`` backend: requests and answers over Redis pub/sub.
 
-One connection is subscribed to the control channels, and to the receipts of
-what is published, and read here; another publishes, see redis_writer.py.
+One connection (redis_link.py) is subscribed to the control channels and read
+here.  Answers are kept by the writer (redis_writer.py), in their order
+(redis_outbox.py), and leave over connections that only publish
+(redis_publisher.py).  What became of those on a connection that broke
+(redis_delivery.py) is known from receipts (redis_receipts.py), to which the
+first connection is subscribed, too.
 """
 
 from __future__ import annotations
