@@ -10,6 +10,7 @@ second: a state that could not be read in time is ``unknown``.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -91,6 +92,8 @@ class Node:
 
     :param root: where to look for the system's files; other than ``/`` only
         in tests
+    :raises OSError: when descriptors or memory are used up: then nobody
+        knows the node's name
     """
 
     def __init__(self, config: NodeConfig, root: Path = Path("/")) -> None:
@@ -263,22 +266,33 @@ class _Watched:
         self._path = path
         self._read = read
         self._version: Any = ()
+        self._told = ""
 
     async def refresh(self) -> None:
-        version = self._stat()
-        if version == self._version:
-            return
-        self._version = version
-        if version is None:
-            self.value = None
-            return
+        value: Any = None
         try:
-            self.value = await asyncio.to_thread(self._load)
-        except (OSError, yaml.YAMLError, *UNCONSTRUCTED) as error:
-            # Perhaps half written: what was good stays.
-            if self.value is None:
-                self.value = self._broken
-            text = " ".join(str(error).split())
+            version = self._stat()
+            if version == self._version:
+                return
+            if version is not None:
+                value = await asyncio.to_thread(self._load)
+        except OSError as error:
+            # This can pass without a change of the file.
+            self._version = ()
+            self._fail(error)
+        except (yaml.YAMLError, *UNCONSTRUCTED) as error:
+            self._version = version
+            self._fail(error)
+        else:
+            self._version, self.value, self._told = version, value, ""
+
+    def _fail(self, error: Exception) -> None:
+        # Perhaps half written: what was good stays.
+        if self.value is None:
+            self.value = self._broken
+        text = " ".join(str(error).split())
+        if text != self._told:
+            self._told = text
             journal.record(
                 journal.NODE_UNKNOWN, f"{self._path}: cannot be read: {text}"
             )
@@ -286,12 +300,18 @@ class _Watched:
     def _load(self) -> Any:
         return self._read(self._path.read_text(errors="replace"))
 
-    def _stat(self) -> Optional[Tuple[int, int, int]]:
+    def _stat(self) -> Optional[Tuple[int, ...]]:
+        """What changes with the file; None where there is none."""
         try:
             status = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return (
+            status.st_mtime_ns,
+            status.st_ctime_ns,  # also of who may read it
+            status.st_size,
+            status.st_ino,
+        )
 
 
 _ROLE = re.compile(
@@ -306,10 +326,17 @@ def _read_roles(text: str) -> Tuple[str, ...]:
     return tuple(sorted(roles - {"multi_site"}))
 
 
+def _raise_if_it_may_pass(error: OSError) -> None:
+    """A node must not take another name for a want of descriptors."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
+
+
 def _first_line(path: Path) -> str:
     try:
         lines = path.read_text(errors="replace").splitlines()
-    except OSError:
+    except OSError as error:
+        _raise_if_it_may_pass(error)
         return ""
     return lines[0].strip()[:_LONGEST_NAME] if lines else ""
 
@@ -322,7 +349,8 @@ def _full_names(hosts: Path, short: str) -> List[str]:
     """
     try:
         lines = hosts.read_text(errors="replace").splitlines()
-    except OSError:
+    except OSError as error:
+        _raise_if_it_may_pass(error)
         return []
     names = (n for line in lines for n in line.partition("#")[0].split()[1:])
     return [n for n in names if n.lower().startswith(short.lower() + ".")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -171,6 +172,7 @@ STATE: List[Any] = [
         "echo active; echo x >&2", "unknown", "standard error", id="stderr"
     ),
     pytest.param("exit 0", "unknown", "one word", id="nothing"),
+    pytest.param("printf ' \\t \\n'", "unknown", "one word", id="blanks"),
     pytest.param("echo not active", "unknown", "one word", id="two-words"),
     pytest.param("yes", "unknown", "too much", id="endless"),
     pytest.param("printf '\\377'", "\ufffd", "", id="not-utf-8"),
@@ -286,6 +288,75 @@ async def test_follows_every_change(
     finally:
         await node.stop()
         await until(lambda: not has_children())
+
+
+async def test_follows_a_change_that_shows_in_no_other_time(
+    changing: Path, fast: None
+) -> None:
+    path = changing / "etc/ngcp-config/network.yml"
+    path.write_text("hosts: {host: {status: left}}\n")
+    node = Node(NodeConfig(), changing)
+    await node.start()
+    try:
+        assert node.identity().facts["status"] == ("left",)
+        times = path.stat()
+        path.write_text("hosts: {host: {status: back}}\n")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        await until(lambda: node.identity().facts["status"] == ("back",))
+    finally:
+        await node.stop()
+
+
+async def test_what_could_not_be_read_is_read_again(
+    changing: Path,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_records: Records,
+) -> None:
+    """Though the file stays as it is: what is in the way may pass."""
+    tries: List[Path] = []
+
+    def fails(path: Path, **keys: Any) -> str:
+        tries.append(path)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    node = Node(NodeConfig(), changing)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", fails)
+        await node.start()
+        assert node.identity().facts["status"] == ("unknown",)
+        assert node.identity().facts["role"] == ()
+        await until(lambda: len(tries) > 6)
+    try:
+        await until(
+            lambda: (
+                node.identity().facts["status"] == ("online",)
+                and node.identity().facts["role"] == ("lb",)
+            )
+        )
+    finally:
+        await node.stop()
+        await until(lambda: not has_children())
+    # It is told once for each file.
+    texts = journal_records.texts(journal.NODE_UNKNOWN)
+    assert ["Too many open files" in text for text in texts] == [True, True]
+
+
+@pytest.mark.parametrize("file", ["ngcp_hostname", "hosts"])
+async def test_a_name_that_cannot_be_read_now_is_not_another(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "etc" / file, "prx01a")
+    read = Path.read_text
+
+    def fails(path: Path, **keys: Any) -> str:
+        if path.name == file:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read(path, **keys)
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        Node(NodeConfig(), tmp_path)
 
 
 async def test_a_slow_state_command_delays_nobody(
