@@ -315,14 +315,19 @@ class _Watched:
 
 
 _ROLE = re.compile(
-    r"""^\s*(?:export\s+)?NGCP_IS_(\w+)=(["']?)(?:yes|true)\2\s*(?:\#.*)?$""",
-    re.IGNORECASE | re.MULTILINE,
+    r"^[ \t]*(?:export[ \t]+)?NGCP_IS_(\w+)=(.*)$", re.MULTILINE
+)
+_YES = re.compile(
+    r"""(["']?)(?:yes|true)\1(?![^ \t;])[ \t]*;?[ \t]*(?:\#.*)?""",
+    re.IGNORECASE,
 )
 
 
 def _read_roles(text: str) -> Tuple[str, ...]:
     """The roles in the shell file /etc/default/ngcp-roles."""
-    roles = {match.group(1).lower() for match in _ROLE.finditer(text)}
+    # As in a shell, the last assignment wins.
+    values = {name.lower(): value for name, value in _ROLE.findall(text)}
+    roles = {name for name, value in values.items() if _YES.fullmatch(value)}
     return tuple(sorted(roles - {"multi_site"}))
 
 

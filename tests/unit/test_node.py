@@ -118,6 +118,20 @@ ROLES: List[Any] = [
     ),
     pytest.param("NGCP_IS_LI_DIST=yes\n", ("li_dist",), id="li_dist"),
     pytest.param('NGCP_IS_LB="yes\n', (), id="half-a-quote"),
+    pytest.param(
+        "NGCP_IS_LB=yes\nNGCP_IS_DB=no\nNGCP_IS_LB=no\nNGCP_IS_DB=yes\n",
+        ("db",),
+        id="last-wins",
+    ),
+    pytest.param(
+        "NGCP_IS_LB=yes\nNGCP_IS_LB=$(false)\n", (), id="last-is-odd"
+    ),
+    pytest.param("NGCP_IS_LB=yes;\n", ("lb",), id="semicolon"),
+    pytest.param("NGCP_IS_LB='yes' ; # x\n", ("lb",), id="both"),
+    pytest.param("NGCP_IS_LB=yes;# x=no\n", ("lb",), id="comment-at-once"),
+    pytest.param("NGCP_IS_LB=yes#x\n", (), id="no-comment"),
+    pytest.param("NGCP_IS_LB=yes;;\n", (), id="no-shell"),
+    pytest.param("NGCP_IS_LB=\n\nyes\n", (), id="nothing"),
     pytest.param("", (), id="empty"),
 ]
 
