@@ -18,6 +18,8 @@ def at_start(argv: Sequence[str]) -> None:
     :param argv: the options
     """
     if "--check" in argv or "--reload" in argv:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         return
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,6 +23,7 @@ CASES: List[Any] = [
     *((signal.SIGHUP, [], 3), (signal.SIGTERM, ["--log-level", "debug"], 0)),
     # Nobody shall take these for a success.
     *((signal.SIGTERM, ["--check"], -15), (signal.SIGHUP, ["--reload"], -1)),
+    *((signal.SIGINT, ["--check"], -2), (signal.SIGINT, ["--reload"], -2)),
 ]
 
 
