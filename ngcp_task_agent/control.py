@@ -66,7 +66,9 @@ class Control:
             if request == _REQUEST:
                 faults = await self._reload()
                 lines = [*map(str, faults), "faulty" if faults else "ok"]
-                writer.write("".join(f"{x}\n" for x in lines).encode())
+                text = "".join(f"{line}\n" for line in lines)
+                # The names of files need not be UTF-8.
+                writer.write(text.encode(errors="backslashreplace"))
                 await asyncio.wait_for(writer.drain(), _ASK_WITHIN)
         except (OSError, ValueError, asyncio.TimeoutError, ControlError):
             pass  # whoever asked has gone, or the agent is about to

@@ -42,6 +42,15 @@ async def test_reload(tmp_path: Path, faults: List[str]) -> None:
     assert not (tmp_path / "control").exists()
 
 
+async def test_a_fault_of_a_file_whose_name_is_not_utf_8(
+    tmp_path: Path,
+) -> None:
+    served = Control(tmp_path / "control", Agent("\udcff.yml: x").reload)
+    await served.start()
+    assert await ask_reload(tmp_path / "control") == ["\\udcff.yml: x"]
+    await served.stop()
+
+
 async def test_socket_is_for_its_user_alone(tmp_path: Path) -> None:
     served = Control(tmp_path / "control", Agent().reload)
     umask = os.umask(0)
