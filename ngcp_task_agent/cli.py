@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import faulthandler
+import io
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, NoReturn, Optional
+from typing import List, NoReturn, Optional, TextIO
 
 import setproctitle
 
@@ -19,7 +21,10 @@ from ngcp_task_agent import __version__, control, journal
 from ngcp_task_agent.agent import EX_CONFIG, Agent, counted
 from ngcp_task_agent.config import DEFAULT_DIR, Loader
 from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.logwriter import write_all
 from ngcp_task_agent.service import Notifier
+
+EX_IOERR = 74  # of sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
@@ -30,15 +35,51 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run the daemon, or what the options ask for; the exit status.
 
     0 after SIGTERM or SIGINT, or for a sound configuration; 1 after a bug,
-    or when there is no agent to reload; 2 for a wrong command line; 78 for
-    a configuration with faults or with nothing to run.
+    or when there is no agent to reload; 2 for a wrong command line; 74 when
+    standard output cannot be written; 78 for a configuration with faults or
+    with nothing to run.
     """
-    options = _parser().parse_args(argv)
-    if options.check:
-        return _check(options.config_dir)
-    if options.reload:
-        return _reload()
-    _serve(Path.cwd() / options.config_dir, options.log_level)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        # Neither argparse nor print() cares whether these can be written.
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            options = _parser().parse_args(argv)
+            if options.check:
+                sys.exit(_check(options.config_dir))
+            if options.reload:
+                sys.exit(_reload())
+    except SystemExit as end:
+        return _tell(out.getvalue(), err.getvalue(), int(end.code or 0))
+    _serve(options.config_dir.absolute(), options.log_level)
+
+
+def _tell(out: str, err: str, status: int) -> int:
+    """Write what there is to say; the exit status."""
+    try:
+        _write(sys.stdout, 1, out)
+    except OSError as error:
+        status = EX_IOERR
+        # Who stops reading, as head(1) does, need not be told.
+        if not isinstance(error, BrokenPipeError):
+            err += f"ngcp-task-agent: standard output: {error.strerror}\n"
+    with contextlib.suppress(OSError):
+        _write(sys.stderr, 2, err)
+    return status
+
+
+def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
+    """Write to a standard stream past its buffer, which is to stay empty.
+
+    Else Python would try once more when it ends, and fail in its own way.
+
+    :raises OSError: when it cannot be written
+    """
+    if not text:
+        return
+    if not stream:
+        # It was closed when Python started; the number may be another file's.
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    write_all(fd, text.encode(stream.encoding, "backslashreplace"))
 
 
 def _parser() -> argparse.ArgumentParser:

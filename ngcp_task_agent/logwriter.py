@@ -120,12 +120,20 @@ class ErrorWriter(LogWriter):
         return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def write(self, what: bytes) -> None:
-        while what:
-            try:
-                what = what[os.write(2, what) :]
-            except BlockingIOError:
-                # It is shared with whoever has made it so.
-                select.select([], [2], [])
+        write_all(2, what)
+
+
+def write_all(fd: int, what: bytes) -> None:
+    """Write to a standard stream, however long it takes.
+
+    :raises OSError: when it cannot be written
+    """
+    while what:
+        try:
+            what = what[os.write(fd, what) :]
+        except BlockingIOError:
+            # It is shared with whoever has made it so.
+            select.select([], [fd], [])
 
 
 class JournalWriter(LogWriter):

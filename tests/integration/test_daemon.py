@@ -61,6 +61,59 @@ def test_wrong_command_line(options: Any) -> None:
     assert "usage:" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--version >/dev/full", 74),
+        ("--help >/dev/full", 74),
+        ("--help >/dev/full 2>&1", 74),
+        ("--check >/dev/full", 74),
+        ("--check >&-", 74),
+        ("--check <&- >&- 2>&-", 74),
+        ("--check >&9", 74),
+        ("--log-level foo 2>/dev/full", 2),
+        ("--log-level foo 2>&-", 2),
+        ("--log-level foo 2>&9", 2),
+        ("--reload 2>/dev/full", 1),
+        ("--check", 0),
+    ],
+)
+def test_what_it_tells_cannot_be_written(
+    words: str, status: int, unbuffered: str, config: ConfigFolder
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # of what is written to 9
+    script = f'exec 9>&{writer}; exec "$@" --config-dir "$0" {words}'
+    try:
+        done = subprocess.run(
+            [
+                *("bash", "-c", script, str(config.path)),
+                *(sys.executable, str(ROOT / "sbin/ngcp-task-agent")),
+            ],
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "PYTHONUNBUFFERED": unbuffered,
+                "RUNTIME_DIRECTORY": str(config.path),
+            },
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == status
+    told = done.stderr.decode()
+    if status == 74 and "2>" not in words and "&9" not in words:
+        assert told.startswith("ngcp-task-agent: standard output: ")
+        assert len(told.splitlines()) == 1
+    else:
+        assert told == ""
+    assert (done.stdout == b"") is (status != 0)
+
+
 def test_check(config: ConfigFolder) -> None:
     config.task("true", "true")
     done = run("--check", "--config-dir", str(config.path))

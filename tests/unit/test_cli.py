@@ -27,11 +27,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "etc"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"ngcp-task-agent {__version__}\n"
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"ngcp-task-agent {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -39,53 +37,60 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [["--nonsense"], ["x"], ["--log-level", "loud"], ["--check", "--reload"]],
 )
 def test_wrong_command_line(
-    argv: List[str], capsys: pytest.CaptureFixture[str]
+    argv: List[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(argv)
-    assert caught.value.code == 2
-    assert "usage: ngcp-task-agent" in capsys.readouterr().err
+    assert cli.main(argv) == 2
+    assert "usage: ngcp-task-agent" in capfd.readouterr().err
 
 
-def test_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--check", "--config-dir", str(folder)]) == 0
     said = f"{folder}: no fault; 1 backend, 1 task\n"
-    assert capsys.readouterr().out == said
+    assert capfd.readouterr().out == said
     (folder / "tasks/x.yml").unlink()
     write(folder / "backends/second.yml", "type: redis\n")
     assert cli.main(["--check", "--config-dir", str(folder)]) == 0
     said = f"{folder}: no fault; 2 backends, 0 tasks\n"
-    assert capsys.readouterr().out == said
+    assert capfd.readouterr().out == said
 
 
 def test_check_with_a_warning(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / "tasks/x.yml"
     path.write_text(path.read_text().replace("sh", "no-such-program"))
     assert cli.main(["--check", "--config-dir", str(folder)]) == 0
-    assert "there is no program 'no-such-program'" in capsys.readouterr().out
+    assert "there is no program 'no-such-program'" in capfd.readouterr().out
 
 
 def test_check_with_faults(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(folder / "agent.yml", "a: 1\nb: 2\n")
     assert cli.main(["--check", "--config-dir", str(folder)]) == 78
-    lines = capsys.readouterr().out.splitlines()
+    lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith(f"{folder}/agent.yml:1: a: ")
     assert lines[1].startswith(f"{folder}/agent.yml:2: b: ")
 
 
+def test_check_of_a_file_whose_name_is_not_utf_8(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "tasks/\udcff.yml", "")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 78
+    said = capfd.readouterr().out
+    assert said.startswith(f"{folder}/tasks/\\udcff.yml: is empty")
+
+
 def test_check_with_nothing_to_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["--check", "--config-dir", str(tmp_path)]) == 78
-    assert "nothing to run" in capsys.readouterr().out
+    assert "nothing to run" in capfd.readouterr().out
 
 
 def test_reload(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     faults: List[str] = []
 
@@ -96,20 +101,18 @@ def test_reload(
     assert cli.main(["--reload"]) == 0
     faults.append("a.yml:1: x")
     assert cli.main(["--reload"]) == 78
-    assert "a.yml:1: x\n" in capsys.readouterr().err
+    assert "a.yml:1: x\n" in capfd.readouterr().err
 
 
 def test_reload_without_an_agent(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def ask(socket: Path) -> List[str]:
         raise ControlError("no agent is listening")
 
     monkeypatch.setattr(control, "ask_reload", ask)
     assert cli.main(["--reload"]) == 1
-    assert (
-        capsys.readouterr().err == "ngcp-task-agent: no agent is listening\n"
-    )
+    assert capfd.readouterr().err == "ngcp-task-agent: no agent is listening\n"
 
 
 def serve(run: str) -> subprocess.CompletedProcess[str]:
