@@ -192,20 +192,67 @@ async def test_local_through_an_own_server() -> None:
     assert bench.backend.statuses() == ["accepted", "done"]
 
 
-async def test_the_first_failing_check_wins() -> None:
+async def test_the_first_failing_check_wins(journal_records: Records) -> None:
+    """One request with every fault; then the first is mended, and so on."""
+    bench = Bench()
+    bench.add(allow_src=(Pattern("web*"),))
+    known = str(uuid.uuid4())
+    assert len(await bench.ask(uuid=known, src="web1")) == 2
+    fields: Dict[str, Any] = {
+        "uuid": known,
+        "task": "pong",
+        "src": 1,
+        "dst": "a|b",
+        "options": {},
+    }
+    for mended, reason in (
+        ({}, "src must be"),
+        ({"src": "client"}, "'b' has no '='"),
+        ({"dst": "sp2"}, "ignored"),
+        ({"dst": "sp1"}, "feedback_channel is missing"),
+        ({"options": {"feedback_channel": CHANNEL}}, "is a control channel"),
+        ({"options": {"feedback_channel": "fb"}}, "duplicate request"),
+        ({"uuid": str(uuid.uuid4())}, "unknown task 'pong'"),
+        ({"task": "ping", "uuid": str(uuid.uuid4())}, "allow_src: 'client'"),
+    ):
+        fields.update(mended)
+        await bench.ask(**fields)
+        last = list(journal_records)[-1]
+        assert reason in last.getMessage()
+
+
+async def test_what_cannot_be_answered_was_not_seen() -> None:
+    """The client may mend it, and send it again."""
     bench = Bench()
     bench.add()
-    # A fault of a field comes before the destination, and so on.
-    for fields, reason in (
-        ({"task": "", "dst": "sp2"}, "task must be"),
-        ({"dst": "a|b", "task": "pong"}, "'b' has no '='"),
-    ):
-        (answer,) = await bench.ask(**fields)
-        assert reason in answer["reason"]
     known = str(uuid.uuid4())
-    await bench.ask(uuid=known)
-    (answer,) = await bench.ask(uuid=known, task="pong")
-    assert answer["reason"] == "duplicate request"
+    for options in ({}, {"feedback_channel": CHANNEL}):
+        assert await bench.ask(uuid=known, options=options) == []
+    assert len(await bench.ask(uuid=known)) == 2
+
+
+@pytest.mark.parametrize("feedback", [CHANNEL, "second", "of-another"])
+async def test_no_answer_goes_to_a_control_channel(
+    feedback: str, journal_records: Records
+) -> None:
+    """Of any backend: two may well be connected to one server."""
+    bench = Bench()
+    bench.add()
+    bench.dispatcher.set_routes(
+        {
+            ("fake", CHANNEL): bench.tasks,
+            ("fake", "second"): {},
+            ("another", "of-another"): {},
+        }
+    )
+    for what in (
+        body(options={"feedback_channel": feedback}),
+        body(options={"feedback_channel": feedback}, task=""),
+    ):
+        assert await bench.ask(what) == []
+    (text, _) = journal_records.texts(journal.REQUEST_REJECTED)
+    assert f"'{feedback}' is a control channel of this agent" in text
+    assert bench.counts == {"rejected": 2}
 
 
 async def test_duplicates() -> None:
