@@ -131,6 +131,7 @@ class Task:
             bug=True,
             task=self.name,
             task_uuid=request.uuid,
+            task_src=request.src,
         )
         return "the agent has failed; its journal tells how"
 

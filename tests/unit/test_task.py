@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import sys
 from typing import Any, Dict, List, Optional, Tuple, cast
 
@@ -241,6 +242,31 @@ async def test_data_schema(data: Any, rule: Optional[str], size: int) -> None:
     assert reason == f"data_schema: data does not satisfy {rule}"
 
 
+async def test_the_rules_in_their_order_and_then_the_room() -> None:
+    bench = Bench(
+        max_running=1,
+        max_queued=0,
+        allow_src=(Pattern("web*"),),
+        data_schema={"type": "object"},
+    )
+    bench.take({}, src="web1")
+    await until(lambda: bench.task.running == 1)
+    bench.broker.refusal = "extra_args are not allowed"
+    for src, data, reason in (
+        ("client", "x", "allow_src: "),
+        ("web1", "x", "data_schema: "),
+        ("web1", {}, "extra_args "),
+        ("web1", {}, "busy: "),
+    ):
+        if reason == "busy: ":
+            bench.broker.refusal = ""
+        asked = bench.take(data, src=src)
+        await until(functools.partial(bench.answers, asked))
+        assert bench.answers(asked) == ["rejected"]
+        assert bench.reasons()[-1].startswith(reason)
+    await bench.end()
+
+
 async def test_reason_does_not_repeat_the_data() -> None:
     bench = Bench(data_schema={"enum": ["a"]})
     bench.take("secret")
@@ -426,6 +452,9 @@ async def test_a_bug_of_a_broker_is_answered(
     assert "the agent has failed" in bench.reasons()[0]
     (record, *_) = journal_records.of(journal.BUG)
     assert record.exc_info
+    assert record.NGCP_TASK == "ping"
+    assert record.NGCP_TASK_UUID == bench.backend.responses()[0]["ref"]
+    assert record.NGCP_TASK_SRC == "client"
     assert not failed
 
 
