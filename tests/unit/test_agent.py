@@ -276,6 +276,81 @@ async def test_reload_tells_what_becomes_of_faulty_files(
     assert await bench.stop() == 0
 
 
+async def test_reload_changes_the_sizes_of_messages(bench: Bench) -> None:
+    bench.task("much", "{run: head, args: -c 9000 /dev/zero}")
+    await bench.start()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(2)
+    assert answers[1]["data"] == "\0" * 9000
+    path = bench.folder / "agent.yml"
+    sound = path.read_text()
+    path.write_text(f"{sound}max_request: 4096\n")
+    await bench.agent.reload()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(3)
+    assert "limit is 4096" in answers[2]["reason"]
+    path.write_text(f"{sound}max_response: 20000\n")
+    await bench.agent.reload()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(5)
+    # Each of the bytes is six in JSON.
+    assert answers[4]["chunks"] > 1
+    await bench.answers(4 + answers[4]["chunks"])
+    assert await bench.stop() == 0
+
+
+async def test_reload_changes_what_may_run_at_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    script = f"echo >> {begun}; exec sleep 600"
+    bench.task("slow", f"{{run: sh, args: [-c, '{script}']}}")
+    path = bench.folder / "agent.yml"
+    sound = path.read_text()
+    path.write_text(f"{sound}max_running: 1\n")
+    await bench.start()
+    bench.send("slow")
+    await until(begun.exists)
+    bench.send("slow")
+    await bench.answers(2)
+    path.write_text(f"{sound}max_running: 2\n")
+    await bench.agent.reload()
+    await until(lambda: begun.read_text() == "\n\n")
+    assert await bench.stop() == 0
+
+
+async def test_reload_changes_how_long_a_stop_waits(bench: Bench) -> None:
+    rewrite("agent.yml", "0.2", "600")(bench)
+    bench.task("slow", "{run: sleep, args: '600'}")
+    await bench.start()
+    bench.send("slow")
+    await bench.answers(1)
+    rewrite("agent.yml", "600", "0.2")(bench)
+    await bench.agent.reload()
+    assert await asyncio.wait_for(bench.stop(), 60) == 0
+    assert bench.backend.statuses() == ["accepted", "error"]
+
+
+async def test_nobody_knows_who_a_node_with_a_faulty_file_is(
+    bench: Bench, journal_records: Records
+) -> None:
+    """Only what it is called can be found otherwise."""
+    rewrite("agent.yml", "0.2", "soon")(bench)
+    await bench.start()
+    for option in ("state=active", "status=online", "role=*"):
+        bench.send("echo", dst=f"*|{option}", src="in vain")
+    bench.send("echo", dst="*|state=unknown;status=unknown")
+    answers = await bench.answers(2)
+    assert [answer["dst"] for answer in answers] == ["client"] * 2
+    rewrite("agent.yml", "soon", "0.2")(bench)
+    await bench.agent.reload()
+    bench.send("echo", dst="sp1|state=active;status=online")
+    answers = await bench.answers(4)
+    assert answers[3]["status"] == "done"
+    assert await bench.stop() == 0
+    assert "3 ignored" in journal_records.texts(journal.STOPPED)[0]
+
+
 async def test_running_tasks_end_as_they_began(bench: Bench) -> None:
     bench.task("slow", "{run: sh, args: [-c, 'sleep 0.3; echo old']}")
     await bench.start()
