@@ -186,6 +186,7 @@ class Daemon:
     """The real daemon, started by its script.
 
     :param config: the folder of its configuration
+    :param process: of the process, such as ``umask``
     """
 
     def __init__(
@@ -194,6 +195,7 @@ class Daemon:
         *options: str,
         log_level: str = "debug",
         env: Optional[Dict[str, str]] = None,
+        **process: Any,
     ) -> None:
         self.log = config.parent / f"{config.name}.log"
         self._lines = self.log.open("ab")
@@ -206,6 +208,7 @@ class Daemon:
             ],
             stderr=self._lines,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            **process,
         )
 
     def text(self) -> str:

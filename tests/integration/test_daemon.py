@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -235,6 +236,38 @@ def test_signals_until_it_has_ended(number: int, start: Start) -> None:
         daemon.process.send_signal(number)
         time.sleep(0.001)
     assert daemon.process.returncode == 0
+
+
+def test_tells_where_it_hangs_when_the_watchdog_ends_it(start: Start) -> None:
+    daemon = start()
+    # No core file.
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_CORE, (0, 0))
+    assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
+    text = daemon.text()
+    assert "Fatal Python error: Aborted" in text
+    assert "ngcp_task_agent/cli.py" in text
+
+
+def test_umask_is_not_that_of_whoever_starts_it(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.shell("umask", "umask")
+    start(umask=0o077)
+    assert client.ask("umask")[-1]["data"] == "0022\n"
+
+
+def test_relative_folder(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """The agent does not stay where it was started."""
+    config.shell("one", "pwd")
+    folder = config.path.parent
+    relative = os.path.relpath(config.path, folder)
+    daemon = start("--config-dir", relative, cwd=folder)
+    assert client.ask("one")[-1]["data"] == "/\n"
+    config.shell("two", "echo 2")
+    daemon.reload()
+    assert client.ask("two")[-1]["data"] == "2\n"
 
 
 def test_log_cannot_be_forged(

@@ -373,6 +373,26 @@ async def test_a_name_that_cannot_be_read_now_is_not_another(
         Node(NodeConfig(), tmp_path)
 
 
+async def test_a_slow_state_command_is_told_once(
+    changing: Path,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_records: Records,
+) -> None:
+    monkeypatch.setattr(node_module, "_OLDEST", 0.2)
+    runs = changing / "runs"
+    state_program(changing, f"echo >> {runs}; sleep 0.3; echo active")
+    node = Node(NodeConfig(), changing)
+    await node.start()
+    try:
+        await until(lambda: len(runs.read_text()) > 3)
+    finally:
+        await node.stop()
+        await until(lambda: not has_children())
+    (text,) = journal_records.texts(journal.NODE_UNKNOWN)
+    assert text.startswith("state_command: it takes ")
+
+
 async def test_a_slow_state_command_delays_nobody(
     changing: Path, fast: None
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Counter, Optional, Tuple
 import pytest
 
 from ngcp_task_agent import journal
+from ngcp_task_agent import reply as reply_module
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.messages import Origin
 from ngcp_task_agent.reply import Reply
@@ -66,6 +67,29 @@ async def test_accepted_then_done(journal_records: Records) -> None:
     assert record.NGCP_TASK_EXIT_STATUS == 0
     (record,) = journal_records.of(journal.REQUEST_ACCEPTED)
     assert not hasattr(record, "NGCP_TASK_EXIT_STATUS")
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_duration(
+    monkeypatch: pytest.MonkeyPatch, journal_records: Records
+) -> None:
+    """From the arrival on, in the journal's unit."""
+    clock = Clock()
+    monkeypatch.setattr(reply_module, "time", clock)
+    reply, _, _ = make()
+    clock.now += 1
+    reply.accepted()
+    clock.now += 0.5
+    await reply.ended(Result())
+    (record,) = journal_records.of(journal.TASK_DONE)
+    assert record.NGCP_TASK_DURATION_USEC == 1_500_000
+    assert "after 1.500 s" in record.getMessage()
 
 
 async def test_error(journal_records: Records) -> None:
