@@ -75,10 +75,10 @@ class Agent:
             await self._drain()
         finally:
             await background.end(alive)
-            # A signal that comes late must not spoil the exit status.
+            # A signal that comes late must not spoil the exit status.  To
+            # remove its handler would let it end the process for a moment.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_IGN)
+                loop.add_signal_handler(number, _ignore)
         return 1 if self._failed else 0
 
     async def reload(self) -> Tuple[Fault, ...]:
@@ -375,6 +375,10 @@ class Agent:
         parts.append(counted(len(self._tasks), "task"))
         parts.append(f"{self._slots.taken} running")
         return ", ".join(parts)
+
+
+def _ignore() -> None:
+    """Nothing is left that a signal could change."""
 
 
 def counted(number: int, noun: str) -> str:

@@ -176,6 +176,23 @@ async def test_a_second_signal_hurries(bench: Bench) -> None:
     assert bench.backend.statuses() == ["accepted", "error"]
 
 
+async def test_at_no_moment_would_a_signal_end_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start()
+    handlers: List[Any] = []
+    really = signal.signal
+
+    def note(number: int, handler: Any) -> Any:
+        handlers.append(handler)
+        return really(number, handler)
+
+    monkeypatch.setattr(signal, "signal", note)
+    assert await bench.stop() == 0
+    assert signal.SIG_DFL not in handlers
+    assert signal.default_int_handler not in handlers
+
+
 def rewrite(name: str, old: str, new: str) -> Callable[[Bench], None]:
     def change(bench: Bench) -> None:
         path = bench.folder / name
