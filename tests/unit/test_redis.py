@@ -260,6 +260,7 @@ async def test_answers_leave_once_when_it_does_not_listen_any_longer(
     await bench.backend.stop_listening()
     assert bench.backend.status == "stopped"
     await until(lambda: not server.subscribed)
+    await until(lambda: bench.backend._writer._publishers[0]._proves)
     # A reload that was on its way cannot make it listen again.
     await bench.backend.listen(CHANNELS)
     assert not server.subscribed
