@@ -5,8 +5,10 @@ A schema's ``title`` says what a value must be, and stands in the fault.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
+import shlex
 import urllib.parse
 from typing import (
     Any,
@@ -16,6 +18,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Set,
     Tuple,
 )
 
@@ -37,6 +40,10 @@ def _is_regex(value: Any) -> bool:
     return not isinstance(value, str) or bool(re.compile(value))
 
 
+def _is_shell_words(value: Any) -> bool:
+    return not isinstance(value, str) or shlex.split(value) is not None
+
+
 _Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
@@ -49,6 +56,7 @@ _formats.checkers["regex"] = (
     _is_regex,
     (re.error, OverflowError, RecursionError),
 )
+_formats.checkers["shell-words"] = (_is_shell_words, ValueError)
 
 
 def check(
@@ -68,7 +76,7 @@ def _explain(
     error: jsonschema.ValidationError,
 ) -> Iterator[Tuple[Steps, str]]:
     """Where and what, for a person; one error can be about several keys."""
-    steps: Steps = tuple(error.absolute_path)
+    steps = _place_of(error)
     if error.validator == "required":
         for key in error.validator_value:
             if key not in error.instance:
@@ -80,20 +88,41 @@ def _explain(
                 hint = _place(key, known) or meant(key, known)
                 yield (*steps, key), f"is no known key{hint}"
     elif error.validator == "format":
-        reason = _why_no_regex(error.cause)
-        wanted = "a regular expression that Python understands"
-        yield steps, f"must be {wanted}: {reason}"
+        is_regex = error.validator_value == "regex"
+        explain = _why_no_regex if is_regex else _why_no_words
+        yield steps, explain(error.cause)
     else:
         wanted = error.schema.get("title") or _in_words(error)
         yield steps, f"must be {wanted}{_instead(error)}"
 
 
+def _place_of(error: jsonschema.ValidationError) -> Steps:
+    steps: Steps = tuple(error.absolute_path)
+    above, rule = [None, None, *error.absolute_schema_path][-3:-1]
+    if rule == "propertyNames" and above != "properties":
+        return (*steps, error.instance)
+    if error.validator == "not" and isinstance(error.instance, dict):
+        # Of keys that exclude each other, the last is one too many.
+        no = error.validator_value
+        keys = no.get("required", ()) if isinstance(no, dict) else ()
+        return (*steps, *[key for key in error.instance if key in keys][-1:])
+    return steps
+
+
 def _why_no_regex(cause: object) -> str:
-    """Python's own reason, as one short line."""
-    if isinstance(cause, RecursionError):
-        return "it is nested too deep"
+    """With Python's own reason, as one short line."""
     reason = " ".join(str(cause).split())
-    return reason if len(reason) <= _REASON else f"{reason[:_REASON]}…"
+    if isinstance(cause, RecursionError):
+        reason = "it is nested too deep"
+    elif len(reason) > _REASON:
+        reason = f"{reason[:_REASON]}…"
+    return f"must be a regular expression that Python understands: {reason}"
+
+
+def _why_no_words(cause: object) -> str:
+    if "escape" in str(cause):
+        return "nothing follows the last backslash"
+    return "a quote is not closed"
 
 
 def _place(key: str, properties: Mapping[str, Any]) -> str:
@@ -177,16 +206,40 @@ def _instead(error: jsonschema.ValidationError) -> str:
     return "; this is a date"
 
 
-def check_schema(schema: Any) -> Optional[Tuple[Steps, str]]:
-    """Where and why a schema of the administrator's is none; None if it is.
+def check_schema(schema: Any) -> List[Tuple[Steps, str]]:
+    """Where and why a schema of the administrator's is none, or no use.
 
-    Of several faults the one that tells most.
+    One fault for each place.
     """
     meta = jsonschema.Draft202012Validator.META_SCHEMA
     validator = jsonschema.Draft202012Validator(meta, format_checker=_formats)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(schema))
-    if error is None:
-        return None
+    found: Dict[Steps, str] = {}
+    values = dict(_walk(schema))
+    for steps, value in values.items():
+        if isinstance(value, datetime.date):
+            found[steps] = "is a date, which JSON has not: put it in quotes"
+    for error in validator.iter_errors(schema):
+        steps, what = _explain_schema(error)
+        found.setdefault(steps, what)
+    for steps, what in _check_references(schema, values):
+        found.setdefault(steps, what)
+    return list(found.items())
+
+
+def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
+    """All values in a value, from outside to inside."""
+    yield steps, value
+    inner: Iterable[Tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    for step, item in inner:
+        yield from _walk(item, (*steps, step))
+
+
+def _explain_schema(error: jsonschema.ValidationError) -> Tuple[Steps, str]:
+    error = jsonschema.exceptions.best_match([error])
     steps: Steps = tuple(error.absolute_path)
     value = error.instance
     if "type" in steps[-2:] and error.validator in ("anyOf", "enum"):
@@ -202,44 +255,94 @@ def check_schema(schema: Any) -> Optional[Tuple[Steps, str]]:
     return next(_explain(error))
 
 
-def find_reference(schema: Any) -> str:
-    """A reference to what is not in a schema itself, or nothing.
+def _check_references(
+    schema: Any, values: Mapping[Steps, Any]
+) -> List[Tuple[Steps, str]]:
+    """References to what is not in a schema itself, or without end.
 
     An ``$id`` counts as one: what is below it refers to other places.
 
     To follow one would mean to fetch what a file of the administrator's does
     not hold.
     """
-    todo, references, anchors = [schema], [], set()
-    while todo:
-        value = todo.pop()
-        if isinstance(value, dict):
-            for key in ("$ref", "$dynamicRef", "$recursiveRef"):
-                if isinstance(value.get(key), str):
-                    references.append(value[key])
-            if isinstance(value.get("$id"), str):
-                return f"$id: {value['$id']}"
-            for key in ("$anchor", "$dynamicAnchor"):
-                anchors.add(str(value.get(key)))
-            todo.extend(value.values())
-        elif isinstance(value, list):
-            todo.extend(value)
-    for reference in references:
-        inside = urllib.parse.unquote(reference[1:])
-        if reference[:1] != "#" or not (
-            inside in anchors or _leads_to_schema(schema, inside)
-        ):
-            return str(reference)
-    return ""
+    outside = "refers to '{}', but must be complete in itself"
+    parts = [(s, v) for s, v in values.items() if isinstance(v, dict)]
+    faults = [
+        ((*steps, "$id"), outside.format(f"$id: {value['$id']}"))
+        for steps, value in parts
+        if isinstance(value.get("$id"), str)
+    ]
+    if faults:
+        return faults
+    anchors = {
+        value[key]: steps
+        for steps, value in parts
+        for key in ("$anchor", "$dynamicAnchor")
+        if isinstance(value.get(key), str)
+    }
+    links = {steps: _links(steps, value) for steps, value in parts}
+    for steps, value in parts:
+        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
+            reference, place = value.get(key), (*steps, key)
+            if not isinstance(reference, str):
+                continue
+            inside = urllib.parse.unquote(reference[1:])
+            target = anchors.get(inside)
+            if target is None:
+                target = _find(schema, inside)
+            if reference[:1] not in ("", "#") or target is None:
+                faults.append((place, outside.format(reference)))
+            else:
+                links[steps].append((target, place))
+    what = "refers to itself without end"
+    return faults + [(place, what) for place in _find_circles(links)]
 
 
-def _leads_to_schema(schema: Any, pointer: str) -> bool:
-    """Whether a JSON pointer finds a schema in another."""
+def _find(schema: Any, pointer: str) -> Optional[Steps]:
+    """Where a JSON pointer finds a schema in another."""
+    steps: Steps = ()
     for step in pointer.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(schema, list):
-            schema = dict(zip(map(str, range(len(schema))), schema))
-        if not isinstance(schema, dict) or step not in schema:
-            return False
-        schema = schema[step]
-    return pointer[:1] in ("", "/") and isinstance(schema, (dict, bool))
+        key: Any = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list) and key in map(str, range(len(schema))):
+            key = int(key)
+        elif not isinstance(schema, dict) or key not in schema:
+            return None
+        schema, steps = schema[key], (*steps, key)
+    is_schema = isinstance(schema, (dict, bool))
+    return steps if pointer[:1] in ("", "/") and is_schema else None
+
+
+# A schema that is applied to a value, and where that is said.
+_Link = Tuple[Steps, Steps]
+
+
+def _links(steps: Steps, schema: Mapping[str, Any]) -> List[_Link]:
+    """The schemas in a schema that look at the same value as itself."""
+    found: List[Steps] = [
+        (*steps, key) for key in ("not", "if", "then", "else") if key in schema
+    ]
+    for key in ("allOf", "anyOf", "oneOf", "dependentSchemas"):
+        inner = schema.get(key)
+        if isinstance(inner, list):
+            found += [(*steps, key, index) for index in range(len(inner))]
+        elif isinstance(inner, dict):
+            found += [(*steps, key, name) for name in inner]
+    return [(place, place) for place in found]
+
+
+def _find_circles(links: Mapping[Steps, List[_Link]]) -> Iterator[Steps]:
+    """The places from which a schema leads back to one that led there."""
+    done: Set[Steps] = set()
+    way: Set[Steps] = set()
+    todo = [(steps, steps, False) for steps in reversed([*links])]
+    while todo:
+        steps, place, is_left = todo.pop()
+        if is_left:
+            way.remove(steps)
+            done.add(steps)
+        elif steps in way:
+            yield place
+        elif steps not in done:
+            way.add(steps)
+            todo.append((steps, place, True))
+            todo += [(*link, False) for link in links.get(steps, ())]

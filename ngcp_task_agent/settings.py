@@ -6,7 +6,6 @@ None and every fault of it.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -337,7 +336,7 @@ def _broker_faults(document: Document, kind: Type[Broker]) -> List[Fault]:
         try:
             kind(options)
         except ValueError as error:
-            # What no schema can say, such as a quote that is not closed.
+            # What no schema can say.
             faults.append(document.fault(at, f"{error}"))
         except Exception as error:
             # Another package's mistake stays with the tasks that use it.
@@ -349,17 +348,7 @@ def _broker_faults(document: Document, kind: Type[Broker]) -> List[Fault]:
 def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
     if not isinstance(schema, (dict, bool)):
         return []
-    reference = schemas.find_reference(schema)
-    if reference:
-        what = f"refers to '{reference}', but must be complete in itself"
-        return [document.fault(("data_schema",), what)]
-    try:
-        json.dumps(schema)
-    except (TypeError, ValueError):
-        what = "holds what JSON has not, such as a date: put it in quotes"
-        return [document.fault(("data_schema",), what)]
-    found = schemas.check_schema(schema)
-    if found:
-        steps, what = found
-        return [document.fault(("data_schema", *steps), what)]
-    return []
+    return [
+        document.fault(("data_schema", *steps), what)
+        for steps, what in schemas.check_schema(schema)
+    ]

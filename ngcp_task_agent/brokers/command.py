@@ -35,6 +35,7 @@ _LAST_LINE = 300  # characters of standard error that a reason repeats
 _WORDS = {
     "type": ["string", "array"],
     "items": {"type": "string"},
+    "format": "shell-words",
     "title": "a string, split as a POSIX shell would, or a list of strings",
 }
 
@@ -263,15 +264,7 @@ def split_args(args: Any) -> List[str]:
 
     :raises ValueError: for a quote that is not closed, or a last backslash
     """
-    if not isinstance(args, str):
-        return list(args)
-    try:
-        return shlex.split(args)
-    except ValueError as error:
-        what = "a quote is not closed"
-        if "escape" in str(error):
-            what = "nothing follows the last backslash"
-        raise ValueError(f"args: {what}") from None
+    return shlex.split(args) if isinstance(args, str) else list(args)
 
 
 def _is_usable(word: str) -> bool:

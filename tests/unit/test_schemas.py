@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import List
 
 import pytest
 
@@ -24,10 +24,23 @@ SCHEMA = {
         "map": {"type": "object"},
         "words": {"type": "array", "items": {"format": "regex"}},
         "short": {"maxLength": 3},
+        "command": {"format": "shell-words"},
+        "names": {"propertyNames": {"maxLength": 3, "title": "short names"}},
+        "one": {"not": {"required": ["b", "a"]}, "title": "a or b"},
     },
 }
 
-_KEYS = "count, flag, list, map, name, number, plain, short, two, words"
+
+def check_schema(text: str) -> List[str]:
+    document = yamlfile.read(Path("x.yml"), text)
+    found = schemas.check_schema(document.value)
+    return [str(document.fault(*fault)) for fault in found]
+
+
+_KEYS = (
+    "command, count, flag, list, map, name, names, number, one, plain, short, "
+    "two, words"
+)
 _STRING = "must be a string"
 _REGEX = "must be a regular expression that Python understands"
 _UNCLOSED = "missing ), unterminated subpattern at position 0"
@@ -127,6 +140,26 @@ FAULTS = [
         id="regex-with-a-long-reason",
     ),
     pytest.param(
+        "name: x\ncommand: it's",
+        "x.yml:2: command: a quote is not closed",
+        id="quote",
+    ),
+    pytest.param(
+        "name: x\ncommand: a\\",
+        "x.yml:2: command: nothing follows the last backslash",
+        id="backslash",
+    ),
+    pytest.param(
+        "name: x\nnames:\n  abc: 1\n  abcd: 1",
+        "x.yml:4: names.abcd: must be short names",
+        id="name",
+    ),
+    pytest.param(
+        "name: x\none:\n  a: 1\n  b: 1\n  c: 1",
+        "x.yml:4: one.b: must be a or b",
+        id="keys-that-exclude-each-other",
+    ),
+    pytest.param(
         "[]",
         "x.yml:1: must be a mapping of keys to values; this is a list",
         id="not-a-mapping",
@@ -220,25 +253,103 @@ def test_value_inside_a_document() -> None:
 
 
 REFERENCES = [
-    pytest.param({"$ref": "http://x/y"}, "http://x/y", id="address"),
-    pytest.param({"$ref": "other.json#/a"}, "other.json#/a", id="file"),
-    pytest.param({"$ref": ""}, "", id="nothing-at-all"),
-    pytest.param({"$ref": "#/$defs/a", "$defs": {"a": {}}}, "", id="inside"),
-    pytest.param({"$ref": "#/a"}, "#/a", id="nowhere"),
-    pytest.param({"$ref": "#a"}, "#a", id="no-such-anchor"),
-    pytest.param({"$ref": "#/a", "a": 1}, "#/a", id="to-no-schema"),
-    pytest.param({"$ref": "#/allOf/0", "allOf": [{}]}, "", id="to-an-item"),
-    pytest.param({"items": [{"$ref": "x"}]}, "x", id="in-a-list"),
-    pytest.param({"a": {"b": {"$dynamicRef": "x"}}}, "x", id="dynamic"),
-    pytest.param({"properties": {"$ref": {}}}, "", id="a-property's-name"),
-    pytest.param(True, "", id="boolean"),
-    pytest.param(None, "", id="none"),
+    pytest.param("$ref: http://x/y", "1: $ref", "'http://x/y'", id="address"),
+    pytest.param("$ref: o.json#/a", "1: $ref", "'o.json#/a'", id="file"),
+    pytest.param("a: 1\n$ref: '#/b'", "2: $ref", "'#/b'", id="nowhere"),
+    pytest.param("$ref: '#a'", "1: $ref", "'#a'", id="no-such-anchor"),
+    pytest.param("a: 1\n$ref: '#/a'", "2: $ref", "'#/a'", id="to-no-schema"),
+    pytest.param(
+        "allOf:\n- {}\nitems: {$ref: '#/allOf/1'}",
+        "3: items.$ref",
+        "'#/allOf/1'",
+        id="to-no-item",
+    ),
+    pytest.param(
+        "allOf:\n- {}\n- $ref: x", "3: allOf[1].$ref", "'x'", id="in-a-list"
+    ),
+    pytest.param(
+        "a:\n  b:\n    $dynamicRef: x",
+        "3: a.b.$dynamicRef",
+        "'x'",
+        id="dynamic",
+    ),
+    pytest.param("not:\n  $id: x", "2: not.$id", "'$id: x'", id="id"),
 ]
 
 
-@pytest.mark.parametrize(("schema", "found"), REFERENCES)
-def test_find_reference(schema: Any, found: str) -> None:
-    assert schemas.find_reference(schema) == found
+@pytest.mark.parametrize(("text", "place", "reference"), REFERENCES)
+def test_reference_to_elsewhere(text: str, place: str, reference: str) -> None:
+    (fault,) = check_schema(text)
+    what = "but must be complete in itself"
+    assert fault == f"x.yml:{place}: refers to {reference}, {what}"
+
+
+ENDLESS = [
+    pytest.param("$ref: '#'", ["1: $ref"], id="itself"),
+    pytest.param("$ref: ''", ["1: $ref"], id="itself-by-nothing"),
+    pytest.param("allOf:\n- {}\n- $ref: '#'", ["3: allOf[1].$ref"], id="all"),
+    pytest.param("not:\n  $ref: '#'", ["2: not.$ref"], id="not"),
+    pytest.param(
+        "if: {type: 'null'}\nthen:\n  $ref: '#'", ["3: then.$ref"], id="then"
+    ),
+    pytest.param(
+        "anyOf:\n- $ref: '#/$defs/a'\n$defs:\n  a: {$ref: '#/$defs/b'}\n"
+        "  b: {oneOf: [{$dynamicRef: '#'}]}",
+        ["5: $defs.b.oneOf[0].$dynamicRef"],
+        id="in-a-circle",
+    ),
+    pytest.param(
+        "items:\n  $anchor: x\n  else: {$ref: '#x'}\n"
+        "contains:\n  $ref: '#/contains'",
+        ["3: items.else.$ref", "5: contains.$ref"],
+        id="two",
+    ),
+    pytest.param(
+        "$ref: '#/not/allOf/0'\nnot:\n  allOf:\n  - $ref: '#/not'",
+        ["4: not.allOf[0]"],
+        id="into-the-middle",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "places"), ENDLESS)
+def test_reference_without_end(text: str, places: List[str]) -> None:
+    assert check_schema(text) == [
+        f"x.yml:{place}: refers to itself without end" for place in places
+    ]
+
+
+SOUND = [
+    pytest.param("yes", id="boolean"),
+    pytest.param("{$ref: '#/$defs/a', $defs: {a: {}}}", id="inside"),
+    pytest.param("{$ref: '#/allOf/0', allOf: [{}]}", id="to-an-item"),
+    pytest.param("{$ref: '#a', $defs: {x: {$anchor: a}}}", id="anchor"),
+    pytest.param("{properties: {$ref: {}}}", id="a-property's-name"),
+    pytest.param("{items: {$ref: '#'}}", id="deeper-in-the-data"),
+    pytest.param("{const: {$ref: '#'}}", id="no-schema"),
+    pytest.param(
+        "{allOf: [{$ref: '#/$defs/a'}, {$ref: '#/$defs/a'}], $defs: {a: {}}}",
+        id="twice",
+    ),
+    pytest.param(
+        "{anyOf: [{type: string}, {properties: {a: {$ref: '#'}}}]}", id="tree"
+    ),
+]
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_sound_schema(text: str) -> None:
+    assert check_schema(text) == []
+
+
+def test_references_that_double_are_no_circle() -> None:
+    """Followed one after the other they would be 2 to the 40th."""
+    definitions = {
+        str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2}
+        for n in range(40)
+    }
+    schema = {"$ref": "#/$defs/0", "$defs": {**definitions, "40": {}}}
+    assert schemas.check_schema(schema) == []
 
 
 NO_SCHEMAS = [
@@ -288,13 +399,25 @@ NO_SCHEMAS = [
 
 @pytest.mark.parametrize(("text", "expected"), NO_SCHEMAS)
 def test_says_what_is_wrong_in_a_schema(text: str, expected: str) -> None:
-    document = yamlfile.read(Path("x.yml"), text)
-    found = schemas.check_schema(document.value)
-    assert found
-    assert str(document.fault(*found)) == expected
+    assert check_schema(text) == [expected]
 
 
 def test_says_which_of_several_types_is_none() -> None:
-    found = schemas.check_schema({"type": ["string", "nul"]})
-    assert found
-    assert found[1] == "'nul' is no type; is 'null' meant?"
+    ((_, what),) = schemas.check_schema({"type": ["string", "nul"]})
+    assert what == "'nul' is no type; is 'null' meant?"
+
+
+def test_all_faults_of_a_schema_at_once() -> None:
+    found = check_schema(
+        "properties:\n  a: {type: dict}\n  b: {minLength: -1}\n"
+        "  c: {$ref: x}\n  d: {enum: [2026-01-31]}\n  e: {type: 2026-01-31}\n"
+        "allOf:\n- $ref: '#'\n"
+    )
+    assert sorted(fault.split(": ")[:2] for fault in found) == [
+        ["x.yml:2", "properties.a.type"],
+        ["x.yml:3", "properties.b.minLength"],
+        ["x.yml:4", "properties.c.$ref"],
+        ["x.yml:5", "properties.d.enum[0]"],
+        ["x.yml:6", "properties.e.type"],
+        ["x.yml:8", "allOf[0].$ref"],
+    ]

@@ -119,7 +119,10 @@ AGENT_FAULTS = [
         id="label-value-long",
     ),
     pytest.param(
-        f"node: {{labels: {{{_LONG}: a}}}}", "node.labels", "255", id="label"
+        f"node: {{labels: {{{_LONG}: a}}}}",
+        f"node.labels.{_LONG}",
+        "255",
+        id="label",
     ),
     pytest.param("[]", "", "mapping", id="a-list"),
     pytest.param("x", "", "mapping", id="a-string"),
@@ -154,10 +157,16 @@ AGENT_FAULTS = [
         "node: {labels: {site: 1}}", "node.labels.site", "quotes", id="site"
     ),
     pytest.param(
-        "node: {labels: {state: x}}", "node.labels", "other", id="label-state"
+        "node: {labels: {state: x}}",
+        "node.labels.state",
+        "other",
+        id="label-state",
     ),
     pytest.param(
-        "node: {labels: {Role: x}}", "node.labels", "other", id="label-role"
+        "node: {labels: {Role: x}}",
+        "node.labels.Role",
+        "other",
+        id="label-role",
     ),
     pytest.param("max_request: x", "max_request", "8M", id="request"),
     pytest.param("max_request: -1", "max_request", "8M", id="request-less"),
@@ -291,15 +300,27 @@ BACKEND_FAULTS = [
     ),
     pytest.param(
         "password: x\npassword_file: /y",
-        "",
+        "2: password_file: ",
         "only one of password",
         id="two-passwords",
     ),
     pytest.param(
-        "host: x\nunix_socket: /y", "", "only one of host", id="two-addresses"
+        "host: x\nunix_socket: /y",
+        "2: unix_socket: ",
+        "only one of host",
+        id="two-addresses",
     ),
     pytest.param(
-        "tls: {}\nunix_socket: /y", "", "tls only", id="tls-on-a-socket"
+        "unix_socket: /y\nport: 1",
+        "2: port: ",
+        "only one of port",
+        id="port-of-a-socket",
+    ),
+    pytest.param(
+        "unix_socket: /y\n\ntls: {}",
+        "3: tls: ",
+        "tls only",
+        id="tls-on-a-socket",
     ),
 ]
 
@@ -366,9 +387,8 @@ def test_task_with_every_key() -> None:
     assert config.data_schema == {"type": "object"}
 
 
-@pytest.mark.parametrize("value", ["2024-01-01", "!!binary aGk="])
-def test_a_schema_is_json(value: str) -> None:
-    text = PING + f"data_schema: {{enum: [{value}]}}\n"
+def test_a_schema_is_json() -> None:
+    text = PING + "data_schema: {enum: [2024-01-01]}\n"
     config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS)
     assert config is None
     assert "put it in quotes" in str(fault)
@@ -422,14 +442,14 @@ COMMAND_FAULTS = [
     ),
     pytest.param(
         "run: a\nargs: it's",
-        "options: ",
-        "args: a quote is not closed",
+        "7: broker_options.args: ",
+        "a quote is not closed",
         id="args-quote",
     ),
     pytest.param(
         "run: a\nargs: a\\",
-        "options: ",
-        "args: nothing follows the last backslash",
+        "7: broker_options.args: ",
+        "nothing follows the last backslash",
         id="args-backslash",
     ),
     pytest.param("{run: a, extra_args: x}", ".extra_args: ", "", id="extra"),
@@ -567,7 +587,7 @@ TASK_FAULTS = [
     pytest.param(
         "data_schema",
         "{$ref: 'http://localhost/x'}",
-        "6: data_schema: ",
+        "6: data_schema.$ref: ",
         "complete in itself",
         id="schema-elsewhere",
     ),
@@ -581,16 +601,23 @@ TASK_FAULTS = [
     pytest.param(
         "data_schema",
         "{patternProperties: {'(': {}}}",
-        "6: data_schema.patternProperties",
+        "6: data_schema.patternProperties.(: ",
         "regular expression",
         id="schema-pattern-properties",
     ),
     pytest.param(
         "data_schema",
         "{$ref: '#/$defs/x'}",
-        "6: data_schema: ",
+        "6: data_schema.$ref: ",
         "'#/$defs/x'",
         id="schema-dangling",
+    ),
+    pytest.param(
+        "data_schema",
+        "\n  type: object\n  $ref: '#'",
+        "8: data_schema.$ref: ",
+        "refers to itself without end",
+        id="schema-endless",
     ),
     pytest.param("timeout", "1", "6: timeout: ", "no known key", id="unknown"),
 ]
