@@ -207,13 +207,9 @@ class Loader:
         backends: Mapping[str, Optional[BackendConfig]],
         tasks: Mapping[Tuple[str, str, str], TaskConfig],
     ) -> Tuple[Optional[TaskConfig], List[Fault]]:
-        task, faults = settings.task(document, installed, backends)
+        task, faults = settings.task(document, installed, backends, tasks)
         if not task or not task.enabled:
             return task, faults
-        twin = tasks.get((task.backend, task.channel, task.name))
-        if twin:
-            what = f"{twin.path} has a task of that name, on that channel"
-            return None, [document.fault(("name",), what)]
         broker = installed.brokers[task.broker](task.broker_options)
         at = ("broker_options",)
         try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 from ngcp_task_agent import schemas
 from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.node import NodeConfig
 from ngcp_task_agent.plugins import Plugin, Plugins
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
-from ngcp_task_agent.yamlfile import Document, Fault
+from ngcp_task_agent.yamlfile import Document, Fault, Steps
 
 # A response without data has to fit, see messages.Response.encode.
 _LEAST_RESPONSE = 16384
@@ -165,22 +165,22 @@ class TaskConfig:
 def agent(document: Document) -> Tuple[Optional[AgentConfig], List[Fault]]:
     value = {} if document.value is None else document.value
     faults = schemas.check(document, value, _AGENT)
-    if faults:
+    if not isinstance(value, dict):
         return None, faults
     node = value.get("node", {})
-    if "state" in node and "state_command" in node:
+    if isinstance(node, dict) and {"state", "state_command"} <= node.keys():
         what = "only one of state and state_command can be given"
         faults.append(document.fault(("node", "state_command"), what))
-    sizes = {
-        key: parse_size(value[key])
-        for key in ("max_request", "max_response")
-        if key in value
-    }
+    faulty = {fault.where for fault in faults}
+    sizes = {}
     for key, least in (
         ("max_request", _LEAST_REQUEST),
         ("max_response", _LEAST_RESPONSE),
     ):
-        if sizes.get(key, least) < least:
+        if key not in value or key in faulty:
+            continue
+        sizes[key] = parse_size(value[key])
+        if sizes[key] < least:
             what = f"must be at least {least} bytes"
             faults.append(document.fault((key,), what))
     if faults:
@@ -206,17 +206,19 @@ def backend(
     if not isinstance(value, dict):
         return None, schemas.check(document, value, {"type": "object"})
     name = document.path.stem
-    if "type" not in value and name not in plugins.backends:
-        hint = schemas.meant(name, plugins.backends)
-        what = f"the key 'type' is missing, and '{name}' is no type{hint}"
-        return None, [document.fault((), what)]
     type_name = value.get("type", name)
     options = {key: value[key] for key in value if key != "type"}
     faults = schemas.check(document, {"type": type_name}, _BACKEND)
     kind, found = _plugin(document, "type", type_name, plugins.backends)
+    if "type" not in value and not kind:
+        hint = schemas.meant(name, plugins.backends)
+        what = f"the key 'type' is missing, and '{name}' is no type{hint}"
+        found = [document.fault((), what)]
     faults += found
-    if kind:
-        faults += schemas.check(document, options, kind.options_schema)
+    kinds = [kind] if kind else plugins.backends.values()
+    faults += _options_faults(
+        document, options, [kind.options_schema for kind in kinds]
+    )
     if faults:
         return None, faults
     return BackendConfig(document.path, name, type_name, options), []
@@ -226,9 +228,11 @@ def task(
     document: Document,
     plugins: Plugins,
     backends: Mapping[str, Optional[BackendConfig]],
+    others: Mapping[Tuple[str, str, str], TaskConfig],
 ) -> Tuple[Optional[TaskConfig], List[Fault]]:
     """
     :param backends: by name; None for one that is not usable
+    :param others: the enabled tasks of other files, by backend, channel, name
     """
     value = document.value
     if value is None:
@@ -244,8 +248,9 @@ def task(
         document, "broker", value.get("broker"), plugins.brokers
     )
     faults += found
-    if kind:
-        faults += _broker_faults(document, kind)
+    faults += _broker_faults(document, kind, plugins)
+    if value.get("enabled") is not False:
+        faults += _name_faults(document, channel, others)
     faults += _data_schema_faults(document, value.get("data_schema"))
     if faults:
         # A value of the wrong type can be found by two of the checks.
@@ -293,12 +298,23 @@ def _plugin(
     document: Document, key: str, name: Any, known: Mapping[str, Type[Plugin]]
 ) -> Tuple[Optional[Type[Plugin]], List[Fault]]:
     """The class that a file names."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         return None, []  # already a fault
     if name in known:
         return known[name], []
     what = f"'{name}' is not known{schemas.meant(name, known)}"
     return None, [document.fault((key,), what)]
+
+
+def _options_faults(
+    document: Document,
+    options: Any,
+    candidates: Iterable[Mapping[str, Any]],
+    at: Steps = (),
+) -> List[Fault]:
+    """The faults of options, whichever of the plugins is meant."""
+    found = [schemas.check(document, options, c, at) for c in candidates]
+    return sorted(set(found[0]).intersection(*found)) if found else []
 
 
 def _channel(
@@ -308,10 +324,18 @@ def _channel(
 ) -> Tuple[str, List[Fault]]:
     """The control channel of a task."""
     name = document.value.get("backend")
-    if not isinstance(name, str):
-        return "", []  # already a fault
-    backend = backends.get(name)
+    at = ("backend_options",)
+    options = document.value.get("backend_options", {})
+    backend = backends.get(name) if isinstance(name, str) else None
     if not backend:
+        faults = _options_faults(
+            document,
+            options,
+            [kind.task_options_schema for kind in plugins.backends.values()],
+            at,
+        )
+        if not isinstance(name, str) or not name:
+            return "", faults  # already a fault
         what = f"the file '{name}.yml' in the folder backends is not usable"
         if name not in backends:
             stem = re.sub(r"\.ya?ml\Z", "", name)
@@ -319,20 +343,37 @@ def _channel(
                 f"there is no file '{name}.yml' in the folder backends"
                 f"{schemas.meant(stem, backends)}"
             )
-        return "", [document.fault(("backend",), what)]
+        return "", [document.fault(("backend",), what), *faults]
     kind = plugins.backends[backend.type]
-    options = document.value.get("backend_options", {})
-    faults = schemas.check(
-        document, options, kind.task_options_schema, ("backend_options",)
-    )
+    faults = schemas.check(document, options, kind.task_options_schema, at)
     return ("" if faults else kind.channel(options)), faults
 
 
-def _broker_faults(document: Document, kind: Type[Broker]) -> List[Fault]:
+def _name_faults(
+    document: Document,
+    channel: str,
+    others: Mapping[Tuple[str, str, str], TaskConfig],
+) -> List[Fault]:
+    name, backend = map(document.value.get, ("name", "backend"))
+    if not isinstance(name, str) or not isinstance(backend, str):
+        return []  # already a fault
+    other = others.get((backend, channel, name))
+    if not other:
+        return []
+    what = f"{other.path} has a task of that name, on that channel"
+    return [document.fault(("name",), what)]
+
+
+def _broker_faults(
+    document: Document, kind: Optional[Type[Broker]], plugins: Plugins
+) -> List[Fault]:
     at = ("broker_options",)
     options = document.value.get("broker_options", {})
-    faults = schemas.check(document, options, kind.options_schema, at)
-    if not faults:
+    kinds = [kind] if kind else plugins.brokers.values()
+    faults = _options_faults(
+        document, options, [kind.options_schema for kind in kinds], at
+    )
+    if kind and not faults:
         try:
             kind(options)
         except ValueError as error:

@@ -328,7 +328,9 @@ def test_defaults_of_a_task(plugins: Any) -> None:
 
     def read(value: Any) -> Any:
         document = Document(Path("x.yml"), value)
-        found, faults = settings.task(document, plugins, {"redis": backend})
+        found, faults = settings.task(
+            document, plugins, {"redis": backend}, {}
+        )
         assert not faults
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import pytest
 
@@ -15,7 +15,7 @@ from ngcp_task_agent.messages import Origin, Response
 from ngcp_task_agent.node import NodeConfig
 from ngcp_task_agent.plugins import Plugins
 from ngcp_task_agent.settings import AgentConfig, BackendConfig
-from ngcp_task_agent.yamlfile import Document
+from ngcp_task_agent.yamlfile import Document, Fault
 from tests.unit.fakes import FakeBackend, FakeBroker
 
 PLUGINS = Plugins(
@@ -356,7 +356,7 @@ broker_options:
 
 
 def test_task_defaults() -> None:
-    config, faults = settings.task(document(PING), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(PING), PLUGINS, BACKENDS, {})
     assert faults == []
     assert config is not None
     assert config.name == "ping_10_10_10_10"
@@ -377,7 +377,7 @@ def test_task_with_every_key() -> None:
         "description: Is it there?\nenabled: no\nmax_running: 2\n"
         "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
     )
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert faults == []
     assert config is not None
     assert config.description == "Is it there?"
@@ -389,7 +389,7 @@ def test_task_with_every_key() -> None:
 
 def test_a_schema_is_json() -> None:
     text = PING + "data_schema: {enum: [2024-01-01]}\n"
-    config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS)
+    config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert config is None
     assert "put it in quotes" in str(fault)
 
@@ -421,7 +421,7 @@ def with_broker_options(options: str) -> Document:
 @pytest.mark.parametrize("options", BROKER_OPTIONS)
 def test_command_options(options: str) -> None:
     found = with_broker_options(options)
-    config, faults = settings.task(found, PLUGINS, BACKENDS)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
     assert faults == []
     assert config is not None
 
@@ -472,7 +472,7 @@ COMMAND_FAULTS = [
 @pytest.mark.parametrize(("options", "where", "what"), COMMAND_FAULTS)
 def test_command_fault(options: str, where: str, what: str) -> None:
     found = with_broker_options(options)
-    config, faults = settings.task(found, PLUGINS, BACKENDS)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
     assert config is None
     (fault,) = map(str, faults)
     assert where in fault
@@ -634,7 +634,7 @@ def test_task_fault(key: str, value: Any, where: str, what: str) -> None:
     }
     keys[key] = value
     text = "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None)
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert config is None
     (fault,) = map(str, faults)
     assert where in fault
@@ -646,7 +646,7 @@ def test_all_faults_of_a_task_at_once() -> None:
         "nam: x\nbackend: redis\nbackend_options: {}\nbroker: command\n"
         "broker_options: {args: 1}\nmax_running: 0\n"
     )
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert config is None
     assert sorted((fault.line, fault.where) for fault in faults) == [
         (1, ""),
@@ -670,7 +670,7 @@ NO_TASKS = [
 
 @pytest.mark.parametrize(("text", "what"), NO_TASKS)
 def test_a_task_is_a_mapping(text: str, what: str) -> None:
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert config is None
     (fault,) = map(str, faults)
     assert what in fault
@@ -681,7 +681,7 @@ def test_says_where_a_key_belongs() -> None:
         "name: x\nbackend: redis\ncontrol_channel: c\nbroker: command\n"
         "run: ping\n"
     )
-    _, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert [str(fault) for fault in sorted(faults) if fault.line > 1] == [
         "x.yml:3: control_channel: is no known key; it belongs into "
         "backend_options",
@@ -709,7 +709,7 @@ def test_says_which_name_is_meant(line: str, meant: str) -> None:
     lines = [line if x.startswith(f"{key}:") else x for x in PING.split("\n")]
     found = document("\n".join(lines))
     backends = {**BACKENDS, "faulty": None}
-    _, (fault,) = settings.task(found, PLUGINS, backends)
+    _, (fault,) = settings.task(found, PLUGINS, backends, {})
     assert str(fault).endswith(meant)
 
 
@@ -729,6 +729,114 @@ def test_the_name_of_a_file_is_a_type() -> None:
     )
 
 
+ONLY = Plugins({"redis": RedisBackend}, {"command": CommandBroker})
+
+
+def places(faults: List[Fault]) -> List[Tuple[int, str]]:
+    return sorted((fault.line, fault.where) for fault in faults)
+
+
+def test_all_faults_of_the_agent_at_once() -> None:
+    text = (
+        "max_request: 5\nmax_response: 6\nmax_running: 0\nnode:\n"
+        "  state: active\n  state_command: [x]\n  name: 1\nfoo: 1\n"
+    )
+    _, faults = settings.agent(document(text))
+    assert places(faults) == [
+        (1, "max_request"),
+        (2, "max_response"),
+        (3, "max_running"),
+        (6, "node.state_command"),
+        (7, "node.name"),
+        (8, "foo"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["type: rabbit", "type: 5", "foo: 1"])
+def test_all_faults_of_a_backend_at_once(line: str) -> None:
+    text = f"{line}\nhots: x\nport: y\nhost: z\nunix_socket: /s\n"
+    config, faults = settings.backend(document(text, "main.yml"), ONLY)
+    assert config is None
+    expected = [
+        (2, "hots"),
+        (3, "port"),
+        (5, "unix_socket"),
+        (5, "unix_socket"),
+    ]
+    if line == "foo: 1":
+        expected = [(1, ""), (1, "foo"), *expected]
+    else:
+        expected = [(1, "type"), *expected]
+    assert places(faults) == expected
+
+
+def test_options_of_no_plugin_are_no_fault_where_one_could_be_meant() -> None:
+    """The fake ones know neither; each has keys that the other has not."""
+    text = "type: rabbit\nhost: x\n"
+    _, faults = settings.backend(document(text), PLUGINS)
+    assert places(faults) == [(1, "type")]
+
+
+NO_BROKER = [
+    pytest.param("broker: comand", "broker", id="misspelt"),
+    pytest.param("broker: 5", "broker", id="a-number"),
+    pytest.param("# broker", "", id="missing"),
+]
+
+
+@pytest.mark.parametrize(("line", "where"), NO_BROKER)
+def test_all_faults_of_the_options_of_no_broker(line: str, where: str) -> None:
+    text = (
+        f"{line}\nname: x\nbackend: redis\n"
+        "backend_options: {control_channel: c}\n"
+        "broker_options:\n  run: x\n  args: it's\n  timeout: soon\n"
+    )
+    _, faults = settings.task(document(text), ONLY, BACKENDS, {})
+    first = (1, where) if where else (2, "")
+    assert places(faults) == [
+        first,
+        (7, "broker_options.args"),
+        (8, "broker_options.timeout"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["faulty", "redsi", "5"])
+def test_all_faults_of_the_options_of_no_backend(name: str) -> None:
+    text = (
+        f"name: x\nbackend: {name}\nbackend_options:\n  control_channel: 5\n"
+        "  foo: 1\nbroker: command\nbroker_options: {run: x}\n"
+    )
+    backends = {**BACKENDS, "faulty": None}
+    _, faults = settings.task(document(text), ONLY, backends, {})
+    assert places(faults) == [
+        (2, "backend"),
+        (4, "backend_options.control_channel"),
+        (5, "backend_options.foo"),
+    ]
+
+
+def test_a_quote_that_is_not_closed_beside_other_faults() -> None:
+    found = with_broker_options("rum: x\ntimeout: x\nargs: it's\nrun: a")
+    _, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert places(faults) == [
+        (6, "broker_options.rum"),
+        (7, "broker_options.timeout"),
+        (8, "broker_options.args"),
+    ]
+
+
+def test_a_name_that_is_taken_beside_other_faults() -> None:
+    taken, _ = settings.task(document(PING), PLUGINS, BACKENDS, {})
+    assert taken is not None
+    others = {(taken.backend, taken.channel, taken.name): taken}
+    text = PING.replace("name:", "foo: 1\nname:")
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    assert places(faults) == [(3, "foo"), (4, "name")]
+    text += "enabled: no\n"
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    assert places(faults) == [(3, "foo")]
+
+
 SCHEMAS = [
     pytest.param("{$ref: '#/$defs/x', $defs: {x: {}}}", id="definition"),
     pytest.param("{items: {$ref: '#'}}", id="itself"),
@@ -741,6 +849,6 @@ SCHEMAS = [
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_data_schema(schema: str) -> None:
     text = PING + f"data_schema: {schema}\n"
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
     assert faults == []
     assert config is not None
