@@ -185,14 +185,16 @@ class Loader:
     ) -> Optional[FileConfig]:
         """What a file says, or else what it last said without a fault."""
         path = document.path
-        config, faults = None, document.faults
-        if not faults:
+        config: Optional[FileConfig] = None
+        faults = [*document.faults]
+        if document.is_read:
             try:
-                config, faults = make(document)
+                config, found = make(document)
+                faults += found
             except Exception as error:
                 # No file, however odd, is to end what runs.
                 what = f"cannot be used: {type(error).__name__}: {error}"
-                faults = [Fault(path, 0, "", what)]
+                faults.append(Fault(path, 0, "", what))
         self._faults += faults
         if not faults:
             self._good[path] = config

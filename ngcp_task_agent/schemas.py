@@ -24,7 +24,13 @@ from typing import (
 
 import jsonschema
 
-from ngcp_task_agent.yamlfile import Document, Fault, Steps
+from ngcp_task_agent.yamlfile import (
+    UNKNOWN,
+    Document,
+    Fault,
+    Steps,
+    is_known,
+)
 
 Schema = Mapping[str, Any]
 
@@ -67,6 +73,8 @@ def check(
     # Two missing keys are two errors that both tell of both.
     faults: Dict[Fault, None] = {}
     for error in validator.iter_errors(value):
+        if error.instance is UNKNOWN:
+            continue  # it has a fault already
         for steps, what in _explain(error):
             faults[document.fault((*at, *steps), what)] = None
     return list(faults)
@@ -219,8 +227,9 @@ def check_schema(schema: Any) -> List[Tuple[Steps, str]]:
         if isinstance(value, datetime.date):
             found[steps] = "is a date, which JSON has not: put it in quotes"
     for error in validator.iter_errors(schema):
-        steps, what = _explain_schema(error)
-        found.setdefault(steps, what)
+        if is_known(error.instance):
+            steps, what = _explain_schema(error)
+            found.setdefault(steps, what)
     for steps, what in _check_references(schema, values):
         found.setdefault(steps, what)
     return list(found.items())

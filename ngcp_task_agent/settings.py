@@ -16,7 +16,13 @@ from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.node import NodeConfig
 from ngcp_task_agent.plugins import Plugin, Plugins
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
-from ngcp_task_agent.yamlfile import Document, Fault, Steps
+from ngcp_task_agent.yamlfile import (
+    UNKNOWN,
+    Document,
+    Fault,
+    Steps,
+    is_known,
+)
 
 # A response without data has to fit, see messages.Response.encode.
 _LEAST_RESPONSE = 16384
@@ -177,13 +183,13 @@ def agent(document: Document) -> Tuple[Optional[AgentConfig], List[Fault]]:
         ("max_request", _LEAST_REQUEST),
         ("max_response", _LEAST_RESPONSE),
     ):
-        if key not in value or key in faulty:
+        if key not in value or key in faulty or value[key] is UNKNOWN:
             continue
         sizes[key] = parse_size(value[key])
         if sizes[key] < least:
             what = f"must be at least {least} bytes"
             faults.append(document.fault((key,), what))
-    if faults:
+    if faults or document.faults:
         return None, faults
     lists = {
         key: tuple(node[key])
@@ -219,7 +225,7 @@ def backend(
     faults += _options_faults(
         document, options, [kind.options_schema for kind in kinds]
     )
-    if faults:
+    if faults or document.faults:
         return None, faults
     return BackendConfig(document.path, name, type_name, options), []
 
@@ -252,7 +258,7 @@ def task(
     if value.get("enabled") is not False:
         faults += _name_faults(document, channel, others)
     faults += _data_schema_faults(document, value.get("data_schema"))
-    if faults:
+    if faults or document.faults:
         # A value of the wrong type can be found by two of the checks.
         return None, list(dict.fromkeys(faults))
     allow_src = value.get("allow_src")
@@ -346,7 +352,9 @@ def _channel(
         return "", [document.fault(("backend",), what), *faults]
     kind = plugins.backends[backend.type]
     faults = schemas.check(document, options, kind.task_options_schema, at)
-    return ("" if faults else kind.channel(options)), faults
+    if faults or not is_known(options):
+        return "", faults
+    return kind.channel(options), []
 
 
 def _name_faults(
@@ -373,7 +381,7 @@ def _broker_faults(
     faults = _options_faults(
         document, options, [kind.options_schema for kind in kinds], at
     )
-    if kind and not faults:
+    if kind and not faults and is_known(options):
         try:
             kind(options)
         except ValueError as error:

@@ -8,6 +8,7 @@ from typing import List
 import pytest
 
 from ngcp_task_agent import schemas, yamlfile
+from ngcp_task_agent.yamlfile import UNKNOWN
 
 SCHEMA = {
     "type": "object",
@@ -293,6 +294,11 @@ ENDLESS = [
         "if: {type: 'null'}\nthen:\n  $ref: '#'", ["3: then.$ref"], id="then"
     ),
     pytest.param(
+        "dependentSchemas:\n  a:\n    $ref: '#'",
+        ["3: dependentSchemas.a.$ref"],
+        id="dependent",
+    ),
+    pytest.param(
         "anyOf:\n- $ref: '#/$defs/a'\n$defs:\n  a: {$ref: '#/$defs/b'}\n"
         "  b: {oneOf: [{$dynamicRef: '#'}]}",
         ["5: $defs.b.oneOf[0].$dynamicRef"],
@@ -421,3 +427,13 @@ def test_all_faults_of_a_schema_at_once() -> None:
         ["x.yml:6", "properties.e.type"],
         ["x.yml:8", "allOf[0].$ref"],
     ]
+
+
+def test_what_has_a_fault_has_no_second_one() -> None:
+    document = yamlfile.read(
+        Path("x.yml"), "name: 2026-13-45\ncount: 1\nlist: [.inf, x]\n"
+    )
+    (fault,) = schemas.check(document, document.value, SCHEMA)
+    assert fault.where == "list[1]"
+    assert schemas.check_schema({"type": UNKNOWN, "items": UNKNOWN}) == []
+    assert schemas.check_schema({"type": ["string", UNKNOWN]}) == []

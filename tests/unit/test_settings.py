@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Mapping, Tuple
 
 import pytest
 
@@ -278,6 +278,7 @@ BACKEND_FAULTS = [
     pytest.param("type: rabbit", "1: type: ", "fake, redis", id="type"),
     pytest.param("type: 1", "1: type: ", "a type", id="type-of-wrong-type"),
     pytest.param("type: [a]", "1: type: ", "a type", id="type-a-list"),
+    pytest.param("type: ''", "1: type: ", "a type", id="type-empty-string"),
     pytest.param("type:", "1: type: ", "it is empty", id="type-empty"),
     pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
     pytest.param("host: 1", "1: host: ", "host name", id="host"),
@@ -527,6 +528,10 @@ TASK_FAULTS = [
         id="backend-options",
     ),
     pytest.param("broker", None, "", "'broker' is missing", id="no-broker"),
+    pytest.param(
+        "backend", "''", "2: backend: ", "name of a file", id="backend-empty"
+    ),
+    pytest.param("broker", "''", "4: broker: ", "a broker", id="no-name"),
     pytest.param("broker", "1", "4: broker: ", "quotes", id="broker-a-number"),
     pytest.param(
         "broker", "", "4: broker: ", "it is empty", id="broker-empty"
@@ -823,6 +828,40 @@ def test_a_quote_that_is_not_closed_beside_other_faults() -> None:
         (7, "broker_options.timeout"),
         (8, "broker_options.args"),
     ]
+
+
+def test_a_broker_is_not_made_of_what_is_not_known() -> None:
+    text = (
+        "name: x\nbackend: main\nbackend_options: {queue: q}\nbroker: fake\n"
+        "broker_options: {bad: !!bool maybe}\nmax_running: 0\n"
+    )
+    found = yamlfile.read(Path("x.yml"), text)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert config is None
+    assert places(faults) == [(6, "max_running")]
+
+
+def test_a_channel_is_not_made_of_what_is_not_known() -> None:
+    class Backend(FakeBackend):
+        @classmethod
+        def channel(cls, task_options: Mapping[str, Any]) -> str:
+            return str(task_options["queue"].lower())
+
+    text = (
+        "name: x\nbackend: main\nbackend_options: {queue: !!bool maybe}\n"
+        "broker: fake\nmax_running: 0\n"
+    )
+    found = yamlfile.read(Path("x.yml"), text)
+    plugins = Plugins({"fake": Backend}, {"fake": FakeBroker})
+    _, faults = settings.task(found, plugins, BACKENDS, {})
+    assert places(faults) == [(5, "max_running")]
+
+
+def test_a_size_that_is_not_known() -> None:
+    found = yamlfile.read(Path("x.yml"), "max_request: .inf\nfoo: 1\n")
+    config, faults = settings.agent(found)
+    assert config is None
+    assert places(faults) == [(2, "foo")]
 
 
 def test_a_name_that_is_taken_beside_other_faults() -> None:

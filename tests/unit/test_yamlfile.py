@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Tuple
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ngcp_task_agent import yamlfile
-from ngcp_task_agent.yamlfile import Document, Fault
+from ngcp_task_agent.yamlfile import UNKNOWN, Document, Fault
 
 PATH = Path("/etc/ngcp-task-agent/tasks/x.yml")
 
@@ -48,6 +49,9 @@ def test_reads(text: str, value: Any) -> None:
     assert document.value == value
 
 
+_DATE = "is not a usable date; if it is a text, put it in quotes"
+_NUMBER = "is not a usable number; if it is a text, put it in quotes"
+
 FAULTS = [
     pytest.param("a: 1\na: 2", 2, "a", "second time", id="duplicate"),
     pytest.param(
@@ -74,22 +78,54 @@ FAULTS = [
     pytest.param(
         "a: 1\n---\nb: 2", 2, "", "file of its own", id="two-documents"
     ),
-    pytest.param("a: \x01", 0, "", "not YAML", id="control-character"),
-    pytest.param("a: \0", 0, "", "not YAML", id="nul"),
     pytest.param(
-        "a: !!python/object:os.system x", 1, "", "not YAML", id="python-object"
+        'a:\n  - "x\n  \x01"', 3, "a[0]", "U+0001", id="control-character"
     ),
-    pytest.param("a: !x y", 1, "", "not YAML", id="unknown-tag"),
+    pytest.param("a: 1\nb: |\n  \0\n", 3, "b", "U+0000", id="nul"),
+    pytest.param(
+        "a:\n  \x7fb: 1", 2, "a", "U+007F", id="control-character-in-key"
+    ),
+    pytest.param(
+        "a: 1\n# \x1b", 2, "", "U+001B", id="control-character-in-comment"
+    ),
+    pytest.param(
+        "a: 1\n\0\n", 2, "", "U+0000", id="control-character-that-is-no-yaml"
+    ),
+    pytest.param(
+        "b: 1\na: !!python/object:os.system x",
+        2,
+        "a",
+        "the tag !!python/object:os.system cannot be used",
+        id="python-object",
+    ),
+    pytest.param("b: 1\na: !x y", 2, "a", "tag !x", id="unknown-tag"),
+    pytest.param("b: 1\na: !!set {x}", 2, "a", "tag !!set", id="set"),
+    pytest.param("a:\n- !!omap []", 2, "a[0]", "tag !!omap", id="omap"),
+    pytest.param("b: 1\na: !!binary aA==", 2, "a", "!!binary", id="binary"),
+    pytest.param("b: 1\na: !!str [x]", 2, "a", "tag !!str", id="no-string"),
+    pytest.param("b: 1\na: !!map x", 2, "a", "tag !!map", id="no-mapping"),
     pytest.param(
         "%YAML 9.9\n---\na: 1", 1, "", "not YAML", id="another-version"
     ),
-    pytest.param("a: 2001-99-99", 0, "", "not usable", id="impossible-date"),
-    pytest.param("a: !!int x", 0, "", "not usable", id="no-int"),
-    pytest.param("a: !!int ''", 0, "", "not usable", id="empty-int"),
-    pytest.param("a: !!float x", 0, "", "not usable", id="no-float"),
-    pytest.param("a: !!bool maybe", 0, "", "not usable", id="no-boolean"),
     pytest.param(
-        "a: !!timestamp soon", 0, "", "not usable", id="no-timestamp"
+        "a: 1\nb:\n- 2001-99-99", 3, "b[0]", _DATE, id="impossible-date"
+    ),
+    pytest.param("b: 1\na: !!int x", 2, "a", _NUMBER, id="no-int"),
+    pytest.param("b: 1\na: !!int ''", 2, "a", _NUMBER, id="empty-int"),
+    pytest.param("b: 1\na: 0x_", 2, "a", _NUMBER, id="int-without-digits"),
+    pytest.param("b: 1\na: !!float x", 2, "a", _NUMBER, id="no-float"),
+    pytest.param(
+        "b: 1\na: !!bool maybe", 2, "a", "not yes or no", id="no-boolean"
+    ),
+    pytest.param("b: 1\na: !!timestamp soon", 2, "a", _DATE, id="no-date"),
+    pytest.param("2001-99-99", 1, "", _DATE, id="all-of-the-file"),
+    pytest.param("a: 1\n<<: 1", 2, "<<", "a mapping", id="merged-number"),
+    pytest.param("a: 1\n<<: [1]", 2, "<<", "a mapping", id="merged-list"),
+    pytest.param(
+        '"a\\nb": .inf', 1, '"a\\nb"', "finite", id="key-of-two-lines"
+    ),
+    pytest.param(
+        'a: 1\nb: "\\UFFFFFFFF"', 2, "", "not YAML", id="no-such-character"
     ),
     pytest.param(
         "a: &x [*x]", 1, "a" + "[0]" * 20, "too deep", id="holds-itself"
@@ -108,12 +144,9 @@ FAULTS = [
 
 @pytest.mark.parametrize(("text", "line", "where", "what"), FAULTS)
 def test_finds(text: str, line: int, where: str, what: str) -> None:
-    document = read(text)
-    assert document.value is None
-    (fault,) = document.faults
+    (fault,) = read(text).faults
     assert what in fault.what
-    if "not usable" not in what:
-        assert (fault.line, fault.where) == (line, where)
+    assert (fault.line, fault.where) == (line, where)
     assert "\n" not in str(fault)
 
 
@@ -193,14 +226,68 @@ def test_says_nothing_where_the_slip_is_not_known() -> None:
 
 
 def test_all_faults_at_once() -> None:
-    document = read("a: 1\na: 2\nb: .inf\n3: 4\n")
-    assert [fault.line for fault in document.faults] == [2, 3, 4]
+    document = read(
+        "a: 1\na: 2\nb: .inf\n3: 4\nc: 2026-13-45\nd: !!bool maybe\n"
+        "e: x\x01\nf: !x y\n# \x02\n"
+    )
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (2, "a"),
+        (3, "b"),
+        (4, ""),
+        (5, "c"),
+        (6, "d"),
+        (7, "e"),
+        (8, "f"),
+        (9, ""),
+    ]
+
+
+def test_what_has_no_fault_is_known() -> None:
+    document = read("a: 1\nb: [x, .inf]\n3: 4\nc: {d: 2026-13-45, e: y}\n")
+    assert document.is_read
+    assert document.value == {
+        "a": 1,
+        "b": ["x", UNKNOWN],
+        "c": {"d": UNKNOWN, "e": "y"},
+    }
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: &x [*x]", "[" * 50_000])
+def test_what_cannot_be_read_is_not_known(text: str) -> None:
+    document = read(text)
+    assert not document.is_read
+    assert document.value is None
+
+
+def test_a_character_and_what_is_not_yaml() -> None:
+    document = read("a: x\x01\nb: 'y\n")
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (1, ""),
+        (2, ""),
+    ]
+
+
+def test_merged_values() -> None:
+    """Those of the mapping itself come first, then in the list's order."""
+    text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {<<: [*b, *a], y: 3}"
+    assert read(text).value["c"] == {"x": 2, "y": 3, "z": 2}
+
+
+def test_looks_below_what_is_no_key() -> None:
+    document = read("1: {a: .inf}\n[b]: .nan\n")
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (1, ""),
+        (1, "1.a"),
+        (2, ""),
+        (2, "?"),
+    ]
 
 
 def test_deep_nesting() -> None:
     assert read("[" * 20 + "]" * 20).faults == []
     assert read("[" * 30 + "]" * 30).faults
-    assert read("[" * 50_000).faults
+    (fault,) = read("[" * 50_000).faults
+    assert str(fault) == f"{PATH}:1: is nested too deep"
 
 
 def test_aliases_cannot_blow_up() -> None:
@@ -261,8 +348,10 @@ def test_fault_as_text() -> None:
 @example("&a ? *a")
 def test_any_text_is_a_value_or_faults(text: str) -> None:
     document = read(text)
-    if document.faults:
-        assert document.value is None
-        for fault in document.faults:
-            assert fault.what
-            assert "\n" not in str(fault)
+    if not document.faults:
+        assert document.is_read
+        assert document.value == yaml.safe_load(text)
+    for fault in document.faults:
+        assert fault.what
+        assert fault.line
+        assert "\n" not in str(fault)
