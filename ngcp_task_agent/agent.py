@@ -313,9 +313,11 @@ class Agent:
         for backend in (*backends, *self._replaced):
             backend.hold_nobody()
         await self._end_tasks()
+        # Also those whose own end is still waiting for their answers.
+        ending = (*backends, *self._replaced)
+        await asyncio.gather(*(b.stop(_FLUSH) for b in ending))
         if self._retiring:
             await asyncio.wait(set(self._retiring), timeout=_FLUSH)
-        await asyncio.gather(*(b.stop(_FLUSH) for b in backends))
         if self._control:
             await self._control.stop()
         if self._node:

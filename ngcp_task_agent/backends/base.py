@@ -152,6 +152,8 @@ class Backend(ABC):
     async def stop(self, timeout: float) -> None:
         """Deliver what is still to be sent, then end everything.
 
+        Can be called again while it has not returned.
+
         :param timeout: seconds for the delivery; as long as answers leave,
             it can begin anew, ``LEAVING`` times at most
         """

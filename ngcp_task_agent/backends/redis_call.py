@@ -17,6 +17,7 @@ from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS
 _SLOWEST = 128 << 10  # bytes a second, of a line that is still of use
 # Seconds for a connection to answer when the server has answered another.
 _GRACE = 1.0
+_STANDSTILL = 3.0  # seconds
 
 
 class Caller:
@@ -40,6 +41,8 @@ class Caller:
         self._timeout = timeout
         self._channel = channel
         self._on_overdue = on_overdue
+        self._is_safe = False
+        self._overdue: Optional[asyncio.TimerHandle] = None
         self._doubt: Optional[asyncio.Task[None]] = None
         self.is_busy = False
 
@@ -48,30 +51,47 @@ class Caller:
         return self._doubt is not None
 
     async def call(
-        self, link: Link, commands: Sequence[Sequence[Any]], size: int = 0
+        self,
+        link: Link,
+        commands: Sequence[Sequence[Any]],
+        is_safe: bool,
+        size: int = 0,
     ) -> List[Any]:
         """As Link.call().
 
+        :param is_safe: it can be found out later what was carried out, so
+            that a connection on which nothing moves is given up soon
         :param size: bytes of the commands
         :raises LinkError: when nothing was sent
         """
         # A slow line is not a dead one.
         extra = size / _SLOWEST
-        overdue = asyncio.get_running_loop().call_later(
-            self._timeout + extra, self._begin_doubt, link
-        )
+        self._is_safe = is_safe
+        self._wait(link, 0 if is_safe else extra)
         self.is_busy = True
         try:
             return await link.call(commands, KEEP_SECONDS + extra)
         finally:
             self.is_busy = False
-            overdue.cancel()
+            if self._overdue:
+                self._overdue.cancel()
             if self._doubt:
                 await background.end(self._doubt)
                 self._doubt = None
 
-    def _begin_doubt(self, link: Link) -> None:
-        self._on_overdue(f"no answer within {self._timeout:g} s")
+    def _wait(self, link: Link, extra: float) -> None:
+        wait = self._timeout + extra
+        if self._is_safe:
+            wait = min(wait, _STANDSTILL)
+        self._overdue = asyncio.get_running_loop().call_later(
+            wait, self._look, link, link.unsent, wait
+        )
+
+    def _look(self, link: Link, before: int, wait: float) -> None:
+        if self._is_safe and link.unsent != before:
+            self._wait(link, 0)
+            return
+        self._on_overdue(f"no answer within {wait:g} s")
         self._doubt = background.start(self._find_out(link))
 
     async def _find_out(self, link: Link) -> None:
@@ -95,7 +115,8 @@ class Caller:
                     await other.close("it was for a test")
             if is_answered:
                 # What it had stalled is answered now, or never.
-                await asyncio.sleep(_GRACE)
+                if not self._is_safe:
+                    await asyncio.sleep(_GRACE)
                 link.give_up("it alone gets no answer")
             else:
                 await asyncio.sleep(backoff.next())

@@ -25,7 +25,7 @@ from ngcp_task_agent.backends.redis_receipts import Receipt, Receipts
 
 # Seconds of silence after which nobody waits for a receipt: it was sent to
 # whoever listens when it was published.
-_SILENCE = 2.0
+_SILENCE = 4.0
 
 
 class Outcome(NamedTuple):
@@ -71,6 +71,10 @@ class Delivery:
         self.size = sum(len(message) for _, message in parts)
         self._receipts = receipts
         self._receipt = receipt
+
+    @property
+    def has_receipt(self) -> bool:
+        return self._receipt is not None
 
     @property
     def age(self) -> float:
@@ -150,6 +154,7 @@ class Delivery:
                     ("CLIENT", "KILL", "ID", self.link.id),
                     self._publish(marker),
                 ],
+                is_safe=True,
             )
             if len(replies) < 2:
                 raise LinkError(link.closed.result())

@@ -8,12 +8,15 @@ themselves, differ from version to version and lose messages.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import ipaddress
 import os
 import re
 import socket
 import ssl
 import stat
+import sys
+import termios
 import time
 from collections import deque
 from typing import (
@@ -166,6 +169,22 @@ class Link:
             kind = LoginRefused if link.is_refused else LinkError
             raise kind(link.closed.result())
         return link
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the other end has not acknowledged."""
+        writer = self._connection._writer
+        if writer is None:
+            return 0
+        waiting = bytearray(4)
+        try:
+            fcntl.ioctl(
+                writer.get_extra_info("socket"), termios.TIOCOUTQ, waiting
+            )
+        except (OSError, ValueError):
+            return 0  # it is closed
+        in_kernel = int.from_bytes(waiting, sys.byteorder)
+        return in_kernel + int(writer.transport.get_write_buffer_size())
 
     async def identify(self, timeout: float) -> None:
         """Learn ``server`` and ``id``, if the server tells them.

@@ -25,6 +25,7 @@ _BATCH = 100
 _BATCH_BYTES = 256 << 10
 
 _LARGE_RATE = 32 << 20  # bytes a second
+_BREAKS = 2
 _REMEMBER = 10_000  # requests of which an answer was dropped
 
 Encode = Callable[[], Sequence[bytes]]
@@ -40,6 +41,7 @@ class Answer:
     :ivar messages: what is left to be taken
     :ivar encode: makes the messages of a large one, until that is done
     :ivar size: bytes that are kept of it now
+    :ivar breaks: how many connections broke while it was on its way
     :ivar is_lost: it is given up, or a part of it
     """
 
@@ -59,6 +61,7 @@ class Answer:
         self.encode = encode
         self.is_large = encode is not None
         self.size = size
+        self.breaks = 0
         self.is_lost = False
 
 
@@ -178,7 +181,8 @@ class Outbox:
             answer.messages.appendleft(message)
             self._grow(answer, len(message))
             if answer.is_large:
-                self._current = answer
+                # Perhaps it is what breaks them: then the others go first.
+                self._current = answer if answer.breaks < _BREAKS else None
         return dropped
 
     def discard(self, answer: Answer) -> None:
@@ -247,12 +251,16 @@ class Outbox:
         self._count -= 1
 
     def _choose(self) -> Answer:
-        """The first answer of the channel that can have it the soonest."""
+        """The first answer of the channel that can have it the soonest.
+
+        What has broken connections comes last.
+        """
         now = time.monotonic()
         firsts = [queue[0] for queue in self._large.values()]
         return min(
             firsts,
             key=lambda answer: (
+                answer.breaks >= _BREAKS,
                 max(now, self._ready.get(answer.channel, 0.0)),
                 answer.number,
             ),

@@ -23,9 +23,10 @@ from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS, Part
 from ngcp_task_agent.backends.redis_receipts import Receipts
 
 _ROLE_EVERY = 1.0  # seconds
-_ROLE_KNOWN = 5.0  # seconds
+_ROLE_KNOWN = 3.0  # seconds
 _SHORT_LIVED = 1.0  # seconds
 _PROVE_AGAIN = 5.0  # seconds
+_TROUBLE = 0.5  # seconds until what Redis has refused for a while goes again
 LONGEST_CONNECT = 5.0  # seconds
 
 
@@ -86,7 +87,7 @@ class Publisher:
         self._connect_within = min(timeout, LONGEST_CONNECT)
         self._receipts = receipts
         self._lane = lane
-        self._caller = Caller(options, timeout, receipts.channel, lane.down)
+        self._caller = Caller(options, timeout, receipts.channel, self._fails)
         self._more: Optional[asyncio.Future[None]] = None
         self._retry = asyncio.Event()
         self._link: Optional[Link] = None
@@ -164,8 +165,7 @@ class Publisher:
             except LinkError as error:
                 self.tried.set()
                 if self._lane.is_needed or self._in_doubt:
-                    self.is_away = True
-                    self._lane.down(str(error))
+                    self._fails(str(error))
                 await self._pause(self._backoff.next())
 
     async def _work(self) -> None:
@@ -195,6 +195,8 @@ class Publisher:
         if pause == 0:
             await self._publish(link)
         else:
+            if self._is_linked:
+                self._works()
             await self._wait(every if pause is None else min(pause, every))
 
     async def _wait(self, seconds: Optional[float]) -> None:
@@ -242,8 +244,6 @@ class Publisher:
         self._backoff.connected()
         if self._notes_database:
             await self._note_database(link)
-        self.is_away = False
-        self._lane.up()
 
     async def _publish(self, link: Link) -> None:
         """Publish as much as may be on its way at once."""
@@ -252,7 +252,10 @@ class Publisher:
         delivery = Delivery(link, batch, self._receipts, receipt)
         try:
             replies = await self._caller.call(
-                link, delivery.commands(), delivery.size
+                link,
+                delivery.commands(),
+                is_safe=delivery.has_receipt,
+                size=delivery.size,
             )
         except LinkError:
             # None of it was sent.
@@ -272,7 +275,9 @@ class Publisher:
         if not outcome.transacts:
             self._cannot_prove("transactions", outcome.trouble)
         elif outcome.trouble:
-            raise LinkError(outcome.trouble)
+            self._fails(outcome.trouble)
+            self._retry.clear()
+            await self._pause(_TROUBLE)
 
     async def _settle_doubt(self, link: Link, delivery: Delivery) -> None:
         """Find out what became of the last batch: its connection broke."""
@@ -283,6 +288,8 @@ class Publisher:
             raise
         if self._in_doubt:
             self._in_doubt = None
+            for answer, _ in outcome.again:
+                answer.breaks += 1
             self._land(outcome, delivery)
 
     def _land(self, outcome: Outcome, delivery: Delivery) -> None:
@@ -292,10 +299,17 @@ class Publisher:
             why = f"the connection broke: {reason}"
         elif outcome.published:
             self._was_of_use = True
-            self.is_away = False
             self._backoff.succeeded()
-            self._lane.up()
+            self._works()
         self._lane.landed(outcome, why)
+
+    def _works(self) -> None:
+        self.is_away = False
+        self._lane.up()
+
+    def _fails(self, reason: str) -> None:
+        self.is_away = True
+        self._lane.down(reason)
 
     def _give_up(self, why: str) -> None:
         """Whether it was published is not found out."""
@@ -360,7 +374,9 @@ class Publisher:
                 {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
             ]
             for step in steps:
-                replies = await self._caller.call(link, list(step.values()))
+                replies = await self._caller.call(
+                    link, list(step.values()), is_safe=True
+                )
                 for what, reply in zip(step, replies):
                     is_error = isinstance(reply, ResponseError)
                     if is_error and "without MULTI" not in str(reply):
