@@ -138,6 +138,28 @@ def test_replaced_backend_delivers_all_large_answers(
     assert "lost" not in daemon.text()
 
 
+def test_what_a_replaced_backend_cannot_deliver_is_told(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """Also when the agent ends before it would have given up."""
+    go = config.path / "go"
+    config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done")
+    daemon = start()
+    requests = [client.send("slow") for _ in range(5)]
+    for _ in requests:
+        assert client.next()["status"] == "accepted"
+    server.kill()
+    daemon.wait_for_log(" is away: ")
+    go.touch()
+    daemon.wait_for_log("done slow", 5)
+    config.backend(ping_interval=2)
+    daemon.reload()
+    assert daemon.stop() == 0
+    lost = [line for line in daemon.text().splitlines() if " is lost" in line]
+    for request in requests:
+        assert sum(request["uuid"] in line for line in lost) == 1
+
+
 def test_reload_under_traffic_loses_nothing(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

@@ -73,8 +73,12 @@ class Server:
 
     def has_got(self, *words: str) -> bool:
         """Whether a command that begins so has come."""
+        return self.count(*words) > 0
+
+    def count(self, *words: str) -> int:
+        """How many commands that begin so have come."""
         begin = [word.encode() for word in words]
-        return any(came[: len(begin)] == begin for came in self.commands)
+        return sum(came[: len(begin)] == begin for came in self.commands)
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(

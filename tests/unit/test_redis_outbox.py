@@ -189,6 +189,27 @@ def test_a_channel_does_not_wait_for_what_another_can_take(
     assert take(outbox, True) == [b"1--"]
 
 
+def test_what_breaks_connections_lets_the_others_go_first(
+    clock: List[float],
+) -> None:
+    outbox = Outbox()
+    put(outbox, large(b"bad"), large(b"1", channel="a"))
+    encode(outbox)
+    for _ in range(redis_outbox._BREAKS):
+        clock[0] += 1
+        batch = outbox.take(True)
+        assert texts(batch) == [b"bad"]
+        batch[0][0].breaks += 1
+        outbox.landed(True)
+        outbox.put_back(batch)
+    clock[0] += 1
+    encode(outbox)
+    assert take(outbox, True) == [b"1"]
+    clock[0] += 1
+    assert outbox.to_encode() is None
+    assert take(outbox, True) == [b"bad"]
+
+
 def test_large_answers_become_messages_one_at_a_time(
     clock: List[float],
 ) -> None:

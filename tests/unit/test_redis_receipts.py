@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any, List
@@ -22,7 +23,7 @@ from ngcp_task_agent.backends.redis_link import Link
 from ngcp_task_agent.backends.redis_outbox import Answer
 from ngcp_task_agent.backends.redis_receipts import Receipts
 from ngcp_task_agent.backends.redis_writer import Writer
-from tests.unit.fakes import Records, until
+from tests.unit.fakes import WITHIN, Records, until
 from tests.unit.resp import Server
 
 
@@ -327,6 +328,35 @@ async def test_what_redis_refuses_for_a_while_is_kept(
         await bench.published("1", "2", "3")
         assert not journal_records.of(journal.ANSWER_LOST)
         assert len(journal_records.of(journal.BACKEND_UP)) == 1
+
+
+async def test_what_is_refused_is_not_tried_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_publisher, "_TROUBLE", WITHIN)
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.start()
+        # The reader came later, and nobody has waited for it since.
+        bench.writer.redis_is_back()
+        bench.server.replies["PUBLISH"] = b"-BUSY Redis is busy\r\n"
+        bench.send("1")
+        # In a transaction, and without.
+        await until(lambda: bench.server.count("PUBLISH", "fb") == 2)
+        await asyncio.sleep(0.1)
+        assert bench.server.count("PUBLISH", "fb") == 2
+
+
+async def test_it_is_told_that_answers_can_be_sent_though_none_waits(
+    tmp_path: Path, journal_records: Records
+) -> None:
+    async with Bench(Server(tmp_path)) as bench:
+        bench.server.stalled_command = b"PUBLISH"
+        await bench.server.start()
+        await bench.hear()
+        bench.writer.start()
+        await until(lambda: journal_records.of(journal.BACKEND_DOWN))
+        bench.server.resume()
+        await until(lambda: journal_records.of(journal.BACKEND_UP))
 
 
 async def test_transactions_that_were_refused_for_a_while_come_back(
