@@ -231,7 +231,10 @@ SALVAGED = [
     pytest.param(lambda text: text + b"\xff", id="not-utf-8"),
     pytest.param(lambda text: text + b"x" * 300_000, id="long-end"),
     pytest.param(lambda text: b"x" * 300_000 + text, id="long-begin"),
-    pytest.param(lambda text: b"[" * 5000 + text, id="deep"),
+    pytest.param(
+        lambda text: text[:-1] + b',"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        id="deep",
+    ),
 ]
 
 
