@@ -37,7 +37,7 @@ lint: $(VENV)/test
 	    debian/ngcp-task-agent.postinst debian/restart-after-upgrade
 
 unit: $(VENV)/test
-	$(RUN) -m pytest -q tests/unit
+	$(RUN) -m pytest -q -n 2 tests/unit
 
 integration: $(VENV)/test
 	$(RUN) -m pytest -q -n $(AT_ONCE) tests/integration
