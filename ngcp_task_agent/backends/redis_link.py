@@ -174,13 +174,12 @@ class Link:
     def unsent(self) -> int:
         """Bytes that the other end has not acknowledged."""
         writer = self._connection._writer
-        if writer is None:
+        sock = writer.get_extra_info("socket") if writer else None
+        if sock is None:
             return 0
         waiting = bytearray(4)
         try:
-            fcntl.ioctl(
-                writer.get_extra_info("socket"), termios.TIOCOUTQ, waiting
-            )
+            fcntl.ioctl(sock, termios.TIOCOUTQ, waiting)
         except (OSError, ValueError):
             return 0  # it is closed
         in_kernel = int.from_bytes(waiting, sys.byteorder)

@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any, Awaitable, Callable, List
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from redis.exceptions import ResponseError
@@ -201,3 +202,19 @@ async def test_stalled(tmp_path: Path) -> None:
         await link.close("")
 
     await with_server(tmp_path, test)
+
+
+async def test_nothing_is_unsent_on_a_link_that_has_gone() -> None:
+    """With TLS its transport has forgotten its socket by then."""
+    writer = Mock(
+        get_extra_info=Mock(return_value=None),
+        transport=Mock(get_write_buffer_size=Mock(side_effect=AttributeError)),
+    )
+    connection = Mock(
+        _writer=writer,
+        disconnect=AsyncMock(),
+        read_response=AsyncMock(side_effect=OSError),
+    )
+    link = Link(connection, no_push)
+    assert link.unsent == 0
+    await link.close("test")
