@@ -17,7 +17,8 @@ from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS
 _SLOWEST = 128 << 10  # bytes a second, of a line that is still of use
 # Seconds for a connection to answer when the server has answered another.
 _GRACE = 1.0
-_STANDSTILL = 3.0  # seconds
+# Seconds without any progress, of a connection that is safe to give up.
+_STANDSTILL = 3.0
 
 
 class Caller:
@@ -66,8 +67,11 @@ class Caller:
         """
         # A slow line is not a dead one.
         extra = size / _SLOWEST
+        wait = self._timeout + extra
+        if is_safe:
+            wait = min(self._timeout, _STANDSTILL)
         self._is_safe = is_safe
-        self._wait(link, 0 if is_safe else extra)
+        self._wait(link, wait)
         self.is_busy = True
         try:
             return await link.call(commands, KEEP_SECONDS + extra)
@@ -79,17 +83,14 @@ class Caller:
                 await background.end(self._doubt)
                 self._doubt = None
 
-    def _wait(self, link: Link, extra: float) -> None:
-        wait = self._timeout + extra
-        if self._is_safe:
-            wait = min(wait, _STANDSTILL)
+    def _wait(self, link: Link, wait: float) -> None:
         self._overdue = asyncio.get_running_loop().call_later(
             wait, self._look, link, link.unsent, wait
         )
 
     def _look(self, link: Link, before: int, wait: float) -> None:
         if self._is_safe and link.unsent != before:
-            self._wait(link, 0)
+            self._wait(link, wait)
             return
         self._on_overdue(f"no answer within {wait:g} s")
         self._doubt = background.start(self._find_out(link))

@@ -49,6 +49,52 @@ class Outcome(NamedTuple):
     is_stuck: bool = False
 
 
+class Refusal(NamedTuple):
+    """Why deliveries have to do without receipts.
+
+    :ivar what: the command that Redis refuses
+    :ivar is_for_good: it will not do otherwise on this connection
+    """
+
+    what: str
+    why: str
+    is_for_good: bool
+
+
+async def find_refusal(
+    link: Link, receipts: Receipts, caller: Caller, timeout: float
+) -> Optional[Refusal]:
+    """What is refused of that which receipts need, if anything.
+
+    Tries it, with an empty receipt and nobody to kill.
+
+    :param timeout: seconds for Redis to say who it is
+    :raises LinkError: when the link is closed, or Redis does not say so for
+        a while
+    """
+    await link.identify(timeout)
+    if link.server is None:
+        return Refusal("INFO or CLIENT ID", link.anonymous, True)
+    steps: List[Dict[str, Sequence[Any]]] = [
+        {
+            "CLIENT KILL": ("CLIENT", "KILL", "ID", link.id),
+            "PUBLISH": ("PUBLISH", receipts.channel, ""),
+            "EXEC": ("EXEC",),
+        },
+        # Only now: who may begin one and not end it is stuck in it.
+        {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
+    ]
+    for step in steps:
+        replies = await caller.call(link, list(step.values()), is_safe=True)
+        for what, reply in zip(step, replies):
+            is_error = isinstance(reply, ResponseError)
+            if is_error and "without MULTI" not in str(reply):
+                if what == "EXEC" and "MULTI" in step:
+                    await link.close(f"{what}: {reply}")
+                return Refusal(what, str(reply), is_for_good(reply))
+    return None
+
+
 class Delivery:
     """Some answers that are published at once.
 

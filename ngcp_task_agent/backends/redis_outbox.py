@@ -25,6 +25,7 @@ _BATCH = 100
 _BATCH_BYTES = 256 << 10
 
 _LARGE_RATE = 32 << 20  # bytes a second
+# Connections that may break under a large answer before others go first.
 _BREAKS = 2
 _REMEMBER = 10_000  # requests of which an answer was dropped
 
@@ -181,8 +182,13 @@ class Outbox:
             answer.messages.appendleft(message)
             self._grow(answer, len(message))
             if answer.is_large:
-                # Perhaps it is what breaks them: then the others go first.
-                self._current = answer if answer.breaks < _BREAKS else None
+                self._current = answer
+            if answer.is_large and answer.breaks >= _BREAKS:
+                # Perhaps it is what breaks them.
+                self._current = None
+                queue = self._queue(answer)
+                queue.remove(answer)
+                queue.append(answer)
         return dropped
 
     def discard(self, answer: Answer) -> None:
@@ -253,7 +259,7 @@ class Outbox:
     def _choose(self) -> Answer:
         """The first answer of the channel that can have it the soonest.
 
-        What has broken connections comes last.
+        Those that may break connections come last.
         """
         now = time.monotonic()
         firsts = [queue[0] for queue in self._large.values()]

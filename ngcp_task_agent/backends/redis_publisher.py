@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence
+from typing import Any, List, Mapping, Optional, Protocol
 
 from redis.exceptions import ResponseError
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.backoff import Backoff
 from ngcp_task_agent.backends.redis_call import Caller
-from ngcp_task_agent.backends.redis_delivery import Delivery, Outcome
+from ngcp_task_agent.backends.redis_delivery import (
+    Delivery,
+    Outcome,
+    Refusal,
+    find_refusal,
+)
 from ngcp_task_agent.backends.redis_link import (
     Link,
     LinkError,
-    is_for_good,
     is_own_server,
     no_push,
 )
 from ngcp_task_agent.backends.redis_outbox import KEEP_SECONDS, Part
 from ngcp_task_agent.backends.redis_receipts import Receipts
 
-_ROLE_EVERY = 1.0  # seconds
-_ROLE_KNOWN = 3.0  # seconds
-_SHORT_LIVED = 1.0  # seconds
-_PROVE_AGAIN = 5.0  # seconds
-_TROUBLE = 0.5  # seconds until what Redis has refused for a while goes again
+# In seconds: how often the role is asked for, and how long it is believed
+# without a connection;
+_ROLE_EVERY = 1.0
+_ROLE_KNOWN = 3.0
+# what a connection has to hold, not to count as a failure;
+_SHORT_LIVED = 1.0
+# until what Redis has refused for a while is tried again.
+_PROVE_AGAIN = 5.0
+_TROUBLE = 0.5
 LONGEST_CONNECT = 5.0  # seconds
 
 
@@ -116,7 +124,8 @@ class Publisher:
         rarely keeps its clients.
         """
         is_fresh = time.monotonic() - self._looked < _ROLE_KNOWN
-        return self._was_own_master and (self._is_linked or is_fresh)
+        has_asked = self._is_linked and self._looked >= self._linked
+        return self._was_own_master and (has_asked or is_fresh)
 
     @property
     def is_stuck(self) -> bool:
@@ -166,12 +175,16 @@ class Publisher:
                 self.tried.set()
                 if self._lane.is_needed or self._in_doubt:
                     self._fails(str(error))
-                await self._pause(self._backoff.next())
+                is_refused = self._is_linked
+                await self._pause(
+                    _TROUBLE if is_refused else self._backoff.next()
+                )
 
     async def _work(self) -> None:
         """One round: connect if need be, publish what waits, or wait.
 
-        :raises LinkError: when Redis is away
+        :raises LinkError: when Redis is away, or refuses something for a
+            while
         """
         every = _ROLE_EVERY if self._asks_role else self._ping_interval
         if not self._is_linked:
@@ -212,6 +225,9 @@ class Publisher:
 
     async def _pause(self, seconds: float) -> None:
         """Wait for the next attempt; meanwhile what gets too old goes."""
+        if self._is_linked:
+            # That the reader has found Redis is no news.
+            self._retry.clear()
         end = time.monotonic() + seconds
         while True:
             self._lane.drop_excess()
@@ -273,19 +289,13 @@ class Publisher:
         if outcome.is_stuck:
             await link.close(outcome.trouble)
         if not outcome.transacts:
-            self._cannot_prove("transactions", outcome.trouble)
+            self._cannot_prove(Refusal("transactions", outcome.trouble, False))
         elif outcome.trouble:
-            self._fails(outcome.trouble)
-            self._retry.clear()
-            await self._pause(_TROUBLE)
+            raise LinkError(outcome.trouble)
 
     async def _settle_doubt(self, link: Link, delivery: Delivery) -> None:
         """Find out what became of the last batch: its connection broke."""
-        try:
-            outcome = await delivery.find_out(link, self._caller)
-        except LinkError as error:
-            await link.close(str(error))
-            raise
+        outcome = await delivery.find_out(link, self._caller)
         if self._in_doubt:
             self._in_doubt = None
             for answer, _ in outcome.again:
@@ -352,50 +362,28 @@ class Publisher:
             )
 
     async def _prove(self, link: Link) -> None:
-        """See whether it can be found out what was carried out on this link.
-
-        Tries all that this takes, with an empty receipt and nobody to kill.
+        """See whether answers can be published with receipts.
 
         :raises LinkError: when Redis is away, or refuses it for a while and
             something is in doubt
         """
         try:
-            await link.identify(self._timeout)
-            if link.server is None:
-                self._cannot_prove("INFO or CLIENT ID", link.anonymous, True)
-                return
-            steps: List[Dict[str, Sequence[Any]]] = [
-                {
-                    "CLIENT KILL": ("CLIENT", "KILL", "ID", link.id),
-                    "PUBLISH": ("PUBLISH", self._receipts.channel, ""),
-                    "EXEC": ("EXEC",),
-                },
-                # Only now: who may begin one and not end it is stuck in it.
-                {"MULTI": ("MULTI",), "EXEC": ("EXEC",)},
-            ]
-            for step in steps:
-                replies = await self._caller.call(
-                    link, list(step.values()), is_safe=True
-                )
-                for what, reply in zip(step, replies):
-                    is_error = isinstance(reply, ResponseError)
-                    if is_error and "without MULTI" not in str(reply):
-                        self._cannot_prove(what, reply, is_for_good(reply))
-                        if what == "EXEC" and "MULTI" in step:
-                            await link.close(f"{what}: {reply}")
-                        return
-            self._proves = self._is_linked
+            refusal = await find_refusal(
+                link, self._receipts, self._caller, self._timeout
+            )
         except LinkError as error:
             if not self._is_linked or self._in_doubt:
                 raise
-            self._cannot_prove("INFO or CLIENT ID", error)
+            refusal = Refusal("INFO or CLIENT ID", str(error), False)
+        if refusal:
+            self._cannot_prove(refusal)
+        else:
+            self._proves = self._is_linked
 
-    def _cannot_prove(
-        self, what: str, error: object, is_for_good: bool = False
-    ) -> None:
+    def _cannot_prove(self, refusal: Refusal) -> None:
         """Do without, for a while or until there is another connection."""
         self._proves = False
-        self._proves_from = (
-            float("inf") if is_for_good else time.monotonic() + _PROVE_AGAIN
-        )
-        self._receipts.impossible(what, error)
+        self._proves_from = time.monotonic() + _PROVE_AGAIN
+        if refusal.is_for_good:
+            self._proves_from = float("inf")
+        self._receipts.impossible(refusal.what, refusal.why)

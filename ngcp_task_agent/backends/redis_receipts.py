@@ -20,10 +20,6 @@ from ngcp_task_agent.backends.redis_link import Link
 _TOKEN = 16  # bytes, so that nobody can guess what he has not heard
 
 
-def _random() -> bytes:
-    return str(uuid.uuid4()).encode()
-
-
 class Receipt:
     """What is published with some answers, once.
 
@@ -50,7 +46,7 @@ class Receipts:
     """
 
     def __init__(self, name: str) -> None:
-        self.channel = b"ngcp-task-agent-receipts-%b" % _random()
+        self.channel = f"ngcp-task-agent-receipts-{uuid.uuid4()}".encode()
         self._name = name
         self._ear: Optional[Link] = None
         self._awaited: Dict[bytes, Receipt] = {}

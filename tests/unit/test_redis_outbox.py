@@ -193,7 +193,7 @@ def test_what_breaks_connections_lets_the_others_go_first(
     clock: List[float],
 ) -> None:
     outbox = Outbox()
-    put(outbox, large(b"bad"), large(b"1", channel="a"))
+    put(outbox, large(b"bad"), large(b"1", channel="a"), large(b"2"))
     encode(outbox)
     for _ in range(redis_outbox._BREAKS):
         clock[0] += 1
@@ -202,9 +202,11 @@ def test_what_breaks_connections_lets_the_others_go_first(
         batch[0][0].breaks += 1
         outbox.landed(True)
         outbox.put_back(batch)
-    clock[0] += 1
-    encode(outbox)
-    assert take(outbox, True) == [b"1"]
+    # Also those of its own channel.
+    for other in (b"1", b"2"):
+        clock[0] += 1
+        encode(outbox)
+        assert take(outbox, True) == [other]
     clock[0] += 1
     assert outbox.to_encode() is None
     assert take(outbox, True) == [b"bad"]

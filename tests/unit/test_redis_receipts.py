@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 from unittest.mock import Mock
 
 import pytest
@@ -66,6 +66,10 @@ class Bench:
     def _on_push(self, push: List[bytes]) -> None:
         self.receipts.hear(push[2])
 
+    async def until(self, what: Callable[[], Any]) -> None:
+        """Wait until it is true, and do not let the writer wait long."""
+        await until(lambda: (self.writer.redis_is_back(), what())[1])
+
     def send(self, *messages: str) -> None:
         """An answer of one message each, to a request of its own."""
         for message in messages:
@@ -74,12 +78,7 @@ class Bench:
     async def published(self, *messages: str) -> None:
         """Wait until these are published, and nothing else was."""
         expected = [("fb", message.encode()) for message in messages]
-        await until(
-            lambda: (
-                self.writer.redis_is_back(),
-                len(self.server.published) >= len(expected),
-            )[1]
-        )
+        await self.until(lambda: len(self.server.published) >= len(expected))
         assert self.server.published == expected
 
 
@@ -119,12 +118,7 @@ async def test_connections_may_break_again_and_again(
         for _ in range(3):
             # On the next connection, before it knows what became of them.
             bench.server.hang_up_at("PUBLISH", False)
-            await until(
-                lambda: (
-                    bench.writer.redis_is_back(),
-                    not bench.server.is_to_hang_up,
-                )[1]
-            )
+            await bench.until(lambda: not bench.server.is_to_hang_up)
         await bench.published("1", "2")
         assert not journal_records.of(journal.ANSWER_LOST)
 
@@ -173,12 +167,7 @@ async def test_another_server_cannot_tell(
         bench.server.hang_up_at("EXEC", False)
         bench.server.run_id = b"run2"
         bench.send("1")
-        await until(
-            lambda: (
-                bench.writer.redis_is_back(),
-                journal_records.of(journal.ANSWER_LOST),
-            )[1]
-        )
+        await bench.until(lambda: journal_records.of(journal.ANSWER_LOST))
         assert not bench.server.published
         # Each has only tried whether it might kill: there the number of the
         # broken connection is somebody else's.
@@ -346,6 +335,30 @@ async def test_what_is_refused_is_not_tried_all_the_time(
         assert bench.server.count("PUBLISH", "fb") == 2
 
 
+async def test_trouble_while_something_is_in_doubt(
+    tmp_path: Path, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_publisher, "_TROUBLE", 0.2)
+    async with Bench(Server(tmp_path)) as bench:
+        await bench.start()
+        bench.server.replies["INFO"] = b"-BUSY Redis is busy\r\n"
+        bench.server.hang_up_at("EXEC", False)
+        bench.send("1")
+        asked = bench.server.count("INFO")
+        await bench.until(lambda: bench.server.count("INFO") > asked)
+        # It is asked again after a while, over the same connection, and not
+        # all the time.
+        bench.writer.redis_is_back()
+        clients, asked = bench.server.clients, bench.server.count("INFO")
+        await until(lambda: bench.server.count("INFO") >= asked + 2)
+        assert bench.server.count("INFO") < asked + 10
+        assert bench.server.clients == clients
+        assert not bench.server.published
+        del bench.server.replies["INFO"]
+        await bench.published("1")
+        assert not journal_records.of(journal.ANSWER_LOST)
+
+
 async def test_it_is_told_that_answers_can_be_sent_though_none_waits(
     tmp_path: Path, journal_records: Records
 ) -> None:
@@ -372,12 +385,7 @@ async def test_transactions_that_were_refused_for_a_while_come_back(
         await bench.published("1")
         del bench.server.replies["INFO"]
         bench.server.hang_up_at("EXEC", False)
-        await until(
-            lambda: (
-                bench.writer.redis_is_back(),
-                not bench.server.is_to_hang_up,
-            )[1]
-        )
+        await bench.until(lambda: not bench.server.is_to_hang_up)
         bench.server.hang_up_at("EXEC", True)
         bench.send("2")
         await bench.published("1", "2")

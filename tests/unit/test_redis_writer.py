@@ -10,7 +10,11 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends import redis_call, redis_outbox
+from ngcp_task_agent.backends import (
+    redis_call,
+    redis_outbox,
+    redis_publisher,
+)
 from ngcp_task_agent.backends.redis_receipts import Receipts
 from ngcp_task_agent.backends.redis_writer import Writer
 from tests.unit.fakes import WITHIN, Records, until
@@ -388,3 +392,25 @@ async def test_the_role_is_known_while_it_connects_again(
     await writer.redis_is_away("test")
     assert not writer.is_own_master
     await writer.stop(0)
+
+
+async def test_a_new_connection_is_asked_before_its_role_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_publisher, "_ROLE_KNOWN", 0.0)
+    server = Server(tmp_path)
+    await server.start()
+    writer = make(server)
+    writer.start()
+    await until(lambda: is_ready(writer))
+    server.stalled_command = b"ROLE"
+    asked = server.count("ROLE")
+    server.hang_up()
+    await until(
+        lambda: (writer.redis_is_back(), server.count("ROLE") > asked)[1]
+    )
+    assert not writer.is_own_master
+    server.resume()
+    await until(lambda: writer.is_own_master)
+    await writer.stop(0)
+    await server.stop()
