@@ -48,6 +48,8 @@ from ngcp_task_agent.backends import (
     backoff,
     base,
     redis,
+    redis_call,
+    redis_delivery,
     redis_link,
     redis_outbox,
     redis_publisher,
@@ -407,6 +409,9 @@ def test_limits_of_files_and_times() -> None:
     assert f"within {redis_publisher.LONGEST_CONNECT:g} seconds" in redis_text
     assert f"had held for {backoff._STABLE:g} seconds" in redis_text
     assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
+    assert f"every {redis_publisher._TROUBLE:g} seconds" in redis_text
+    assert f"for {redis_call._STANDSTILL:g} seconds" in redis_text
+    assert f"for {redis_delivery._SILENCE:g} seconds" in redis_text
     assert f"the newest {redis_outbox.KEEP}," in redis_text
     assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
