@@ -44,7 +44,7 @@ class Target(NamedTuple):
 
     def matches(self, node: Identity, src: str, via_own_server: bool) -> bool:
         if self.pattern.text.lower() in _LOCAL:
-            named = via_own_server or src in node.names or src in _LOCAL
+            named = via_own_server or node.is_called(src)
         else:
             named = self.pattern.matches_any(node.names)
         return named and all(option.holds(node) for option in self.options)
@@ -64,7 +64,6 @@ class Destination(NamedTuple):
         :param via_own_server: only clients of this machine can have sent the
             request, so ``local`` means this node whatever ``src`` says
         """
-        src = src.strip().lower()
         return any(t.matches(node, src, via_own_server) for t in self.targets)
 
 

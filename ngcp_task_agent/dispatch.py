@@ -79,7 +79,14 @@ class Dispatcher:
         try:
             target = destination.parse(request.dst)
             if not target.matches(node, request.src, arrival.via_own_server):
-                self._ignore(request)
+                self._ignore(
+                    request, f"{request.dst[:200]!r} is not this node"
+                )
+                return
+            if arrival.one_way and not node.is_called(request.src):
+                self._ignore(
+                    request, "Redis is a replica, and it comes from elsewhere"
+                )
                 return
             if nowhere:
                 raise Rejected(nowhere)
@@ -90,12 +97,12 @@ class Dispatcher:
             return
         task.take(request, reply)
 
-    def _ignore(self, request: Request) -> None:
+    def _ignore(self, request: Request, why: str) -> None:
         self.counts["ignored"] += 1
         journal.record(
             journal.REQUEST_IGNORED,
             f"ignored {request.task} from {request.src}, request "
-            f"{request.uuid}: {request.dst[:200]!r} is not this node",
+            f"{request.uuid}: {why}",
             task=request.task,
             task_uuid=request.uuid,
             task_src=request.src,

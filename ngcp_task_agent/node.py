@@ -75,6 +75,10 @@ class Identity:
     names: FrozenSet[str]
     facts: Mapping[str, Tuple[str, ...]]
 
+    def is_called(self, name: str) -> bool:
+        """Whether this is one of its names, in upper or lower case."""
+        return name.strip().lower() in self.names
+
     def __str__(self) -> str:
         others = sorted(self.names - {self.name.lower()})
         parts = [f"this is {self.name}"]
@@ -90,6 +94,8 @@ class Identity:
 class Node:
     """Keeps the identity up to date between start() and stop().
 
+    Making one reads files and may ask a name service: do it in a thread.
+
     :param root: where to look for the system's files; other than ``/`` only
         in tests
     :raises OSError: when descriptors or memory are used up: then nobody
@@ -98,6 +104,8 @@ class Node:
 
     def __init__(self, config: NodeConfig, root: Path = Path("/")) -> None:
         self.config = config
+        # Once asked for, it is known wherever it is needed.
+        self._user = own_user()
         host = socket.gethostname()
         short = host.partition(".")[0]
         self._name = (
@@ -204,12 +212,11 @@ class Node:
 
     async def _ask_state(self, argv: Tuple[str, ...]) -> Tuple[str, str]:
         """The state, and why it is unknown."""
-        user = own_user()
         try:
             command = Command(
                 [find_program(argv[0]), *argv[1:]],
-                user,
-                user.environment(),
+                self._user,
+                self._user.environment(),
                 _STATE_OUTPUT,
                 timeout=_STATE_WITHIN,
             )
@@ -271,7 +278,7 @@ class _Watched:
     async def refresh(self) -> None:
         value: Any = None
         try:
-            version = self._stat()
+            version = await asyncio.to_thread(self._stat)
             if version == self._version:
                 return
             if version is not None:

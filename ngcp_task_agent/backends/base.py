@@ -22,12 +22,15 @@ class Arrival:
     """A message as it came from a control channel.
 
     :ivar via_own_server: only clients of this machine can have sent it
+    :ivar one_way: answers reach only the clients of this node, and others
+        than these can have sent it
     """
 
     backend: Backend
     channel: str
     body: bytes
     via_own_server: bool = False
+    one_way: bool = False
 
 
 Receiver = Callable[[Arrival], None]

@@ -9,6 +9,13 @@ from types import TracebackType
 from typing import Any, Mapping, Optional, Type, Union
 from weakref import WeakValueDictionary
 
+from redis.asyncio import Redis
+
+from ngcp_task_agent.backends.redis.dial import (
+    describe_server,
+    dial_like,
+    dial_server,
+)
 from ngcp_task_agent.client.call import Call, Patience
 from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
@@ -32,6 +39,8 @@ class Client:
     Any number of requests can be on their way at once.
 
     :param address: where to send requests; else what find() says
+    :param redis: a client whose server is used instead of the address's, over
+        connections of the same kind: so tests can give one of fakeredis
     :param max_data: bytes of memory for the answers to one request: up to
         four for each character of a text that has rare ones
     :param ping_interval: seconds; a server that has been silent for two of
@@ -46,8 +55,13 @@ class Client:
         connect_timeout: float = CONNECT_TIMEOUT,
         ping_interval: float = _PING_INTERVAL,
         max_data: int = MAX_DATA,
+        redis: Optional[Redis[Any]] = None,
     ) -> None:
+        """
+        :raises TypeError: for a ``redis`` that cannot be used
+        """
         self._address = address
+        self._dial = None if redis is None else dial_like(redis)
         self._connect_timeout = connect_timeout
         self._ping_interval = ping_interval
         self._max_data = max_data
@@ -64,9 +78,12 @@ class Client:
         :raises RedisUnavailable: when Redis is not to be reached
         """
         if self._address is None:
-            self._address = await asyncio.to_thread(find)
+            where = find if self._dial is None else Address
+            self._address = await asyncio.to_thread(where)
+        options = self._address.server
         connection = Connection(
-            self._address.server,
+            self._dial or dial_server(options),
+            "the given client" if self._dial else describe_server(options),
             self.feedback_channel,
             self._inbox.put,
             self._ping_interval,
@@ -169,11 +186,13 @@ def run_task(
     channel: Optional[str] = None,
     url: Optional[str] = None,
     config_dir: Union[str, Path] = DEFAULT_DIR,
+    redis: Optional[Redis[Any]] = None,
 ) -> Outcome:
     """Run a task and wait until it has ended, in a script without asyncio.
 
     :param patience: and options: as for Client.send()
-    :param backend: and all that follows: as for find()
+    :param backend: and channel, url, config_dir: as for find()
+    :param redis: as for Client; instead of a url and a backend
     :raises ClientError: when it could not be sent, or not be followed
     :raises RuntimeError: in a running event loop, which it would hold up
     """
@@ -181,6 +200,8 @@ def run_task(
         raise RuntimeError(
             "run_task() would hold up the running event loop: use Client"
         )
+    if redis is not None and (url, backend) != (None, None):
+        raise TypeError("give redis, or a url or a backend, not both")
     if channel is not None:
         check_channel(channel)
     patience.check()
@@ -194,7 +215,9 @@ def run_task(
 
     async def run() -> Outcome:
         within = min(CONNECT_TIMEOUT, patience.timeout)
-        async with Client(address, connect_timeout=within) as client:
+        async with Client(
+            address, connect_timeout=within, redis=redis
+        ) as client:
             return await client.run(
                 task, dst, data, patience=patience, options=options
             )

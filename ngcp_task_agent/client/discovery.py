@@ -21,7 +21,7 @@ from typing import (
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ngcp_task_agent import trusted
-from ngcp_task_agent.backends.redis_link import describe_server
+from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
 from ngcp_task_agent.config import DEFAULT_DIR, Config, Loader
 from ngcp_task_agent.node import Node, NodeConfig

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import pwd
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -413,3 +415,45 @@ async def test_labels(tmp_path: Path) -> None:
     who = await found(tmp_path, labels={"Site": "vienna"})
     assert who.facts["site"] == ("vienna",)
     assert who.facts["state"] == ("active",)
+
+
+async def test_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on while a file's state is asked for."""
+    roles = write(tmp_path / "etc/default/ngcp-roles", "NGCP_IS_LB=yes\n")
+    asked, answer = threading.Event(), threading.Event()
+    stat = os.stat
+
+    def hang(path: Any, **how: Any) -> os.stat_result:
+        if path == roles:
+            asked.set()
+            assert answer.wait(30)
+        return stat(path, **how)
+
+    monkeypatch.setattr(os, "stat", hang)
+    node = Node(NodeConfig(), tmp_path)
+    starting = asyncio.create_task(node.start())
+    await until(asked.is_set)
+    assert not starting.done()
+    answer.set()
+    await starting
+    assert node.identity().facts["role"] == ("lb",)
+    await node.stop()
+
+
+async def test_a_name_service_is_asked_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_program(tmp_path, "echo standby")
+    monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 8)  # not asked for yet
+    node = await asyncio.to_thread(Node, NodeConfig(), tmp_path)
+
+    def refuse(uid: int) -> None:
+        raise AssertionError("asked on the event loop")
+
+    monkeypatch.setattr(pwd, "getpwuid", refuse)
+    await node.start()
+    assert node.identity().facts["state"] == ("standby",)
+    await node.stop()
+    await until(lambda: not has_children())

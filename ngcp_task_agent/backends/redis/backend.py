@@ -1,0 +1,273 @@
+"""The ``redis`` backend: requests and answers over Redis pub/sub."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Dict,
+    Mapping,
+    Optional,
+    Sequence,
+)
+
+from redis.exceptions import ResponseError
+
+from ngcp_task_agent import journal
+from ngcp_task_agent.backends.base import LEAVING, Arrival, Backend, Receiver
+from ngcp_task_agent.backends.redis.connection import (
+    LONGEST_CONNECT,
+    Link,
+    State,
+    ignore,
+    wait_for_any,
+)
+from ngcp_task_agent.backends.redis.dial import (
+    Dial,
+    describe_server,
+    dial_server,
+)
+from ngcp_task_agent.backends.redis.options import (
+    LONGEST_CHANNEL,
+    OPTIONS,
+    TASK_OPTIONS,
+)
+from ngcp_task_agent.backends.redis.outbox import Answer
+from ngcp_task_agent.backends.redis.publisher import Mode, Publisher
+from ngcp_task_agent.backends.redis.sender import LARGE, LargeSender, Sender
+from ngcp_task_agent.backends.redis.server import identify
+from ngcp_task_agent.backends.redis.subscriber import Subscriber
+from ngcp_task_agent.errors import NoReplyAddress
+
+# Ping intervals for which it is believed what the server has said of itself.
+_BELIEVED = 3
+
+Encode = Callable[[], Sequence[bytes]]
+
+
+class RedisBackend(Backend):
+    """Subscribes to control channels, publishes to feedback channels.
+
+    :param dial: makes connections, instead of those to the options' server
+    """
+
+    options_schema = OPTIONS
+    task_options_schema = TASK_OPTIONS
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        receive: Receiver,
+        dial: Optional[Dial] = None,
+    ) -> None:
+        super().__init__(name, options, receive)
+        self._dial = dial or dial_server(options)
+        self._interval: float = options.get("ping_interval", 10)
+        # What the journal knows, by topic.
+        self._said: Dict[str, object] = {
+            "link": None,
+            "answers": State.UP,
+            "mode": "",
+            "replica": False,
+            "database": "",
+        }
+        self._subscriber = Subscriber(
+            self._dial, self._interval, self._on_message, self._on_subscriber
+        )
+        self._publisher = Publisher(
+            self._connect, self._interval, self._on_publisher
+        )
+        self._small = Sender(name, self._publisher, self._interval, self._look)
+        self._large = LargeSender(
+            name,
+            Publisher(
+                self._connect,
+                self._interval,
+                lambda: self._large.drop_excess(),
+            ),
+            self._small,
+        )
+        # Done when nothing waits any more for a large answer to leave.
+        self._released = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    def channel(cls, task_options: Mapping[str, Any]) -> str:
+        return str(task_options["control_channel"])
+
+    @property
+    def status(self) -> str:
+        status = self._subscriber.state.value
+        return f"{status} to a replica" if self._is_one_way else status
+
+    async def start(self, channels: AbstractSet[str]) -> None:
+        self._subscriber.start(channels)
+        await self._subscriber.tried.wait()
+        for sender in (self._small, self._large):
+            sender.start()
+        await self._small.tried.wait()
+
+    async def listen(self, channels: AbstractSet[str]) -> None:
+        await self._subscriber.listen(channels)
+
+    def reply_address(self, options: Mapping[str, Any]) -> str:
+        channel = options.get("feedback_channel")
+        if (
+            not isinstance(channel, str)
+            or not 1 <= len(channel) <= LONGEST_CHANNEL
+            or re.search("[\ud800-\udfff]", channel)
+        ):
+            raise NoReplyAddress(
+                "options.feedback_channel must be a string of 1 to "
+                f"{LONGEST_CHANNEL} characters"
+            )
+        return channel
+
+    def send(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        size = sum(map(len, messages))
+        self._small.send(Answer(address, lambda: messages, size, ref))
+
+    async def send_large(
+        self, address: str, encode: Encode, size: int, ref: Optional[str]
+    ) -> None:
+        if size <= LARGE:
+            await super().send_large(address, encode, size, ref)
+            return
+        answer = Answer(address, encode, size, ref, self._small.outbox.last)
+        self._large.send(answer)
+        await wait_for_any(answer.left, self._released)
+
+    def hold_nobody(self) -> None:
+        if not self._released.done():
+            self._released.set_result(None)
+
+    async def stop_listening(self) -> None:
+        await self._subscriber.stop()
+
+    async def stop(self, timeout: float) -> None:
+        await self.stop_listening()
+        for _ in range(LEAVING):
+            published = self._small.published + self._large.published
+            waiting = {
+                sender.outbox.last
+                for sender in (self._small, self._large)
+                if sender.outbox.last
+            }
+            pending = waiting
+            if waiting:
+                _, pending = await asyncio.wait(waiting, timeout=timeout)
+            now_published = self._small.published + self._large.published
+            if not pending or now_published == published:
+                break
+        await self._large.stop()
+        await self._small.stop()
+
+    # What the parts call.
+
+    async def _connect(self) -> Link:
+        """A link that publishes, to the server to which we are subscribed."""
+        within = min(2 * self._interval, LONGEST_CONNECT)
+        link = await Link.open(
+            self._dial, ignore, within, self._subscriber.address
+        )
+        database = self.options.get("db", 0)
+        if database:
+            reply = await link.ask("SELECT", database, timeout=within)
+            if isinstance(reply, ResponseError):
+                text = (
+                    f"Redis has no database {database} ({reply}); pub/sub "
+                    "does not depend on it"
+                )
+                self._say("database", True, journal.BACKEND_NOTE, text)
+        return link
+
+    async def _look(self, link: Link) -> None:
+        """Ask the server again what it is."""
+        address = self._subscriber.address
+        if address and link.peer and link.peer[0] != address:
+            # The name stands for several; this one need not be the same.
+            await link.close("it goes to another address of the server")
+        else:
+            self._subscriber.note(await identify(link, self._interval))
+
+    def _on_message(self, channel: str, body: bytes) -> None:
+        server = self._subscriber
+        age = time.monotonic() - server.asked
+        self.receive(
+            Arrival(
+                self,
+                channel,
+                body,
+                via_own_server=server.is_private
+                and server.server.is_lone_master
+                and age < _BELIEVED * self._interval,
+                one_way=self._is_one_way,
+            )
+        )
+
+    @property
+    def _is_one_way(self) -> bool:
+        """Whether answers reach only the clients of the server itself."""
+        return self._subscriber.server.is_replica and not self.options.get(
+            "allow_replica"
+        )
+
+    def _on_subscriber(self) -> None:
+        subscriber = self._subscriber
+        where = describe_server(self.options)
+        if subscriber.state is State.UP:
+            channels = ", ".join(sorted(subscriber.channels))
+            text = f"subscribed at {where}: {channels}"
+            self._say("link", State.UP, journal.BACKEND_UP, text)
+            self._publisher.retry()
+        elif subscriber.state is State.AWAY:
+            # Once for an outage, and for each reason that does not pass.
+            is_new = self._said["link"] in (None, State.UP)
+            if is_new or subscriber.is_refused:
+                text = f"{where} is away: {subscriber.reason}"
+                self._say(
+                    "link", subscriber.reason, journal.BACKEND_DOWN, text
+                )
+        text = (
+            "Redis is a replica: only this node's own requests are taken, as "
+            "answers reach no client of its master (allow_replica)"
+            if self._is_one_way
+            else "Redis is no replica any more: all requests are taken"
+        )
+        self._say("replica", self._is_one_way, journal.BACKEND_NOTE, text)
+
+    def _on_publisher(self) -> None:
+        publisher = self._publisher
+        if publisher.state is State.AWAY:
+            self._small.drop_excess()
+            if self._subscriber.state is State.UP:
+                text = f"answers cannot be sent: {publisher.reason}"
+                self._say("answers", State.AWAY, journal.BACKEND_DOWN, text)
+        elif publisher.state is State.UP:
+            kept = len(self._small.outbox)
+            text = f"answers can be sent again, {kept} were kept"
+            self._say("answers", State.UP, journal.BACKEND_UP, text)
+        if publisher.mode is not Mode.UNKNOWN:
+            text = (
+                f"answers leave at most once, as Redis refuses the script for "
+                f"exactly once: {publisher.refusal}"
+                if publisher.refusal
+                else "answers leave exactly once again"
+            )
+            self._say("mode", publisher.refusal, journal.BACKEND_NOTE, text)
+
+    def _say(
+        self, topic: str, what: object, kind: journal.Kind, text: str
+    ) -> None:
+        """Record what is new."""
+        if self._said[topic] != what:
+            self._said[topic] = what
+            journal.record(
+                kind, f"backend {self.name}: {text}", backend=self.name
+            )

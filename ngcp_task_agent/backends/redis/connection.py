@@ -1,0 +1,309 @@
+"""Link: one connection to Redis, closed for good at its first error.
+
+Built on redis-py's Connection, which authenticates and speaks the protocol
+alike in 4.3.4 and 8.1.  Its layers above, which reconnect by themselves,
+differ from version to version and lose messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import socket
+import ssl
+import time
+from collections import deque
+from typing import Any, Callable, Deque, List, Optional, Sequence
+
+from redis.exceptions import (
+    AuthenticationError,
+    RedisError,
+    ResponseError,
+)
+
+from ngcp_task_agent import background
+from ngcp_task_agent.backends.redis.dial import Dial
+
+Push = Callable[[Any], None]
+
+CLIENT_NAME = "ngcp-task-agent"
+LONGEST_CONNECT = 5.0  # seconds
+# Messages that are taken in a row: while some wait here, their senders wait
+# for an answer, and processes for their start.
+_BURST = 32
+# Bytes a second of the slowest line that is still of use.
+_SLOWEST = 512 << 10
+_HELD = 1.0  # seconds that a connection of use has held
+
+
+class State(enum.Enum):
+    """Whether there is a connection."""
+
+    CONNECTING = "connecting"  # for the first time
+    UP = "subscribed"
+    AWAY = "away"  # the last attempt failed, or the connection is lost
+    STOPPED = "stopped"
+
+
+class LinkError(Exception):
+    """The server cannot be reached, or refuses; says why."""
+
+
+class Refused(LinkError):
+    """Waiting does not help: an administrator has to change something."""
+
+
+class LoginRefused(Refused):
+    """The server wants another password, or another user."""
+
+
+def ignore(push: Any) -> None:
+    """Nothing is pushed to a connection that has not subscribed."""
+
+
+async def wait_for_any(
+    *futures: asyncio.Future[Any], timeout: Optional[float] = None
+) -> None:
+    """Wait until one of them is done, but so many seconds at most."""
+    await asyncio.wait(
+        set(futures), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+    )
+
+
+def patience(timeout: float, size: int) -> float:
+    """Seconds for Redis to take so many bytes and answer."""
+    return timeout + size / _SLOWEST
+
+
+class Link:
+    """A connection, with a task that reads all that comes.
+
+    An error reply is a reply: it is returned, and the link stays.
+
+    :param connection: of redis-py, connected
+    :param on_push: takes what Redis sends without having been asked
+    :ivar closed: done when the connection is lost; its result says why
+    :ivar heard: when anything came last, on the monotonic clock
+    :ivar has_held: it was lost, but not soon
+    :ivar peer: the server's address and port; None for a unix socket
+    """
+
+    def __init__(self, connection: Any, on_push: Push) -> None:
+        loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[LinkError] = loop.create_future()
+        self._opened = self.heard = time.monotonic()
+        self.has_held = False
+        self.peer = _peer(connection)
+        self._connection = connection
+        self._on_push = on_push
+        self._asked: Deque[asyncio.Future[Any]] = deque()
+        self._reader = background.start(self._read())
+
+    @classmethod
+    async def open(
+        cls,
+        dial: Dial,
+        on_push: Push,
+        timeout: float,
+        address: Optional[str] = None,
+    ) -> Link:
+        """Connect and authenticate.
+
+        :param address: of the server, where its name is not to be looked up
+        :raises LinkError: also when it takes longer than ``timeout`` seconds
+        """
+        try:
+            return await asyncio.wait_for(
+                cls._open(dial, on_push, timeout, address), timeout
+            )
+        except asyncio.TimeoutError:
+            raise LinkError(f"no answer within {timeout:g} s") from None
+
+    @classmethod
+    async def _open(
+        cls,
+        dial: Dial,
+        on_push: Push,
+        timeout: float,
+        address: Optional[str],
+    ) -> Link:
+        connection = None
+        try:
+            connection = await dial(address)
+            await connection.connect()
+        except asyncio.CancelledError:
+            await _disconnect(connection)
+            raise
+        except Exception as error:
+            # Files of TLS that are none, names that cannot be looked up,
+            # servers that speak another protocol.
+            await _disconnect(connection)
+            raise _link_error(error) from None
+        link = cls(connection, on_push)
+        try:
+            # Here, since redis-py fails where a user may not name itself.
+            await link.call([("CLIENT", "SETNAME", CLIENT_NAME)], timeout)
+        except (LinkError, asyncio.CancelledError):
+            await link.close("it took too long")
+            raise
+        return link
+
+    @property
+    def is_open(self) -> bool:
+        return not self.closed.done()
+
+    def check(self) -> None:
+        """
+        :raises LinkError: when the link is lost, saying why
+        """
+        if self.closed.done():
+            raise self.closed.result()
+
+    async def send(self, *command: Any) -> None:
+        """Send a command whose answer, if any, is a push.
+
+        :raises LinkError: when the link is closed
+        """
+        await self._send([command])
+
+    async def ask(self, *command: Any, timeout: float) -> Any:
+        """Send a command; its reply, which may be a ResponseError.
+
+        :raises LinkError: when the link is lost before the reply
+        """
+        (reply,) = await self.call([command], timeout)
+        return reply
+
+    async def call(
+        self, commands: Sequence[Sequence[Any]], timeout: float
+    ) -> List[Any]:
+        """Send commands at once; their replies.
+
+        :raises LinkError: when the link is lost before the last reply
+        """
+        loop = asyncio.get_running_loop()
+        asked = [loop.create_future() for _ in commands]
+        self._asked.extend(asked)
+        # No wait_for(): its extra task would delay what is sent.
+        deadline = loop.call_later(timeout, self._give_up, timeout)
+        try:
+            await self._send(commands)
+            await wait_for_any(asked[-1], self.closed)
+        finally:
+            deadline.cancel()
+        if not asked[-1].done():
+            self.check()
+        return [reply.result() for reply in asked]
+
+    async def close(self, reason: str) -> None:
+        """Close at once, whatever is still on its way."""
+        self._end(LinkError(reason))
+        await background.end(self._reader)
+        await _disconnect(self._connection)
+
+    async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
+        self.check()
+        try:
+            packed = self._connection.pack_commands(commands)
+            await self._connection.send_packed_command(
+                packed, check_health=False
+            )
+        except (RedisError, OSError) as error:
+            self._end(_link_error(error))
+            self.check()
+
+    async def _read(self) -> None:
+        pushes = 0
+        try:
+            while True:
+                reply: Any
+                try:
+                    reply = await self._connection.read_response()
+                except ResponseError as error:
+                    reply = error
+                self.heard = time.monotonic()
+                if self._asked:
+                    self._asked.popleft().set_result(reply)
+                    continue
+                self._on_push(reply)
+                pushes += 1
+                if pushes % _BURST == 0:
+                    # What is already here must not starve the others.
+                    await asyncio.sleep(0)
+        except Exception as error:
+            # Besides lost connections: whatever else a server, or what
+            # pretends to be one, makes of redis-py's parsers.
+            self._end(_link_error(error))
+            await _disconnect(self._connection)
+
+    def _give_up(self, timeout: float) -> None:
+        self._end(LinkError(f"no answer within {timeout:g} s"))
+        _abort(self._connection)
+
+    def _end(self, error: LinkError) -> None:
+        if not self.closed.done():
+            self.has_held = time.monotonic() - self._opened >= _HELD
+            self.closed.set_result(error)
+
+
+def _peer(connection: Any) -> Optional[Any]:
+    writer = getattr(connection, "_writer", None)
+    transport = getattr(writer, "transport", None)
+    peer = transport.get_extra_info("peername") if transport else None
+    return peer[:2] if isinstance(peer, tuple) else None
+
+
+async def _disconnect(connection: Any) -> None:
+    """Close a connection without waiting for what it still has to send."""
+    _abort(connection)
+    if connection is not None:
+        try:
+            await asyncio.wait_for(connection.disconnect(), 1)
+        except (RedisError, OSError, asyncio.TimeoutError):
+            pass
+
+
+def _abort(connection: Any) -> None:
+    """Drop the socket: a polite close waits for a server that is stalled."""
+    writer = getattr(connection, "_writer", None)
+    transport = getattr(writer, "transport", None)
+    if transport is not None:
+        transport.abort()
+
+
+_REFUSALS = (ResponseError, AuthenticationError, ssl.SSLError)
+
+
+def _link_error(error: Exception) -> LinkError:
+    """The error of a connection that cannot be made."""
+    if isinstance(error, (ResponseError, AuthenticationError)):
+        return LoginRefused(_why(error))
+    cause = error.__cause__ or error.__context__
+    # Files that are not there, certificates; or what redis-py makes of them.
+    if isinstance(error, (ValueError, OSError)) or isinstance(
+        cause, _REFUSALS
+    ):
+        return Refused(_why(error))
+    return LinkError(_why(error))
+
+
+def _why(error: BaseException) -> str:
+    """An error in words.
+
+    redis-py wraps the system's errors in texts such as "Error 111 connecting
+    to host:6379. 111.", or, for a wrong certificate, "Error 1 ... 1.".
+    """
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, RedisError) and isinstance(cause, OSError):
+        return _why(cause)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        named = f" ({error.filename})" if error.filename else ""
+        return f"{os.strerror(error.errno or 0)}{named}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,160 @@
+"""Dial: how connections of redis-py to one server are made.
+
+Each is made from scratch: the host name is looked up, and the files of the
+password and of TLS are read, again for every connection, in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from typing import Any, Awaitable, Callable, Dict, Mapping, Optional
+
+import redis
+from redis.asyncio import Redis
+from redis.asyncio.connection import (
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+
+#: Makes a connection, not yet connected; where an address is given, to that
+#: one of the addresses that the host's name stands for.
+Dial = Callable[[Optional[str]], Awaitable[Any]]
+
+_LONGEST_PASSWORD = 4096  # bytes
+# Seconds until the next address of a name is tried as well (RFC 8305).
+_NEXT_ADDRESS = 0.25
+
+
+def describe_server(options: Mapping[str, Any]) -> str:
+    """The server's address for the administrator."""
+    if "unix_socket" in options:
+        return str(options["unix_socket"])
+    host, port = options.get("host", "127.0.0.1"), options.get("port", 6379)
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def dial_server(options: Mapping[str, Any]) -> Dial:
+    """To the server that a backend's options name.
+
+    The dialled connection raises ValueError and OSError for files that are
+    no use.
+    """
+
+    async def dial(address: Optional[str]) -> Any:
+        password = await asyncio.to_thread(_read_files, options)
+        return _connection(options, password, address)
+
+    return dial
+
+
+def dial_like(client: Redis[Any]) -> Dial:
+    """To the server of a redis-py client, as its own connections.
+
+    :raises TypeError: for a client that cannot be used
+    """
+    if not isinstance(client, Redis):
+        raise TypeError("redis must be a redis.asyncio.Redis")
+    pool = client.connection_pool
+    keys = dict(pool.connection_kwargs)
+    if keys.get("decode_responses"):
+        raise TypeError(
+            "redis must not have decode_responses: messages are bytes"
+        )
+    keys.update(_deadlines_are_ours(keys))
+
+    async def dial(address: Optional[str]) -> Any:
+        return pool.connection_class(**keys)
+
+    return dial
+
+
+def _deadlines_are_ours(keys: Mapping[str, Any]) -> Dict[str, Any]:
+    """What makes a connection simple, whatever the version's defaults are."""
+    simple: Dict[str, Any] = {"socket_timeout": None}
+    if int(redis.__version__.partition(".")[0]) >= 5:
+        # With version 3 messages come in another form.
+        simple["protocol"] = 2
+    if "retry" in keys:
+        simple["retry"] = None
+    return simple
+
+
+class _Tcp(Connection):  # type: ignore[misc]
+    """Tries a name's addresses side by side; reads TLS files in a thread."""
+
+    address: Optional[str] = None
+
+    async def _connect(self) -> None:
+        tls: Dict[str, Any] = {}
+        context = getattr(self, "ssl_context", None)
+        if context is not None:
+            tls["ssl"] = await asyncio.to_thread(context.get)
+            tls["server_hostname"] = self.host
+        self._reader, self._writer = await asyncio.open_connection(
+            self.address or self.host,
+            self.port,
+            happy_eyeballs_delay=_NEXT_ADDRESS,
+            **tls,
+        )
+        sock = self._writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+class _Tls(_Tcp, SSLConnection):  # type: ignore[misc]
+    pass
+
+
+def _connection(
+    options: Mapping[str, Any], password: Any, address: Optional[str]
+) -> Any:
+    keys: Dict[str, Any] = {
+        "username": options.get("username"),
+        "password": password,
+    }
+    keys.update(_deadlines_are_ours(keys))
+    if "unix_socket" in options:
+        return UnixDomainSocketConnection(path=options["unix_socket"], **keys)
+    keys["host"] = options.get("host", "127.0.0.1")
+    keys["port"] = options.get("port", 6379)
+    tls = options.get("tls")
+    if tls is None:
+        connection = _Tcp(**keys)
+    else:
+        connection = _Tls(
+            **keys,
+            ssl_cert_reqs="required",
+            ssl_check_hostname=True,
+            ssl_ca_certs=tls.get("ca"),
+            ssl_certfile=tls.get("cert"),
+            ssl_keyfile=tls.get("key"),
+        )
+    connection.address = address
+    return connection
+
+
+def _read_files(options: Mapping[str, Any]) -> Any:
+    """The password, if any; blocks."""
+    for path in options.get("tls", {}).values():
+        _check_file(path)
+    if "password_file" not in options:
+        return options.get("password")
+    path = options["password_file"]
+    _check_file(path)
+    with open(path, "rb") as file:
+        content = file.read(_LONGEST_PASSWORD + 1)
+    if len(content) > _LONGEST_PASSWORD:
+        raise ValueError(f"{path} is larger than {_LONGEST_PASSWORD} bytes")
+    try:
+        return content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+
+
+def _check_file(path: str) -> None:
+    """A pipe would be waited for without end, a device never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path} is not a file")

@@ -1,0 +1,116 @@
+"""What server is this: whose requests does it carry, and to whom?
+
+HELLO answers with the server's mode and role and needs no right.  A server
+that does not know it proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List
+
+from redis.exceptions import ResponseError
+
+from ngcp_task_agent.backends.redis.connection import Link
+
+_LISTENERS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_LISTEN = "0A"  # the state of a listening socket there
+_PORT = re.compile(rb"(?m)^tcp_port:(\d+)")
+
+
+@dataclass(frozen=True)
+class Server:
+    """What HELLO says; empty where it says nothing.
+
+    :ivar mode: ``standalone``, ``cluster`` or ``sentinel``
+    :ivar role: ``master`` or ``replica``
+    """
+
+    mode: str = ""
+    role: str = ""
+
+    @property
+    def is_lone_master(self) -> bool:
+        """Whether it carries its own clients' requests alone."""
+        return (self.mode, self.role) == ("standalone", "master")
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it carries its master's requests, and no answer back.
+
+        In a cluster a replica publishes to all.
+        """
+        return (self.mode, self.role) == ("standalone", "replica")
+
+
+async def identify(link: Link, timeout: float) -> Server:
+    """Ask a server, over a link that has not subscribed.
+
+    :raises LinkError: when the link is lost
+    """
+    reply = await link.ask("HELLO", 2, timeout=timeout)
+    if not isinstance(reply, list):
+        return Server()
+    facts = dict(zip(reply[::2], reply[1::2]))
+    return Server(_text(facts.get(b"mode")), _text(facts.get(b"role")))
+
+
+async def is_private(link: Link, timeout: float) -> bool:
+    """Whether only this machine can reach the server of this link.
+
+    It is so when the link goes to this machine, and the server's port
+    listens on loopback addresses alone.
+
+    :raises LinkError: when the link is lost
+    """
+    if link.peer is None:
+        reply = await link.ask("INFO", "server", timeout=timeout)
+        found = isinstance(reply, bytes) and _PORT.search(reply)
+        if not found or isinstance(reply, ResponseError):
+            return False
+        port = int(found[1])
+        if port == 0:
+            return True
+    else:
+        host, port = link.peer
+        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return False
+    addresses = await asyncio.to_thread(_listeners, port)
+    return bool(addresses) and all(map(_is_loopback, addresses))
+
+
+def _listeners(port: int) -> List[str]:
+    """The addresses that listen on a port, as /proc/net writes them."""
+    found = []
+    for path in _LISTENERS:
+        try:
+            lines = path.read_text().splitlines()[1:]
+        except OSError:
+            continue  # a kernel without IPv6
+        for line in lines:
+            _, local, _, state = line.split()[:4]
+            address, _, number = local.rpartition(":")
+            if state == _LISTEN and int(number, 16) == port:
+                found.append(address)
+    return found
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether an address in the kernel's form is a loopback one.
+
+    It writes words of 32 bits, each in the processor's byte order.
+    """
+    words = [int(address[i : i + 8], 16) for i in range(0, len(address), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    found = ipaddress.ip_address(packed)
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""

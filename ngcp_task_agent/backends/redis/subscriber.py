@@ -1,0 +1,149 @@
+"""Subscriber: listens on the control channels, on one connection at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import AbstractSet, Callable, Optional
+
+from ngcp_task_agent import background
+from ngcp_task_agent.backends.backoff import Backoff
+from ngcp_task_agent.backends.redis.connection import (
+    LONGEST_CONNECT,
+    LinkError,
+    Refused,
+    State,
+)
+from ngcp_task_agent.backends.redis.dial import Dial
+from ngcp_task_agent.backends.redis.server import (
+    Server,
+    identify,
+    is_private,
+)
+from ngcp_task_agent.backends.redis.subscription import Subscription
+
+# Of two ping intervals, in which a dead server must be noticed: one for the
+# silence before the ping, one for its answer, and some for the agent itself.
+_PART = 0.9
+
+
+class Subscriber:
+    """Subscribed from start() to stop(), as far as Redis is there.
+
+    :param on_message: takes each message's channel and body
+    :param on_change: called when the state or the server may have changed
+    :ivar channels: what it is to listen to
+    :ivar reason: why the state is AWAY
+    :ivar is_refused: waiting does not help
+    :ivar server: what is known of the server
+    :ivar is_private: only this machine can reach it
+    :ivar asked: when that was asked, on the monotonic clock
+    :ivar tried: set when the first attempt has ended
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        ping_interval: float,
+        on_message: Callable[[str, bytes], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._dial = dial
+        self._interval = ping_interval * _PART
+        self._within = min(2 * self._interval, LONGEST_CONNECT)
+        self._on_message = on_message
+        self._on_change = on_change
+        self._subscription: Optional[Subscription] = None
+        self._task: Optional[asyncio.Task[None]] = None
+        self.channels: AbstractSet[str] = frozenset()
+        self.tried = asyncio.Event()
+        self.state, self.reason, self.is_refused = State.CONNECTING, "", False
+        self.server, self.is_private, self.asked = Server(), False, 0.0
+
+    @property
+    def address(self) -> Optional[str]:
+        """The address of the server, while subscribed to it over TCP."""
+        peer = self._subscription and self._subscription.link.peer
+        return peer[0] if peer else None
+
+    def start(self, channels: AbstractSet[str]) -> None:
+        """Begin to listen; tries until stop()."""
+        self.channels = channels
+        self._task = background.start(self._run())
+
+    async def listen(self, channels: AbstractSet[str]) -> None:
+        """Change the channels; those that stay lose no message."""
+        before, self.channels = self.channels, channels
+        subscription = self._subscription
+        if not subscription:
+            return  # the next one begins with them
+        try:
+            if channels - before:
+                await subscription.subscribe(*channels - before)
+            if before - channels:
+                await subscription.unsubscribe(*before - channels)
+        except LinkError as error:
+            await subscription.link.close(str(error))
+
+    async def stop(self) -> None:
+        """Take no more messages, and disconnect."""
+        self._move(State.STOPPED)
+        if self._task:
+            await background.end(self._task)
+
+    def note(self, server: Server) -> None:
+        """The server was asked again, over another link."""
+        self.server, self.asked = server, time.monotonic()
+        self._on_change()
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                subscription = await Subscription.open(
+                    self._dial, self._receive, self._interval, self._within
+                )
+                try:
+                    await self._begin(subscription)
+                    await subscription.watch()
+                finally:
+                    self._subscription = None
+                    await subscription.link.close("it was closed")
+                    if subscription.link.has_held:
+                        backoff.succeeded()
+            except LinkError as error:
+                self._move(State.AWAY, str(error), isinstance(error, Refused))
+            await asyncio.sleep(backoff.next())
+
+    async def _begin(self, subscription: Subscription) -> None:
+        """See what server it is, and subscribe to all control channels."""
+        link = subscription.link
+        server = await identify(link, self._within)
+        if server.mode == "sentinel":
+            raise Refused(
+                "it is a Redis Sentinel, which carries no requests: give the "
+                "address of Redis itself"
+            )
+        self.is_private = await is_private(link, self._within)
+        subscribed: AbstractSet[str] = frozenset()
+        while subscribed != self.channels:
+            # What is wanted may change meanwhile.
+            subscribed = self.channels
+            await subscription.subscribe(*subscribed)
+        self._subscription = subscription
+        self.note(server)
+        self._move(State.UP)
+
+    def _receive(self, channel: bytes, body: bytes) -> None:
+        name = channel.decode(errors="replace")
+        if name in self.channels:
+            self._on_message(name, body)
+
+    def _move(
+        self, state: State, reason: str = "", is_refused: bool = False
+    ) -> None:
+        if self.state is not State.STOPPED:
+            self.state, self.reason = state, reason
+            self.is_refused = is_refused
+            self._on_change()
+        self.tried.set()
