@@ -43,6 +43,8 @@ def free_port() -> int:
 class RedisServer:
     """A redis-server of the test's own, without persistence.
 
+    The environment's ``REDIS_SERVER`` is the path of another program.
+
     :param options: more of its options, as on its command line
     """
 
@@ -50,35 +52,52 @@ class RedisServer:
         self.port = free_port()
         self.socket = folder / "redis.sock"
         self._folder = folder
+        self._log = folder / "redis.log"
         self._options = options
         self._process: Optional[subprocess.Popen[bytes]] = None
 
     def start(self) -> None:
-        program = shutil.which("redis-server")
-        assert program, "the tests need redis-server (apt install it)"
-        self._process = subprocess.Popen(
-            [
-                program,
-                *("--port", str(self.port)),
-                *("--bind", "127.0.0.1"),
-                *("--unixsocket", str(self.socket)),
-                *("--save", ""),
-                *("--dir", str(self._folder)),
-                *self._options,
-            ],
-            stdout=subprocess.DEVNULL,
+        """Start it, and wait until it answers.
+
+        If it does not, it is ended, and what it has printed is printed.
+        """
+        program = os.environ.get("REDIS_SERVER") or shutil.which(
+            "redis-server"
         )
-        wait_for(self._answers)
+        assert program, "the tests need redis-server (apt install it)"
+        with self._log.open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [
+                    program,
+                    *("--port", str(self.port)),
+                    *("--bind", "127.0.0.1"),
+                    *("--unixsocket", str(self.socket)),
+                    *("--save", ""),
+                    *("--dir", str(self._folder)),
+                    *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            wait_for(lambda: self._answers() or process.poll() is not None)
+            assert process.poll() is None, f"{program} has ended"
+        except BaseException:
+            self.kill()
+            print(f"{program}:\n{self._log.read_text()}")
+            raise
 
     def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as s:
-                s.settimeout(1)
+        # Another server can have taken the port, but not the socket.
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(1)
+            try:
+                s.connect(str(self.socket))
                 s.sendall(b"PING\r\n")
-                # A server that wants a password or TLS answers too.
-                return bool(s.recv(1)) or True
-        except ConnectionRefusedError:
-            return False
+                # A server that wants a password answers too.
+                return bool(s.recv(1))
+            except OSError:
+                return False
 
     def signal(self, number: int) -> None:
         """STOP stalls the server, CONT lets it go on."""
@@ -94,10 +113,12 @@ class RedisServer:
 
     def stop(self) -> None:
         if self._process:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.terminate()
-            self._process.wait(WITHIN)
-            self._process = None
+            try:
+                self._process.send_signal(signal.SIGCONT)
+                self._process.terminate()
+                self._process.wait(WITHIN)
+            finally:
+                self.kill()
 
     def connect(self, **options: Any) -> redis.Redis[bytes]:
         return redis.Redis(port=self.port, **options)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -26,11 +29,23 @@ from tests.parts import (
 Script = Callable[[Dict[str, Any]], Iterable[Any]]
 
 
+# Characters of each log that are shown when a test fails.
+_SHOWN = 50_000
+
+
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: a unix socket's may have 107 characters."""
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A short path: a unix socket's may have 107 characters.
+
+    If the test fails, the logs in it are shown.
+    """
     with tempfile.TemporaryDirectory(prefix="agent-") as name:
         yield Path(name)
+        for log in sorted(Path(name).rglob("*.log")):
+            text = log.read_text(errors="replace")
+            request.node.add_report_section(
+                "teardown", log.name, text[-_SHOWN:]
+            )
 
 
 @pytest.fixture
@@ -98,6 +113,19 @@ class ConfigFolder:
 @pytest.fixture
 def config(folder: Path, server: RedisServer) -> ConfigFolder:
     return ConfigFolder(folder / "config", server.port)
+
+
+@pytest.fixture
+def wait_for_slow(
+    folder: Path, config: ConfigFolder
+) -> Iterator[Callable[[], None]]:
+    """A task ``slow``, which outlives its agent; waits for its start."""
+    pid = folder / "pid"
+    config.shell("slow", f"echo $$ >{pid}; exec sleep 600")
+    yield lambda: wait_for(lambda: pid.exists() and pid.read_text())
+    if pid.exists():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 @pytest.fixture

@@ -187,21 +187,21 @@ async def test_answer_beyond_the_limit(
 
 
 async def test_node_that_accepts_and_dies(
-    folder: Path, server: RedisServer, start: Start, config: ConfigFolder
+    folder: Path,
+    server: RedisServer,
+    start: Start,
+    config: ConfigFolder,
+    wait_for_slow: Callable[[], None],
 ) -> None:
-    go = folder / "go"
-    config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done")
     daemon = start()
     node(folder, server, start, "sp2", slow="true")
     address = find("slow", config_dir=config.path)
-    try:
-        async with Client(address) as client:
-            call = client.send("slow", "sp*", patience=all_of(2, timeout=6))
-            async for response in call:
-                if response.node == "sp1":
-                    daemon.stop(signal.SIGKILL)
-    finally:
-        go.touch()
+    async with Client(address) as client:
+        call = client.send("slow", "sp*", patience=all_of(2, timeout=6))
+        async for response in call:
+            if response.node == "sp1":
+                wait_for_slow()
+                daemon.stop(signal.SIGKILL)
     outcome = call.outcome
     assert outcome.verdict is Verdict.UNFINISHED
     assert [n.node for n in outcome.unfinished] == ["sp1"]

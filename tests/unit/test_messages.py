@@ -178,15 +178,22 @@ NO_MESSAGE = [
     pytest.param(b'{"a": 1e999}', "not JSON", id="number-without-bounds"),
     pytest.param(b'{"a": "\x01"}', "not JSON", id="control-character"),
     pytest.param(b"\xef\xbb\xbf{}", "not JSON", id="byte-order-mark"),
-    pytest.param(b"[" * 40_000, "deep", id="deeper-than-python-goes"),
-    pytest.param(b'{"a":' * 40_000, "deep", id="objects-without-end"),
     pytest.param(nested(MAX_DEPTH + 1), "deep", id="too-deep"),
+    pytest.param(nested(40_000), "deep", id="deeper-than-python-goes"),
 ]
 
 
 @pytest.mark.parametrize(("what", "reason"), NO_MESSAGE)
 def test_refuses_what_is_no_message(what: bytes, reason: str) -> None:
     assert reason in str(refused(what))
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["[", "{"])
+def test_refuses_brackets_without_end(opening: bytes) -> None:
+    reason = str(refused(opening * 40_000))
+    # How deep Python's parser goes depends on its version and the stack:
+    # beyond that it does not get to see that the end is missing.
+    assert "deep" in reason or "not JSON" in reason
 
 
 def test_takes_what_is_just_not_too_deep() -> None:
