@@ -47,15 +47,18 @@ from ngcp_task_agent import (
 from ngcp_task_agent.backends import (
     backoff,
     base,
-    redis,
-    redis_call,
-    redis_delivery,
-    redis_link,
-    redis_outbox,
-    redis_publisher,
 )
 from ngcp_task_agent.backends.base import Arrival
-from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.backends.redis import (
+    RedisBackend,
+    backend,
+    connection,
+    dial,
+    outbox,
+    publisher,
+    sender,
+)
+from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.brokers import command
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
@@ -364,17 +367,16 @@ async def test_defaults_of_redis() -> None:
         if known:
             found[key] = value
     address = {key: found[key] for key in ("host", "port")}
-    assert redis_link.describe_server(address) == redis_link.describe_server(
-        {}
-    )
+    assert dial.describe_server(address) == dial.describe_server({})
 
     def interval(options: Mapping[str, Any]) -> float:
         return float(RedisBackend("redis", options, _never)._interval)
 
     usual = interval({})
     assert interval({"ping_interval": found["ping_interval"]}) == usual
-    assert found["db"] == 0
-    assert set(found) == {"host", "port", "db", "ping_interval"}
+    assert found.pop("db") == 0
+    assert found.pop("allow_replica") is False
+    assert set(found) == {"host", "port", "ping_interval"}
 
 
 def _never(arrival: Arrival) -> None:
@@ -406,18 +408,19 @@ def test_limits_of_files_and_times() -> None:
     assert node._LONGEST_PAUSE <= 1
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
-    assert f"within {redis_publisher.LONGEST_CONNECT:g} seconds" in redis_text
-    assert f"had held for {backoff._STABLE:g} seconds" in redis_text
-    assert f"after 1 to {backoff._LONGEST:g} seconds" in redis_text
-    assert f"every {redis_publisher._TROUBLE:g} seconds" in redis_text
-    assert f"for {redis_call._STANDSTILL:g} seconds" in redis_text
-    assert f"for {redis_delivery._SILENCE:g} seconds" in redis_text
-    assert f"the newest {redis_outbox.KEEP}," in redis_text
-    assert f"{redis_outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
-    assert f"for {redis_outbox.KEEP_SECONDS:g} seconds" in redis_text
-    assert f"more than {redis_link._LONGEST_PASSWORD} bytes" in redis_text
-    assert f"more than {redis._LARGE >> 10} KiB is sent" in redis_text
-    assert f"{redis_outbox._LARGE_RATE >> 20} MiB a second" in redis_text
+    assert f"within {connection.LONGEST_CONNECT:g} seconds" in redis_text
+    assert f"had held for {connection._HELD:g} second," in redis_text
+    waits = f"from {backoff._SHORTEST:g} to {backoff._LONGEST:g} seconds"
+    assert waits in redis_text
+    assert dial._NEXT_ADDRESS == 0.25
+    assert "a quarter of a second apart" in redis_text
+    assert f"within {publisher._TIMEOUT:g} seconds" in redis_text
+    assert f"the newest {outbox.KEEP}," in redis_text
+    assert f"{outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
+    assert f"for {outbox.KEEP_SECONDS:g} seconds" in redis_text
+    assert f"more than {dial._LONGEST_PASSWORD} bytes" in redis_text
+    assert f"more than {sender.LARGE >> 10} KiB is sent" in redis_text
+    assert f"{sender._LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {data_schema.SMALL} bytes" in tasks
     assert f"more than {data_schema.SMALL_WITHIN:g} seconds" in tasks
@@ -679,7 +682,7 @@ def test_times_of_a_stop() -> None:
 def test_fields_of_a_request() -> None:
     described = items(part(PROTOCOL, "REQUEST"))
     longest = dict(messages._LENGTHS)
-    longest["options.feedback_channel"] = redis._LONGEST_CHANNEL
+    longest["options.feedback_channel"] = redis_options.LONGEST_CHANNEL
     fields = [*messages._LENGTHS, "options", "options.feedback_channel"]
     assert [head[3:] for head in described] == [*fields, "data"]
     for name in fields:
@@ -716,7 +719,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"bytes, {usual.max_request >> 20} MiB by default" in request
     answers = plain(part(PROTOCOL, "ANSWERS"))
     assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
-    assert f"more than {redis_outbox.KEEP_SECONDS:g} seconds" in answers
+    assert f"more than {outbox.KEEP_SECONDS:g} seconds" in answers
     checks = plain(part(PROTOCOL, "ORDER OF CHECKS"))
     assert f"the last {dispatch._REMEMBER:g} seconds" in checks
     assert f"the last {dispatch._REMEMBER_MOST} requests" in checks
@@ -811,7 +814,7 @@ def telling_modules() -> Iterator[ModuleType]:
     for file in sorted(package.rglob("*.py")):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         # The first asks, the second tells the administrator alone.
-        if "client" in name or name.endswith((".redis_link", "__")):
+        if "client" in name or name.endswith((".redis.connection", "__")):
             continue
         yield importlib.import_module(name)
 
@@ -833,7 +836,7 @@ def shown_reasons() -> List[str]:
 
 def test_reasons_are_found_where_they_are_told() -> None:
     modules = {name for name, _ in REASONS}
-    for module in (messages, destination, dispatch, redis, task, command):
+    for module in (messages, destination, dispatch, backend, task, command):
         assert module.__name__ in modules
     assert len(REASONS) > 40
 

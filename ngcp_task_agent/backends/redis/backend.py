@@ -190,7 +190,7 @@ class RedisBackend(Backend):
     async def _look(self, link: Link) -> None:
         """Ask the server again what it is."""
         address = self._subscriber.address
-        if address and link.peer and link.peer[0] != address:
+        if address and link.ends and link.ends[1][0] != address:
             # The name stands for several; this one need not be the same.
             await link.close("it goes to another address of the server")
         else:

@@ -14,36 +14,22 @@ import socket
 import ssl
 import time
 from collections import deque
-from typing import Any, Callable, Deque, List, Optional, Sequence
+from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple
 
-from redis.exceptions import (
-    AuthenticationError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.redis.dial import Dial
 
-Push = Callable[[Any], None]
-
 CLIENT_NAME = "ngcp-task-agent"
 LONGEST_CONNECT = 5.0  # seconds
+
 # Messages that are taken in a row: while some wait here, their senders wait
 # for an answer, and processes for their start.
 _BURST = 32
-# Bytes a second of the slowest line that is still of use.
-_SLOWEST = 512 << 10
 _HELD = 1.0  # seconds that a connection of use has held
 
-
-class State(enum.Enum):
-    """Whether there is a connection."""
-
-    CONNECTING = "connecting"  # for the first time
-    UP = "subscribed"
-    AWAY = "away"  # the last attempt failed, or the connection is lost
-    STOPPED = "stopped"
+Push = Callable[[Any], None]
 
 
 class LinkError(Exception):
@@ -56,6 +42,15 @@ class Refused(LinkError):
 
 class LoginRefused(Refused):
     """The server wants another password, or another user."""
+
+
+class State(enum.Enum):
+    """Whether there is a connection of a kind."""
+
+    CONNECTING = "connecting"  # for the first time
+    UP = "subscribed"
+    AWAY = "away"  # the last attempt failed, or the connection is lost
+    STOPPED = "stopped"
 
 
 def ignore(push: Any) -> None:
@@ -71,30 +66,24 @@ async def wait_for_any(
     )
 
 
-def patience(timeout: float, size: int) -> float:
-    """Seconds for Redis to take so many bytes and answer."""
-    return timeout + size / _SLOWEST
-
-
 class Link:
-    """A connection, with a task that reads all that comes.
+    """A connection of redis-py, with a task that reads all that comes.
 
     An error reply is a reply: it is returned, and the link stays.
 
-    :param connection: of redis-py, connected
     :param on_push: takes what Redis sends without having been asked
     :ivar closed: done when the connection is lost; its result says why
-    :ivar heard: when anything came last, on the monotonic clock
     :ivar has_held: it was lost, but not soon
-    :ivar peer: the server's address and port; None for a unix socket
+    :ivar heard: when anything came last, on the monotonic clock
+    :ivar ends: our address and the server's; None for a unix socket
     """
 
     def __init__(self, connection: Any, on_push: Push) -> None:
         loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[LinkError] = loop.create_future()
-        self._opened = self.heard = time.monotonic()
         self.has_held = False
-        self.peer = _peer(connection)
+        self._opened = self.heard = time.monotonic()
+        self.ends = _ends(connection)
         self._connection = connection
         self._on_push = on_push
         self._asked: Deque[asyncio.Future[Any]] = deque()
@@ -113,41 +102,36 @@ class Link:
         :param address: of the server, where its name is not to be looked up
         :raises LinkError: also when it takes longer than ``timeout`` seconds
         """
-        try:
-            return await asyncio.wait_for(
-                cls._open(dial, on_push, timeout, address), timeout
-            )
-        except asyncio.TimeoutError:
-            raise LinkError(f"no answer within {timeout:g} s") from None
 
-    @classmethod
-    async def _open(
-        cls,
-        dial: Dial,
-        on_push: Push,
-        timeout: float,
-        address: Optional[str],
-    ) -> Link:
-        connection = None
+        async def open() -> Link:
+            connection = None
+            try:
+                connection = await dial(address)
+                await connection.connect()
+            except asyncio.CancelledError:
+                await _disconnect(connection)
+                raise
+            except Exception as error:
+                # Besides RedisError: files that are no use.
+                await _disconnect(connection)
+                if isinstance(error, (ValueError, OSError)):
+                    raise Refused(_why(error)) from None
+                raise _link_error(error) from None
+            link = cls(connection, on_push)
+            try:
+                # redis-py's own fails where a user may not name itself.
+                await link.ask(
+                    "CLIENT", "SETNAME", CLIENT_NAME, timeout=timeout
+                )
+            except (LinkError, asyncio.CancelledError):
+                await link.close("it took too long")
+                raise
+            return link
+
         try:
-            connection = await dial(address)
-            await connection.connect()
-        except asyncio.CancelledError:
-            await _disconnect(connection)
-            raise
-        except Exception as error:
-            # Files of TLS that are none, names that cannot be looked up,
-            # servers that speak another protocol.
-            await _disconnect(connection)
-            raise _link_error(error) from None
-        link = cls(connection, on_push)
-        try:
-            # Here, since redis-py fails where a user may not name itself.
-            await link.call([("CLIENT", "SETNAME", CLIENT_NAME)], timeout)
-        except (LinkError, asyncio.CancelledError):
-            await link.close("it took too long")
-            raise
-        return link
+            return await asyncio.wait_for(open(), timeout)
+        except asyncio.TimeoutError:
+            raise _too_late(timeout) from None
 
     @property
     def is_open(self) -> bool:
@@ -161,9 +145,9 @@ class Link:
             raise self.closed.result()
 
     async def send(self, *command: Any) -> None:
-        """Send a command whose answer, if any, is a push.
+        """Send a command whose replies, if any, are pushes.
 
-        :raises LinkError: when the link is closed
+        :raises LinkError: when the link is lost
         """
         await self._send([command])
 
@@ -178,10 +162,7 @@ class Link:
     async def call(
         self, commands: Sequence[Sequence[Any]], timeout: float
     ) -> List[Any]:
-        """Send commands at once; their replies.
-
-        :raises LinkError: when the link is lost before the last reply
-        """
+        """Send commands at once; their replies, as of ask()."""
         loop = asyncio.get_running_loop()
         asked = [loop.create_future() for _ in commands]
         self._asked.extend(asked)
@@ -238,7 +219,7 @@ class Link:
             await _disconnect(self._connection)
 
     def _give_up(self, timeout: float) -> None:
-        self._end(LinkError(f"no answer within {timeout:g} s"))
+        self._end(_too_late(timeout))
         _abort(self._connection)
 
     def _end(self, error: LinkError) -> None:
@@ -247,11 +228,24 @@ class Link:
             self.closed.set_result(error)
 
 
-def _peer(connection: Any) -> Optional[Any]:
+def _transport(connection: Any) -> Any:
     writer = getattr(connection, "_writer", None)
-    transport = getattr(writer, "transport", None)
-    peer = transport.get_extra_info("peername") if transport else None
-    return peer[:2] if isinstance(peer, tuple) else None
+    return getattr(writer, "transport", None)
+
+
+def _ends(connection: Any) -> Optional[Tuple[Any, Any]]:
+    transport = _transport(connection)
+    if transport is None:
+        return None
+    ours, theirs = map(transport.get_extra_info, ("sockname", "peername"))
+    return (ours[:2], theirs[:2]) if isinstance(theirs, tuple) else None
+
+
+def _abort(connection: Any) -> None:
+    """Drop the socket: a polite close waits for a server that is stalled."""
+    transport = _transport(connection)
+    if transport is not None:
+        transport.abort()
 
 
 async def _disconnect(connection: Any) -> None:
@@ -264,28 +258,18 @@ async def _disconnect(connection: Any) -> None:
             pass
 
 
-def _abort(connection: Any) -> None:
-    """Drop the socket: a polite close waits for a server that is stalled."""
-    writer = getattr(connection, "_writer", None)
-    transport = getattr(writer, "transport", None)
-    if transport is not None:
-        transport.abort()
-
-
-_REFUSALS = (ResponseError, AuthenticationError, ssl.SSLError)
+def _too_late(timeout: float) -> LinkError:
+    return LinkError(f"no answer within {timeout:g} s")
 
 
 def _link_error(error: Exception) -> LinkError:
-    """The error of a connection that cannot be made."""
-    if isinstance(error, (ResponseError, AuthenticationError)):
+    """An error of redis-py as one of ours."""
+    refusals = (ResponseError, AuthenticationError)
+    if isinstance(error, refusals):
         return LoginRefused(_why(error))
     cause = error.__cause__ or error.__context__
-    # Files that are not there, certificates; or what redis-py makes of them.
-    if isinstance(error, (ValueError, OSError)) or isinstance(
-        cause, _REFUSALS
-    ):
-        return Refused(_why(error))
-    return LinkError(_why(error))
+    is_refused = isinstance(cause, (*refusals, ssl.SSLError))
+    return (Refused if is_refused else LinkError)(_why(error))
 
 
 def _why(error: BaseException) -> str:

@@ -27,6 +27,11 @@ Dial = Callable[[Optional[str]], Awaitable[Any]]
 _LONGEST_PASSWORD = 4096  # bytes
 # Seconds until the next address of a name is tried as well (RFC 8305).
 _NEXT_ADDRESS = 0.25
+# Deadlines and retries are ours, whatever redis-py has by default.
+_SIMPLE: Dict[str, Any] = {"socket_timeout": None, "retry": None}
+if int(redis.__version__.partition(".")[0]) >= 5:
+    # With version 3 messages come in another form.
+    _SIMPLE["protocol"] = 2
 
 
 def describe_server(options: Mapping[str, Any]) -> str:
@@ -40,31 +45,54 @@ def describe_server(options: Mapping[str, Any]) -> str:
 def dial_server(options: Mapping[str, Any]) -> Dial:
     """To the server that a backend's options name.
 
-    The dialled connection raises ValueError and OSError for files that are
-    no use.
+    It raises ValueError and OSError for files that are no use.
     """
 
     async def dial(address: Optional[str]) -> Any:
         password = await asyncio.to_thread(_read_files, options)
-        return _connection(options, password, address)
+        keys = {
+            **_SIMPLE,
+            "username": options.get("username"),
+            "password": password,
+        }
+        if "unix_socket" in options:
+            return UnixDomainSocketConnection(
+                path=options["unix_socket"], **keys
+            )
+        keys["host"] = options.get("host", "127.0.0.1")
+        keys["port"] = options.get("port", 6379)
+        tls = options.get("tls")
+        if tls is None:
+            connection = _Tcp(**keys)
+        else:
+            connection = _Tls(
+                **keys,
+                ssl_cert_reqs="required",
+                ssl_check_hostname=True,
+                ssl_ca_certs=tls.get("ca"),
+                ssl_certfile=tls.get("cert"),
+                ssl_keyfile=tls.get("key"),
+            )
+        connection.address = address
+        return connection
 
     return dial
 
 
 def dial_like(client: Redis[Any]) -> Dial:
-    """To the server of a redis-py client, as its own connections.
+    """To the server of a redis-py client, by connections of its kind.
 
     :raises TypeError: for a client that cannot be used
     """
     if not isinstance(client, Redis):
         raise TypeError("redis must be a redis.asyncio.Redis")
     pool = client.connection_pool
-    keys = dict(pool.connection_kwargs)
-    if keys.get("decode_responses"):
-        raise TypeError(
-            "redis must not have decode_responses: messages are bytes"
-        )
-    keys.update(_deadlines_are_ours(keys))
+    if pool.connection_kwargs.get("decode_responses"):
+        raise TypeError("redis must not decode_responses: messages are bytes")
+    keys = {**pool.connection_kwargs, **_SIMPLE}
+    if "maint_notifications_config" in keys:
+        # redis-py 7 and newer have them with protocol 3 alone.
+        keys["maint_notifications_config"] = None
 
     async def dial(address: Optional[str]) -> Any:
         return pool.connection_class(**keys)
@@ -72,19 +100,11 @@ def dial_like(client: Redis[Any]) -> Dial:
     return dial
 
 
-def _deadlines_are_ours(keys: Mapping[str, Any]) -> Dict[str, Any]:
-    """What makes a connection simple, whatever the version's defaults are."""
-    simple: Dict[str, Any] = {"socket_timeout": None}
-    if int(redis.__version__.partition(".")[0]) >= 5:
-        # With version 3 messages come in another form.
-        simple["protocol"] = 2
-    if "retry" in keys:
-        simple["retry"] = None
-    return simple
-
-
 class _Tcp(Connection):  # type: ignore[misc]
-    """Tries a name's addresses side by side; reads TLS files in a thread."""
+    """Tries a name's addresses side by side; reads TLS files in a thread.
+
+    :ivar address: the one to connect to, if it is known
+    """
 
     address: Optional[str] = None
 
@@ -106,34 +126,6 @@ class _Tcp(Connection):  # type: ignore[misc]
 
 class _Tls(_Tcp, SSLConnection):  # type: ignore[misc]
     pass
-
-
-def _connection(
-    options: Mapping[str, Any], password: Any, address: Optional[str]
-) -> Any:
-    keys: Dict[str, Any] = {
-        "username": options.get("username"),
-        "password": password,
-    }
-    keys.update(_deadlines_are_ours(keys))
-    if "unix_socket" in options:
-        return UnixDomainSocketConnection(path=options["unix_socket"], **keys)
-    keys["host"] = options.get("host", "127.0.0.1")
-    keys["port"] = options.get("port", 6379)
-    tls = options.get("tls")
-    if tls is None:
-        connection = _Tcp(**keys)
-    else:
-        connection = _Tls(
-            **keys,
-            ssl_cert_reqs="required",
-            ssl_check_hostname=True,
-            ssl_ca_certs=tls.get("ca"),
-            ssl_certfile=tls.get("cert"),
-            ssl_keyfile=tls.get("key"),
-        )
-    connection.address = address
-    return connection
 
 
 def _read_files(options: Mapping[str, Any]) -> Any:

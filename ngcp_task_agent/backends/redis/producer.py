@@ -8,7 +8,7 @@ before, and is not published a second time.  This is how Kafka's idempotent
 producers work.
 
 - The number is stored before anything is published.  Where that is refused,
-  nothing is published.
+  nothing was and nothing is published.
 - Each message is published by pcall: the channel is a client's choice, and one
   that is refused must not stop the others.  Its position is kept with the
   number, for a batch that is sent again.
@@ -31,14 +31,14 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ngcp_task_agent.backends.redis.connection import Link, patience
+from ngcp_task_agent.backends.redis.connection import Link
 
 Message = Tuple[str, bytes]  # a channel and what to publish there
 
-_EXPIRE = 600  # seconds; more than that where pings are rarer
+_EXPIRE = 600  # seconds, or three ping intervals, whichever is more
 _SCRIPT = b"""\
 local kept = redis.pcall('GET', KEYS[1])
-if type(kept) == 'table' then return kept end
+if type(kept) == 'table' then return {'GET', kept.err} end
 if kept then
     local last, refused = string.match(kept, '^(%d+)(.*)$')
     if tonumber(ARGV[1]) <= tonumber(last) then return refused end
@@ -46,7 +46,7 @@ elseif ARGV[1] ~= '0' then
     return false
 end
 local stored = redis.pcall('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-if stored.err then return {stored.err} end
+if stored.err then return {'SET', stored.err} end
 local refused = ''
 for i = 3, #ARGV, 2 do
     if type(redis.pcall('PUBLISH', ARGV[i], ARGV[i + 1])) == 'table' then
@@ -59,43 +59,29 @@ end
 return refused
 """
 _SHA = hashlib.sha1(_SCRIPT).hexdigest()
-# MOVED is one of ASK.  Which errors have a class depends on the version of
-# redis-py, which then takes the code off the text.
-_ELSEWHERE = (AskError, TryAgainError)
-_ELSEWHERE_CODES = ("MOVED ", "ASK ", "TRYAGAIN ")
 
 
 class NotPublished(Exception):
-    """The script did not publish the batch; says why.
+    """The script has not published the batch; says why.
 
     :ivar is_certain: also not when it was sent before
     """
 
-    is_certain = False
-
-
-class Forgotten(NotPublished):
-    """The server does not know the producer any more."""
-
-
-class Elsewhere(NotPublished):
-    """Another node of the cluster would have to do it."""
-
-
-class Passing(NotPublished):
-    """The server will do it later."""
-
-
-class ScriptRefused(NotPublished):
-    """The server does not run the script, or does not let it write."""
-
-    def __init__(self, why: str, is_certain: bool) -> None:
+    def __init__(self, why: str, is_certain: bool = False) -> None:
         super().__init__(why)
         self.is_certain = is_certain
 
 
+class Elsewhere(NotPublished):
+    """The key belongs to another node of the cluster."""
+
+
+class Busy(NotPublished):
+    """The server runs a script for too long, and will do it later."""
+
+
 class Producer:
-    """Numbers its batches, one at a time.
+    """Numbers its batches, and publishes one at a time.
 
     :param ping_interval: seconds until the next batch, at most
     """
@@ -114,28 +100,27 @@ class Producer:
     ) -> FrozenSet[int]:
         """Publish a batch; the positions of messages that were refused.
 
-        :param timeout: seconds to answer, beside those for the size
         :raises NotPublished: as its kind says
-        :raises LinkError: when the link is lost, and with it the answer
+        :raises LinkError: when the link is lost before the reply
         """
         words: List[Any] = [1, self._key, self._number, self._expire]
         for message in messages:
             words += message
-        within = patience(timeout, sum(len(body) for _, body in messages))
-        reply = await link.ask("EVALSHA", _SHA, *words, timeout=within)
+        reply = await link.ask("EVALSHA", _SHA, *words, timeout=timeout)
         if isinstance(reply, NoScriptError):
-            reply = await link.ask("EVAL", _SCRIPT, *words, timeout=within)
+            reply = await link.ask("EVAL", _SCRIPT, *words, timeout=timeout)
         if isinstance(reply, bytes):
             return frozenset(map(int, reply.split()))
         if reply is None:
-            raise Forgotten("Redis has forgotten what it has published")
+            raise NotPublished("Redis has forgotten what it has published")
         if isinstance(reply, list):
-            raise ScriptRefused(reply[0].decode(errors="replace"), True)
+            step, error = (word.decode(errors="replace") for word in reply)
+            raise NotPublished(f"{step}: {error}", is_certain=step == "SET")
         raise _refusal(reply)
 
 
-def is_passing(error: ResponseError) -> bool:
-    """Whether the server, which runs a script for too long, will do it later.
+def is_busy(error: ResponseError) -> bool:
+    """Whether the server will do it later.
 
     One that still loads its data closes the link, as redis-py has it.
     """
@@ -143,9 +128,14 @@ def is_passing(error: ResponseError) -> bool:
 
 
 def _refusal(error: Any) -> NotPublished:
+    # Which errors have a class depends on the version of redis-py, which
+    # then takes the code off the text.  MOVED is one of ASK.
     text = str(error)
-    if is_passing(error):
-        return Passing(text)
-    if isinstance(error, _ELSEWHERE) or text.startswith(_ELSEWHERE_CODES):
-        return Elsewhere(text)
-    return ScriptRefused(text, False)
+    if is_busy(error):
+        return Busy(text)
+    if isinstance(error, (AskError, TryAgainError)) or text.startswith(
+        ("MOVED ", "ASK ", "TRYAGAIN ")
+    ):
+        return Elsewhere("this node of the cluster takes no key of ours")
+    # An unknown command is quoted with all its words.
+    return NotPublished(f"EVALSHA: {text.partition(',')[0]}")

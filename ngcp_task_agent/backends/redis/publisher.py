@@ -14,19 +14,14 @@ from typing import Awaitable, Callable, Dict, Optional, Sequence
 from redis.exceptions import ResponseError
 
 from ngcp_task_agent.backends.backoff import Backoff
-from ngcp_task_agent.backends.redis.connection import (
-    Link,
-    LinkError,
-    State,
-    patience,
-)
+from ngcp_task_agent.backends.redis.connection import Link, LinkError, State
 from ngcp_task_agent.backends.redis.producer import (
+    Busy,
     Elsewhere,
     Message,
     NotPublished,
-    Passing,
     Producer,
-    is_passing,
+    is_busy,
 )
 
 # Seconds that Redis has to answer, beside those for a batch's size.  It costs
@@ -34,9 +29,10 @@ from ngcp_task_agent.backends.redis.producer import (
 _TIMEOUT = 3.0
 _MOST_DOUBLINGS = 4  # of that, for a batch that had no reply in time
 _PLAIN_TIMEOUT = 20.0  # the same for what is not sent again
+_SLOWEST = 512 << 10  # bytes a second of the slowest line that is of use
 _TRIES = 32  # ids until one belongs to this node of a cluster
 
-#: Why messages are lost, by their positions in the batch.
+#: How messages are lost, by their positions in the batch.
 Lost = Dict[int, str]
 
 
@@ -55,7 +51,6 @@ class Publisher:
     :param ping_interval: seconds in which refresh() is called
     :param on_change: called when state or mode may have changed, and every
         second while away
-    :ivar link: the last one
     :ivar reason: why the state is AWAY
     :ivar refusal: why the mode is AT_MOST_ONCE
     """
@@ -70,10 +65,10 @@ class Publisher:
         self._ping_interval = ping_interval
         self._timeout = min(_TIMEOUT, 2 * ping_interval)
         self._on_change = on_change
+        self._link: Optional[Link] = None
         self._producer = Producer(ping_interval)
         self._backoff = Backoff()
         self._retry = asyncio.Event()
-        self.link: Optional[Link] = None
         self.state, self.reason = State.CONNECTING, ""
         self.mode, self.refusal = Mode.UNKNOWN, ""
 
@@ -83,8 +78,8 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connection."""
-        if self.link:
-            await self.link.close("it was closed")
+        if self._link:
+            await self._link.close("it was closed")
 
     async def connected(self) -> Link:
         """Connect if need be, and find out how messages can leave.
@@ -92,23 +87,23 @@ class Publisher:
         :raises LinkError: when this attempt fails
         """
         try:
-            if self.link is None or not self.link.is_open:
-                if self.link and self.link.has_held:
+            if not self._link or not self._link.is_open:
+                if self._link and self._link.has_held:
                     self._backoff.succeeded()
-                self.link = None
-                self.link = await self._connect()
+                self._link = None
+                self._link = await self._connect()
                 if self.mode is Mode.AT_MOST_ONCE:
                     self.mode = Mode.UNKNOWN
             if self.mode is Mode.UNKNOWN:
-                await self._find_mode(self.link)
-        except (LinkError, Passing) as error:
+                await self._find_mode(self._link)
+        except (LinkError, Busy) as error:
             self.state, self.reason = State.AWAY, str(error)
             self._on_change()
             raise LinkError(str(error)) from None
         if self.state is not State.UP:
             self.state = State.UP
             self._on_change()
-        return self.link
+        return self._link
 
     async def pause(self, until: float = float("inf")) -> None:
         """Wait until another attempt is due, but not longer than ``until``."""
@@ -130,10 +125,10 @@ class Publisher:
         try:
             if self.mode is Mode.EXACTLY_ONCE:
                 self._producer.next()
-                await self._producer.publish(link, [], self._timeout)
+                await self._producer.publish(link, (), self._timeout)
             else:
                 await self._find_mode(link)
-        except Passing:
+        except Busy:
             pass
         except NotPublished:
             self.mode = Mode.UNKNOWN
@@ -143,35 +138,35 @@ class Publisher:
 
         :param until: when to give up, on the monotonic clock
         """
+        extra = sum(len(body) for _, body in messages) / _SLOWEST
         attempt = 0
         in_doubt = False  # it may have been carried out
         while True:
             try:
                 link = await self.connected()
                 if self.mode is Mode.AT_MOST_ONCE:
-                    return await self._publish_plainly(link, messages)
+                    return await self._publish_plainly(link, messages, extra)
                 if not in_doubt:
                     self._producer.next()
                 try:
                     refused = await self._producer.publish(
-                        link, messages, self._timeout * 2**attempt
+                        link, messages, (self._timeout + extra) * 2**attempt
                     )
                 except LinkError:
                     in_doubt = True
                     raise
                 self._backoff.succeeded()
                 return dict.fromkeys(refused, "is lost: Redis refuses it")
-            except (LinkError, Passing) as error:
+            except (LinkError, Busy) as error:
                 reason = str(error)
             except NotPublished as error:
                 self.mode = Mode.UNKNOWN
                 if in_doubt and not error.is_certain:
                     return _all(messages, f"may be lost: {error}")
-                in_doubt = False
-                continue
+                in_doubt, reason = False, str(error)
             if time.monotonic() >= until:
-                certainty = "may be" if in_doubt else "is"
-                return _all(messages, f"{certainty} lost: {reason}")
+                how = "may be lost" if in_doubt else "is lost"
+                return _all(messages, f"{how}: {reason}")
             attempt = min(attempt + 1, _MOST_DOUBLINGS)
             await self.pause(until)
 
@@ -181,49 +176,40 @@ class Publisher:
             self._producer = Producer(self._ping_interval)
             self._producer.next()
             try:
-                await self._producer.publish(link, [], self._timeout)
-            except Passing:
+                await self._producer.publish(link, (), self._timeout)
+                self.mode, self.refusal = Mode.EXACTLY_ONCE, ""
+                break
+            except Busy:
                 raise
             except NotPublished as error:
                 self.mode, self.refusal = Mode.AT_MOST_ONCE, str(error)
                 if not isinstance(error, Elsewhere):
                     break
-            else:
-                self.mode, self.refusal = Mode.EXACTLY_ONCE, ""
-                break
         self._on_change()
 
     async def _publish_plainly(
-        self, link: Link, messages: Sequence[Message]
+        self, link: Link, messages: Sequence[Message], extra: float
     ) -> Lost:
         """
-        :raises Passing: when Redis will take them later
+        :raises Busy: when Redis has taken none
         """
-        size = sum(len(body) for _, body in messages)
+        commands = [("PUBLISH", *message) for message in messages]
         try:
-            replies = await link.call(
-                [("PUBLISH", *message) for message in messages],
-                patience(_PLAIN_TIMEOUT, size),
-            )
+            replies = await link.call(commands, _PLAIN_TIMEOUT + extra)
         except LinkError as error:
             return _all(
                 messages, f"may be lost: the connection broke: {error}"
             )
-        refused = {
-            position: reply
-            for position, reply in enumerate(replies)
-            if isinstance(reply, ResponseError)
-        }
-        if len(refused) == len(messages) and all(
-            map(is_passing, refused.values())
-        ):
-            raise Passing(str(refused[0]))
+        errors = [r for r in replies if isinstance(r, ResponseError)]
+        if len(errors) == len(replies) and all(map(is_busy, errors)):
+            raise Busy(str(errors[0]))
         self._backoff.succeeded()
         return {
             position: f"is lost: Redis refuses it: {reply}"
-            for position, reply in refused.items()
+            for position, reply in enumerate(replies)
+            if isinstance(reply, ResponseError)
         }
 
 
-def _all(messages: Sequence[Message], reason: str) -> Lost:
-    return dict.fromkeys(range(len(messages)), reason)
+def _all(messages: Sequence[Message], how: str) -> Lost:
+    return dict.fromkeys(range(len(messages)), how)

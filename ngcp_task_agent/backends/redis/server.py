@@ -1,6 +1,6 @@
 """What server is this: whose requests does it carry, and to whom?
 
-HELLO answers with the server's mode and role and needs no right.  A server
+HELLO answers with the server's mode and role, and needs no right.  A server
 that does not know it proves nothing.
 """
 
@@ -10,11 +10,8 @@ import asyncio
 import ipaddress
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List
-
-from redis.exceptions import ResponseError
+from typing import Any, List, NamedTuple
 
 from ngcp_task_agent.backends.redis.connection import Link
 
@@ -23,8 +20,7 @@ _LISTEN = "0A"  # the state of a listening socket there
 _PORT = re.compile(rb"(?m)^tcp_port:(\d+)")
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """What HELLO says; empty where it says nothing.
 
     :ivar mode: ``standalone``, ``cluster`` or ``sentinel``
@@ -37,7 +33,7 @@ class Server:
     @property
     def is_lone_master(self) -> bool:
         """Whether it carries its own clients' requests alone."""
-        return (self.mode, self.role) == ("standalone", "master")
+        return self == ("standalone", "master")
 
     @property
     def is_replica(self) -> bool:
@@ -45,7 +41,7 @@ class Server:
 
         In a cluster a replica publishes to all.
         """
-        return (self.mode, self.role) == ("standalone", "replica")
+        return self == ("standalone", "replica")
 
 
 async def identify(link: Link, timeout: float) -> Server:
@@ -57,31 +53,45 @@ async def identify(link: Link, timeout: float) -> Server:
     if not isinstance(reply, list):
         return Server()
     facts = dict(zip(reply[::2], reply[1::2]))
-    return Server(_text(facts.get(b"mode")), _text(facts.get(b"role")))
+    mode, role = facts.get(b"mode", b""), facts.get(b"role", b"")
+    return Server(mode.decode(), role.decode())
 
 
 async def is_private(link: Link, timeout: float) -> bool:
-    """Whether only this machine can reach the server of this link.
+    """Whether only this machine's clients can reach the server of a link.
 
-    It is so when the link goes to this machine, and the server's port
-    listens on loopback addresses alone.
+    So it is when its port listens on loopback addresses alone.
 
     :raises LinkError: when the link is lost
     """
-    if link.peer is None:
-        reply = await link.ask("INFO", "server", timeout=timeout)
-        found = isinstance(reply, bytes) and _PORT.search(reply)
-        if not found or isinstance(reply, ResponseError):
+    if link.ends:
+        ours, theirs = link.ends
+        if not ipaddress.ip_address(theirs[0].partition("%")[0]).is_loopback:
+            return False
+        port = theirs[1]
+        # A tunnel to another machine listens here, too; but the server at
+        # its end sees other addresses.
+        seen = await link.ask("CLIENT", "INFO", timeout=timeout)
+        if not _has(seen, b" addr=", ours) or not _has(
+            seen, b" laddr=", theirs
+        ):
+            return False
+    else:
+        info = await link.ask("INFO", "server", timeout=timeout)
+        found = _PORT.search(info) if isinstance(info, bytes) else None
+        if not found:
             return False
         port = int(found[1])
         if port == 0:
             return True
-    else:
-        host, port = link.peer
-        if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            return False
     addresses = await asyncio.to_thread(_listeners, port)
     return bool(addresses) and all(map(_is_loopback, addresses))
+
+
+def _has(reply: Any, key: bytes, end: Any) -> bool:
+    host, port = end
+    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return isinstance(reply, bytes) and key + text.encode() + b" " in reply
 
 
 def _listeners(port: int) -> List[str]:
@@ -101,16 +111,11 @@ def _listeners(port: int) -> List[str]:
 
 
 def _is_loopback(address: str) -> bool:
-    """Whether an address in the kernel's form is a loopback one.
+    """Whether an address is one, which the kernel writes as words of 32 bits.
 
-    It writes words of 32 bits, each in the processor's byte order.
+    Each is in the processor's byte order.
     """
     words = [int(address[i : i + 8], 16) for i in range(0, len(address), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     found = ipaddress.ip_address(packed)
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_loopback
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

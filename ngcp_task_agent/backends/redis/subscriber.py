@@ -55,6 +55,7 @@ class Subscriber:
         self._on_change = on_change
         self._subscription: Optional[Subscription] = None
         self._task: Optional[asyncio.Task[None]] = None
+        self._backoff = Backoff()
         self.channels: AbstractSet[str] = frozenset()
         self.tried = asyncio.Event()
         self.state, self.reason, self.is_refused = State.CONNECTING, "", False
@@ -63,8 +64,8 @@ class Subscriber:
     @property
     def address(self) -> Optional[str]:
         """The address of the server, while subscribed to it over TCP."""
-        peer = self._subscription and self._subscription.link.peer
-        return peer[0] if peer else None
+        ends = self._subscription and self._subscription.link.ends
+        return str(ends[1][0]) if ends else None
 
     def start(self, channels: AbstractSet[str]) -> None:
         """Begin to listen; tries until stop()."""
@@ -97,7 +98,6 @@ class Subscriber:
         self._on_change()
 
     async def _run(self) -> None:
-        backoff = Backoff()
         while True:
             try:
                 subscription = await Subscription.open(
@@ -110,10 +110,10 @@ class Subscriber:
                     self._subscription = None
                     await subscription.link.close("it was closed")
                     if subscription.link.has_held:
-                        backoff.succeeded()
+                        self._backoff.succeeded()
             except LinkError as error:
                 self._move(State.AWAY, str(error), isinstance(error, Refused))
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(self._backoff.next())
 
     async def _begin(self, subscription: Subscription) -> None:
         """See what server it is, and subscribe to all control channels."""
@@ -135,6 +135,7 @@ class Subscriber:
         self._move(State.UP)
 
     def _receive(self, channel: bytes, body: bytes) -> None:
+        self._backoff.succeeded()
         name = channel.decode(errors="replace")
         if name in self.channels:
             self._on_message(name, body)
