@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -42,6 +43,14 @@ class Systemd:
             except BlockingIOError:
                 self.all += found
                 return found
+
+    def fill(self) -> None:
+        """Let others send until no more fits; ``notices`` empties it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"another", self.socket.getsockname())
 
 
 @pytest.fixture
@@ -136,6 +145,63 @@ async def test_a_blocked_loop_does_not_feed_the_watchdog(
     systemd.notices()
     time.sleep(0.2)  # blocks the loop
     assert systemd.notices() == []
+    alive.cancel()
+    await asyncio.wait({alive})
+
+
+def test_what_cannot_be_sent_is_sent_with_the_next(systemd: Systemd) -> None:
+    notifier = Notifier()
+    systemd.fill()
+    notifier.status("a")
+    notifier.reloading()
+    notifier.status("b")
+    notifier.ready()
+    assert set(systemd.notices()) == {"another"}
+    notifier.status("c")
+    (notice,) = systemd.notices()
+    # Of each kind the last counts, also for systemd.
+    assert sorted(notice.split("\n")) == ["READY=1", "STATUS=c"]
+    notifier.status("d")
+    assert systemd.notices() == ["STATUS=d"]
+
+
+def test_stopping_is_not_lost(systemd: Systemd) -> None:
+    notifier = Notifier()
+    systemd.fill()
+    notifier.reloading()
+    notifier.stopping(1)
+    systemd.notices()
+    notifier.status("a")
+    (notice,) = systemd.notices()
+    assert sorted(notice.split("\n")) == [
+        "EXTEND_TIMEOUT_USEC=1000000",
+        "STATUS=a",
+        "STOPPING=1",
+    ]
+
+
+@pytest.mark.parametrize("watchdog", ["20000", ""])
+async def test_notices_that_are_not_read(
+    watchdog: str, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on; they arrive once they are read."""
+    monkeypatch.setenv("WATCHDOG_USEC", watchdog)
+    monkeypatch.setattr(service, "_STATUS_EVERY", 0.01)
+    systemd.fill()
+    beats: List[str] = []
+
+    def status() -> str:
+        beats.append("the same")
+        return beats[-1]
+
+    notifier = Notifier()
+    notifier.ready()
+    alive = asyncio.create_task(notifier.keep_alive(status))
+    await until(lambda: len(beats) > 20)
+    assert set(systemd.notices()) == {"another"}
+    await until(systemd.notices)
+    lines = "\n".join(systemd.all).split("\n")
+    assert lines.count("READY=1") == lines.count("STATUS=the same") == 1
     alive.cancel()
     await asyncio.wait({alive})
 
