@@ -32,6 +32,7 @@ setup(
         "redis>=4.3.4",
         "sdnotify",
         "setproctitle",
+        "systemd-python",
     ],
     extras_require={
         "client": ["argcomplete", "rich"],

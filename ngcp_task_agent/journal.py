@@ -87,7 +87,10 @@ def set_up(level: str) -> None:
     """
     handler: LogWriter
     if _is_journal(2):
-        handler = JournalWriter(_tell_lost, "ngcp-task-agent")
+        # Only here: where there is no journal it need not be installed.
+        from systemd.journal import sendv
+
+        handler = JournalWriter(_tell_lost, "ngcp-task-agent", sendv)
     else:
         handler = ErrorWriter(_tell_lost)
         handler.setFormatter(

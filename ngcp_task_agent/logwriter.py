@@ -14,10 +14,13 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from queue import SimpleQueue
-from typing import Callable, Dict, Union
+from typing import Callable, Dict, Tuple, Union
 
 _KEEP = 1 << 23  # bytes that may wait to be written
-_LONGEST = 65536  # bytes of a message; a datagram can hold three times that
+# Bytes of a message.  A queue of 512, which is what systemd sets, has to fit
+# into the send buffer of libsystemd's socket, see JournalWriter.
+_LONGEST = 16384
+_CONNECT_EVERY = 1000  # milliseconds
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
     logging.CRITICAL: 2,
@@ -25,6 +28,10 @@ _PRIORITIES = {
     logging.WARNING: 4,
     logging.INFO: 6,
 }
+
+
+# What is written of a record, in one piece or in several.
+_Pieces = Tuple[bytes, ...]
 
 
 class LogWriter(logging.Handler, ABC):
@@ -37,7 +44,7 @@ class LogWriter(logging.Handler, ABC):
     def __init__(self, tell_lost: Callable[[int], None]) -> None:
         super().__init__()
         self._tell_lost = tell_lost
-        self._waiting: SimpleQueue[Union[bytes, threading.Event]] = (
+        self._waiting: SimpleQueue[Union[_Pieces, threading.Event]] = (
             SimpleQueue()
         )
         self._thread = threading.Thread(
@@ -49,14 +56,14 @@ class LogWriter(logging.Handler, ABC):
         self._lost, self._failed, self._told = 0, 0, 0  # records
 
     @abstractmethod
-    def render(self, record: logging.LogRecord) -> bytes:
+    def render(self, record: logging.LogRecord) -> _Pieces:
         """What is to be written of a record."""
 
     @abstractmethod
-    def write(self, what: bytes) -> None:
+    def write(self, what: _Pieces) -> None:
         """Write, however long it takes."""
 
-    def write_at_once(self, what: bytes) -> None:
+    def write_at_once(self, what: _Pieces) -> None:
         """Write; raise BlockingIOError where that takes time."""
         raise BlockingIOError
 
@@ -82,13 +89,14 @@ class LogWriter(logging.Handler, ABC):
             self._works = isinstance(error, BlockingIOError)
             self._lost += 1
 
-    def _leave(self, what: bytes) -> None:
+    def _leave(self, what: _Pieces) -> None:
         """Leave it to the thread."""
-        if self._left - self._written + len(what) > _KEEP:
+        size = sum(map(len, what))
+        if self._left - self._written + size > _KEEP:
             raise BlockingIOError
         if not self._thread.ident:
             self._thread.start()
-        self._left += len(what)
+        self._left += size
         self._waiting.put(what)
 
     def _write_waiting(self) -> None:
@@ -103,7 +111,7 @@ class LogWriter(logging.Handler, ABC):
             except Exception:
                 self._works = False
                 self._failed += 1
-            self._written += len(what)
+            self._written += sum(map(len, what))
 
     def drain(self, within: float) -> None:
         """Wait until all is written, but so many seconds at most."""
@@ -116,11 +124,12 @@ class LogWriter(logging.Handler, ABC):
 class ErrorWriter(LogWriter):
     """Writes lines to standard error."""
 
-    def render(self, record: logging.LogRecord) -> bytes:
-        return f"{self.format(record)}\n".encode(errors="backslashreplace")
+    def render(self, record: logging.LogRecord) -> _Pieces:
+        line = f"{self.format(record)}\n"
+        return (line.encode(errors="backslashreplace"),)
 
-    def write(self, what: bytes) -> None:
-        write_all(2, what)
+    def write(self, what: _Pieces) -> None:
+        write_all(2, b"".join(what))
 
 
 def write_all(fd: int, what: bytes) -> None:
@@ -140,25 +149,37 @@ class JournalWriter(LogWriter):
     """Writes records with fields to the journal.
 
     Those of a record in upper case, and where it comes from, see
-    systemd.journal-fields(7) and "Native Journal Protocol" of systemd.
-    Not with python3-systemd, which keeps the whole interpreter waiting for a
-    journal that hangs, whichever thread has called it.
+    systemd.journal-fields(7).
+
+    ``systemd.journal.sendv`` stops the whole interpreter, whichever thread
+    calls it, until the journal has room.  So a socket of our own first shows
+    whether there is room.  It cannot show everything: between poll() and the
+    send another program may take the last place in the journal's queue; and
+    without CAP_NET_ADMIN the send buffer of libsystemd's socket is small, and
+    may be full before the queue is.  If the journal hangs at that moment, so
+    does the agent, and the watchdog ends it.
 
     :param identifier: what the journal calls the program
+    :param send: ``systemd.journal.sendv``
+    :param socket_path: where that sends to
     """
 
     def __init__(
         self,
         tell_lost: Callable[[int], None],
         identifier: str,
+        send: Callable[..., None],
         socket_path: str = _JOURNAL,
     ) -> None:
         super().__init__(tell_lost)
         self._identifier = identifier
+        self._send = send
         self._path = socket_path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLOUT)
 
-    def render(self, record: logging.LogRecord) -> bytes:
+    def render(self, record: logging.LogRecord) -> _Pieces:
         message = self.format(record).encode(errors="backslashreplace")
         fields: Dict[str, object] = {
             "PRIORITY": _PRIORITIES.get(record.levelno, 7),
@@ -171,24 +192,34 @@ class JournalWriter(LogWriter):
         for name, value in vars(record).items():
             if name.isupper():
                 fields[name] = value
-        return _field("MESSAGE", message[:_LONGEST]) + b"".join(
-            _field(name, str(value).encode(errors="backslashreplace"))
-            for name, value in fields.items()
+        return (
+            b"MESSAGE=" + message[:_LONGEST],
+            *(
+                f"{name}={value}".encode(errors="backslashreplace")
+                for name, value in fields.items()
+            ),
         )
 
-    def write(self, what: bytes) -> None:
-        self._socket.sendto(what, self._path)
+    def write(self, what: _Pieces) -> None:
+        while not self._is_writable(_CONNECT_EVERY):
+            pass
+        self._send(*what)
 
-    def write_at_once(self, what: bytes) -> None:
-        self._socket.sendto(what, socket.MSG_DONTWAIT, self._path)
+    def write_at_once(self, what: _Pieces) -> None:
+        if not self._is_writable(0):
+            raise BlockingIOError
+        self._send(*what)
+
+    def _is_writable(self, within: int) -> bool:
+        """Whether the journal takes a record, within so many milliseconds.
+
+        :raises OSError: when there is no journal
+        """
+        # Each time: the journal may have another socket by now, and poll()
+        # says nothing of that.
+        self._socket.connect(self._path)
+        return bool(self._poll.poll(within))
 
     def close(self) -> None:
         self._socket.close()
         super().close()
-
-
-def _field(name: str, value: bytes) -> bytes:
-    if b"\n" in value:
-        length = len(value).to_bytes(8, "little")
-        return b"%s\n%s%s\n" % (name.encode(), length, value)
-    return b"%s=%s\n" % (name.encode(), value)

@@ -34,6 +34,7 @@ _MACHINE = (
     "python3-rich",
     "python3-sdnotify",
     "python3-setproctitle",
+    "python3-systemd",
     "python3-yaml",
     "redis-server",
     "redis-tools",

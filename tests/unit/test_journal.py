@@ -149,7 +149,7 @@ def test_lost_records_are_told(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(writer: ErrorWriter, what: bytes) -> None:
+    def fails(writer: ErrorWriter, what: object) -> None:
         raise OSError
 
     journal.set_up("info")

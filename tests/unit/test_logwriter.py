@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -37,14 +37,14 @@ class Slow(LogWriter):
     def tell(self, count: int) -> None:
         self.handle(record(f"{count} lost"))
 
-    def render(self, record: logging.LogRecord) -> bytes:
-        return record.getMessage().encode()
+    def render(self, record: logging.LogRecord) -> Tuple[bytes, ...]:
+        return (record.getMessage().encode(),)
 
-    def write(self, what: bytes) -> None:
+    def write(self, what: Tuple[bytes, ...]) -> None:
         assert self.go.wait(60)
         if not self.works:
             raise OSError
-        self.done.append(what)
+        self.done.extend(what)
 
 
 @pytest.fixture
@@ -169,22 +169,16 @@ class Journal:
 
     def read(self) -> Dict[str, str]:
         """The fields of the next record."""
-        rest, fields = self._socket.recv(1 << 20), {}
-        while rest:
-            line, _, rest = rest.partition(b"\n")
-            name, is_short, value = line.partition(b"=")
-            if not is_short:
-                length = int.from_bytes(rest[:8], "little")
-                value = rest[8 : 8 + length]
-                assert rest[8 + length :][:1] == b"\n"
-                rest = rest[8 + length + 1 :]
-            assert name.decode() not in fields
-            fields[name.decode()] = value.decode()
+        fields: Dict[str, str] = {}
+        for field in self._socket.recv(1 << 20).split(b"\0"):
+            name, _, value = field.decode().partition("=")
+            assert name not in fields
+            fields[name] = value
         return fields
 
     def close(self) -> None:
         self._socket.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -201,10 +195,41 @@ def told() -> List[int]:
     return []
 
 
+class Sender:
+    """Sends fields as ``systemd.journal.sendv``, to another place.
+
+    :ivar blocked: how often it would have stopped the interpreter
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.blocked = 0
+        self._path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+
+    def send(self, *fields: bytes) -> None:
+        try:
+            self.socket.sendto(b"\0".join(fields), self._path)
+        except BlockingIOError:
+            self.blocked += 1
+            raise
+
+
 @pytest.fixture
-def writer(path: Path, told: List[int]) -> Iterator[JournalWriter]:
-    writer = JournalWriter(told.append, "agent", str(path))
+def sender(path: Path) -> Iterator[Sender]:
+    sender = Sender(path)
+    yield sender
+    sender.socket.close()
+    assert not sender.blocked
+
+
+@pytest.fixture
+def writer(
+    path: Path, told: List[int], sender: Sender
+) -> Iterator[JournalWriter]:
+    writer = JournalWriter(told.append, "agent", sender.send, str(path))
     yield writer
+    writer.drain(30)
     writer.close()
 
 
@@ -302,3 +327,37 @@ def test_a_journal_that_starts_again(
     assert [journal.read()["MESSAGE"] for _ in "12"] == ["here", "next"]
     assert told == [2, 2]
     journal.close()
+
+
+def test_a_journal_that_ends_while_it_hangs(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
+    journal = Journal(path)
+    for number in range(3000):
+        writer.handle(record(str(number)))
+    journal.close()
+    writer.drain(30)
+    journal = Journal(path)
+    for text in ("here", "next"):
+        writer.handle(record(text))
+        assert journal.read()["MESSAGE"] == text
+    (lost,) = told
+    assert 0 < lost < 3000
+    journal.close()
+
+
+def test_another_journal_while_one_hangs(
+    path: Path, writer: JournalWriter
+) -> None:
+    hanging = Journal(path)
+    texts = [str(number) for number in range(3000)]
+    for text in texts:
+        writer.handle(record(text))
+    path.unlink()
+    journal = Journal(path)
+    waited = texts.index(journal.read()["MESSAGE"])
+    assert waited > 0
+    for text in texts[waited + 1 :]:
+        assert journal.read()["MESSAGE"] == text
+    journal.close()
+    hanging.close()
