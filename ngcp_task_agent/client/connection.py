@@ -21,7 +21,6 @@ from ngcp_task_agent.backends.redis.connection import (
     ignore,
 )
 from ngcp_task_agent.backends.redis.dial import Dial
-from ngcp_task_agent.backends.redis.subscription import Subscription
 from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
 
 OnMessage = Callable[[bytes], None]
@@ -50,7 +49,7 @@ class Connection:
         self._channel = channel
         self._on_message = on_message
         self._interval = ping_interval
-        self._subscription: Optional[Subscription] = None
+        self._reader: Optional[Link] = None
         self._writer: Optional[Link] = None
         self._writing = asyncio.Lock()
         self._publishing: Set[asyncio.Future[None]] = set()
@@ -79,20 +78,17 @@ class Connection:
             raise
 
     async def _open(self, timeout: float) -> None:
-        subscription = await Subscription.open(
-            self._dial,
-            lambda _, body: self._on_message(body),
-            self._interval,
-            timeout,
+        link = await Link.open(
+            self._dial, lambda _, body: self._on_message(body), timeout
         )
-        self._subscription = subscription
+        self._reader = link
         try:
-            await subscription.subscribe(self._channel)
+            await link.subscribe([self._channel], timeout)
         except Refused as error:
             raise self._refuses(
                 f"to subscribe to {self._channel}: {error}"
             ) from None
-        self._watcher = background.start(self._watch(subscription))
+        self._watcher = background.start(self._watch(link))
 
     async def publish(
         self, channel: str, message: bytes, timeout: float
@@ -156,14 +152,13 @@ class Connection:
             task.cancel()
         if publishing:
             await asyncio.wait(publishing)
-        if self._subscription:
-            await self._subscription.link.close("it was closed")
-        if self._writer:
-            await self._writer.close("it was closed")
+        for link in (self._reader, self._writer):
+            if link:
+                await link.close("it was closed")
 
-    async def _watch(self, subscription: Subscription) -> None:
+    async def _watch(self, link: Link) -> None:
         try:
-            await subscription.watch()
+            await link.watch(self._interval)
         except LinkError as error:
             self._lose(str(error))
 

@@ -14,7 +14,16 @@ import socket
 import ssl
 import time
 from collections import deque
-from typing import Any, Callable, Deque, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Iterable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
@@ -29,7 +38,7 @@ LONGEST_CONNECT = 5.0  # seconds
 _BURST = 32
 _HELD = 1.0  # seconds that a connection of use has held
 
-Push = Callable[[Any], None]
+OnMessage = Callable[[bytes, bytes], None]
 
 
 class LinkError(Exception):
@@ -53,8 +62,8 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-def ignore(push: Any) -> None:
-    """Nothing is pushed to a connection that has not subscribed."""
+def ignore(channel: bytes, body: bytes) -> None:
+    """No message comes to a connection that has not subscribed."""
 
 
 async def wait_for_any(
@@ -71,21 +80,21 @@ class Link:
 
     An error reply is a reply: it is returned, and the link stays.
 
-    :param on_push: takes what Redis sends without having been asked
+    :param on_message: takes the channel and body of each message
     :ivar closed: done when the connection is lost; its result says why
     :ivar has_held: it was lost, but not soon
     :ivar heard: when anything came last, on the monotonic clock
     :ivar ends: our address and the server's; None for a unix socket
     """
 
-    def __init__(self, connection: Any, on_push: Push) -> None:
+    def __init__(self, connection: Any, on_message: OnMessage) -> None:
         loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[LinkError] = loop.create_future()
         self.has_held = False
         self._opened = self.heard = time.monotonic()
         self.ends = _ends(connection)
         self._connection = connection
-        self._on_push = on_push
+        self._on_message = on_message
         self._asked: Deque[asyncio.Future[Any]] = deque()
         self._reader = background.start(self._read())
 
@@ -93,7 +102,7 @@ class Link:
     async def open(
         cls,
         dial: Dial,
-        on_push: Push,
+        on_message: OnMessage,
         timeout: float,
         address: Optional[str] = None,
     ) -> Link:
@@ -117,7 +126,7 @@ class Link:
                 if isinstance(error, (ValueError, OSError)):
                     raise Refused(_why(error)) from None
                 raise _link_error(error) from None
-            link = cls(connection, on_push)
+            link = cls(connection, on_message)
             try:
                 # redis-py's own fails where a user may not name itself.
                 await link.ask(
@@ -143,13 +152,6 @@ class Link:
         """
         if self.closed.done():
             raise self.closed.result()
-
-    async def send(self, *command: Any) -> None:
-        """Send a command whose replies, if any, are pushes.
-
-        :raises LinkError: when the link is lost
-        """
-        await self._send([command])
 
     async def ask(self, *command: Any, timeout: float) -> Any:
         """Send a command; its reply, which may be a ResponseError.
@@ -177,6 +179,36 @@ class Link:
             self.check()
         return [reply.result() for reply in asked]
 
+    async def subscribe(self, channels: Iterable[str], timeout: float) -> None:
+        """Returns when messages of these channels arrive.
+
+        :raises Refused: by Redis
+        :raises LinkError: when the link is lost
+        """
+        # One by one, so that each command has one reply.
+        commands = [("SUBSCRIBE", channel) for channel in channels]
+        for reply in await self.call(commands, timeout) if commands else ():
+            if isinstance(reply, ResponseError):
+                raise Refused(str(reply))
+
+    async def watch(self, interval: float) -> None:
+        """Wait until the link is lost.
+
+        Only a ping shows that a server is stalled, or a cable cut.
+
+        :param interval: seconds of silence until one is sent, and until it
+            must be answered
+        :raises LinkError: then, saying why
+        """
+        while True:
+            left = self.heard + interval - time.monotonic()
+            if left > 0:
+                await wait_for_any(self.closed, timeout=left)
+                self.check()
+            else:
+                # That it is refused is an answer, too.
+                await self.ask("PING", timeout=interval)
+
     async def close(self, reason: str) -> None:
         """Close at once, whatever is still on its way."""
         self._end(LinkError(reason))
@@ -195,7 +227,7 @@ class Link:
             self.check()
 
     async def _read(self) -> None:
-        pushes = 0
+        messages = 0
         try:
             while True:
                 reply: Any
@@ -204,12 +236,13 @@ class Link:
                 except ResponseError as error:
                     reply = error
                 self.heard = time.monotonic()
-                if self._asked:
-                    self._asked.popleft().set_result(reply)
+                if not _is_message(reply):
+                    if self._asked:
+                        self._asked.popleft().set_result(reply)
                     continue
-                self._on_push(reply)
-                pushes += 1
-                if pushes % _BURST == 0:
+                self._on_message(*reply[1:])
+                messages += 1
+                if messages % _BURST == 0:
                     # What is already here must not starve the others.
                     await asyncio.sleep(0)
         except Exception as error:
@@ -226,6 +259,16 @@ class Link:
         if not self.closed.done():
             self.has_held = time.monotonic() - self._opened >= _HELD
             self.closed.set_result(error)
+
+
+def _is_message(reply: Any) -> bool:
+    return (
+        isinstance(reply, list)
+        and len(reply) == 3
+        and reply[0] == b"message"
+        and isinstance(reply[1], bytes)
+        and isinstance(reply[2], bytes)
+    )
 
 
 def _transport(connection: Any) -> Any:

@@ -10,6 +10,7 @@ from ngcp_task_agent import background
 from ngcp_task_agent.backends.backoff import Backoff
 from ngcp_task_agent.backends.redis.connection import (
     LONGEST_CONNECT,
+    Link,
     LinkError,
     Refused,
     State,
@@ -20,7 +21,6 @@ from ngcp_task_agent.backends.redis.server import (
     identify,
     is_private,
 )
-from ngcp_task_agent.backends.redis.subscription import Subscription
 
 # Of two ping intervals, in which a dead server must be noticed: one for the
 # silence before the ping, one for its answer, and some for the agent itself.
@@ -53,7 +53,7 @@ class Subscriber:
         self._within = min(2 * self._interval, LONGEST_CONNECT)
         self._on_message = on_message
         self._on_change = on_change
-        self._subscription: Optional[Subscription] = None
+        self._link: Optional[Link] = None
         self._task: Optional[asyncio.Task[None]] = None
         self._backoff = Backoff()
         self.channels: AbstractSet[str] = frozenset()
@@ -64,7 +64,7 @@ class Subscriber:
     @property
     def address(self) -> Optional[str]:
         """The address of the server, while subscribed to it over TCP."""
-        ends = self._subscription and self._subscription.link.ends
+        ends = self._link and self._link.ends
         return str(ends[1][0]) if ends else None
 
     def start(self, channels: AbstractSet[str]) -> None:
@@ -75,16 +75,15 @@ class Subscriber:
     async def listen(self, channels: AbstractSet[str]) -> None:
         """Change the channels; those that stay lose no message."""
         before, self.channels = self.channels, channels
-        subscription = self._subscription
-        if not subscription:
+        link = self._link
+        if not link:
             return  # the next one begins with them
         try:
-            if channels - before:
-                await subscription.subscribe(*channels - before)
-            if before - channels:
-                await subscription.unsubscribe(*before - channels)
+            await link.subscribe(channels - before, self._within)
+            for channel in before - channels:
+                await link.ask("UNSUBSCRIBE", channel, timeout=self._within)
         except LinkError as error:
-            await subscription.link.close(str(error))
+            await link.close(str(error))
 
     async def stop(self) -> None:
         """Take no more messages, and disconnect."""
@@ -100,24 +99,21 @@ class Subscriber:
     async def _run(self) -> None:
         while True:
             try:
-                subscription = await Subscription.open(
-                    self._dial, self._receive, self._interval, self._within
-                )
+                link = await Link.open(self._dial, self._receive, self._within)
                 try:
-                    await self._begin(subscription)
-                    await subscription.watch()
+                    await self._begin(link)
+                    await link.watch(self._interval)
                 finally:
-                    self._subscription = None
-                    await subscription.link.close("it was closed")
-                    if subscription.link.has_held:
+                    self._link = None
+                    await link.close("it was closed")
+                    if link.has_held:
                         self._backoff.succeeded()
             except LinkError as error:
                 self._move(State.AWAY, str(error), isinstance(error, Refused))
             await asyncio.sleep(self._backoff.next())
 
-    async def _begin(self, subscription: Subscription) -> None:
+    async def _begin(self, link: Link) -> None:
         """See what server it is, and subscribe to all control channels."""
-        link = subscription.link
         server = await identify(link, self._within)
         if server.mode == "sentinel":
             raise Refused(
@@ -129,8 +125,8 @@ class Subscriber:
         while subscribed != self.channels:
             # What is wanted may change meanwhile.
             subscribed = self.channels
-            await subscription.subscribe(*subscribed)
-        self._subscription = subscription
+            await link.subscribe(subscribed, self._within)
+        self._link = link
         self.note(server)
         self._move(State.UP)
 
