@@ -8,16 +8,21 @@ RELEASE ?= bookworm
 SYSTEM_TESTS ?= tests/system
 # Integration tests mostly wait, for real parts.
 AT_ONCE ?= 4
+# Of make chaos: the same seed gives the same faults and requests.
+SEED ?= $(shell shuf -i 1-999999 -n 1)
+MINUTES ?= 5
 RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo test lint unit integration matrix bench clean \
+.PHONY: help demo test lint unit integration matrix chaos bench clean \
     deb lintian system-test
 
 help:
 	@echo "make demo         see the agent answer a request"
 	@echo "make test         lint, and all tests but those of a whole system"
-	@echo "make matrix       the tests with the other Pythons that are here"
+	@echo "make matrix       the tests with the other Pythons that are here,"
+	@echo "                  and with Debian 13's Redis and Valkey"
+	@echo "make chaos        requests while all fails; SEED=, MINUTES=, CHAOS="
 	@echo "make deb          the Debian packages, in build/deb"
 	@echo "make lintian      examine the packages; RELEASE=bookworm or trixie"
 	@echo "make system-test  the tests of a whole system, as root; RELEASE too"
@@ -44,6 +49,10 @@ integration: $(VENV)/test
 
 matrix: $(VENV)/test
 	tests/matrix
+
+# CHAOS holds more options: --stop-agents, --kill-agents, --stock-limits.
+chaos: $(VENV)/test
+	$(RUN) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(CHAOS)
 
 bench: $(VENV)/demo
 	$(RUN) bench/compare.py

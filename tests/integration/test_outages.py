@@ -157,13 +157,15 @@ def test_with_both_connections_killed_nothing_is_lost(
     assert "an answer to" not in daemon.text()
 
 
-def test_the_user_of_the_manual_page_has_all_rights(
-    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+def test_the_users_of_the_manual_page_have_all_rights(
+    config: ConfigFolder, start: Start, server: RedisServer, connect: Connect
 ) -> None:
     page = (ROOT / "man" / "ngcp-task-agent.8").read_text()
-    (line,) = re.findall(r"(?m)^user agent (.*)", page)
-    rights = line.replace("\\", "").replace("&fb_*", "&feedback_*").split()
-    run_at_once(server, ("ACL", "SETUSER", "agent", *rights))
+    for user in ("agent", "web"):
+        (line,) = re.findall(rf"(?m)^user {user} (.*)", page)
+        line = line.replace("\\", "").replace("&fb_*", "&feedback_*")
+        run_at_once(server, ("ACL", "SETUSER", user, *line.split()))
+    client = connect(username="web", password="secret2")
     config.backend(username="agent", password="secret1")
     config.task("true", "true")
     daemon = start()
@@ -173,6 +175,8 @@ def test_the_user_of_the_manual_page_has_all_rights(
     daemon.wait_for_log("done true")
     kill_writer(server)
     assert answers_of(client, [request]) == [["accepted", "done"]]
+    # Its src is none of the node's names: +client|info shows whence it came.
+    assert statuses(client.ask("true", dst="local"))[-1] == "done"
     assert "refuses" not in daemon.text()
 
 
