@@ -37,7 +37,7 @@ from ngcp_task_agent.backends.redis.options import (
     TASK_OPTIONS,
 )
 from ngcp_task_agent.backends.redis.outbox import Answer
-from ngcp_task_agent.backends.redis.publisher import Mode, Publisher
+from ngcp_task_agent.backends.redis.publisher import Publisher
 from ngcp_task_agent.backends.redis.sender import LARGE, LargeSender, Sender
 from ngcp_task_agent.backends.redis.server import identify
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
@@ -72,7 +72,7 @@ class RedisBackend(Backend):
         self._said: Dict[str, object] = {
             "link": None,
             "answers": State.UP,
-            "mode": "",
+            "script": "",
             "replica": False,
             "database": "",
         }
@@ -253,14 +253,13 @@ class RedisBackend(Backend):
             kept = len(self._small.outbox)
             text = f"answers can be sent again, {kept} were kept"
             self._say("answers", State.UP, journal.BACKEND_UP, text)
-        if publisher.mode is not Mode.UNKNOWN:
-            text = (
-                f"answers leave at most once, as Redis refuses the script for "
-                f"exactly once: {publisher.refusal}"
-                if publisher.refusal
-                else "answers leave exactly once again"
-            )
-            self._say("mode", publisher.refusal, journal.BACKEND_NOTE, text)
+        text = (
+            "answers leave at most once, as Redis refuses the script for "
+            f"exactly once: {publisher.refusal}"
+            if publisher.refusal
+            else "answers leave exactly once again"
+        )
+        self._say("script", publisher.refusal, journal.BACKEND_NOTE, text)
 
     def _say(
         self, topic: str, what: object, kind: journal.Kind, text: str

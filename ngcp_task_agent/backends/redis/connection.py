@@ -319,10 +319,12 @@ def _why(error: BaseException) -> str:
     """An error in words.
 
     redis-py wraps the system's errors in texts such as "Error 111 connecting
-    to host:6379. 111.", or, for a wrong certificate, "Error 1 ... 1.".
+    to host:6379. 111.", or, for a wrong certificate, "Error 1 ... 1."; with a
+    unix socket it may miss the host.
     """
     cause = error.__cause__ or error.__context__
-    if isinstance(error, RedisError) and isinstance(cause, OSError):
+    wraps = isinstance(error, (RedisError, AttributeError))
+    if wraps and isinstance(cause, OSError):
         return _why(cause)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import Any, FrozenSet, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from redis.exceptions import (
     AskError,
@@ -33,7 +33,10 @@ from redis.exceptions import (
 
 from ngcp_task_agent.backends.redis.connection import Link
 
-Message = Tuple[str, bytes]  # a channel and what to publish there
+#: A channel, and what to publish there.
+Message = Tuple[str, bytes]
+#: How messages of a batch are lost, by their positions.
+Lost = Dict[int, str]
 
 _EXPIRE = 600  # seconds, or three ping intervals, whichever is more
 _SCRIPT = b"""\
@@ -97,8 +100,8 @@ class Producer:
 
     async def publish(
         self, link: Link, messages: Sequence[Message], timeout: float
-    ) -> FrozenSet[int]:
-        """Publish a batch; the positions of messages that were refused.
+    ) -> Lost:
+        """Publish a batch.
 
         :raises NotPublished: as its kind says
         :raises LinkError: when the link is lost before the reply
@@ -109,14 +112,21 @@ class Producer:
         reply = await link.ask("EVALSHA", _SHA, *words, timeout=timeout)
         if isinstance(reply, NoScriptError):
             reply = await link.ask("EVAL", _SCRIPT, *words, timeout=timeout)
-        if isinstance(reply, bytes):
-            return frozenset(map(int, reply.split()))
         if reply is None:
             raise NotPublished("Redis has forgotten what it has published")
-        if isinstance(reply, list):
-            step, error = (word.decode(errors="replace") for word in reply)
-            raise NotPublished(f"{step}: {error}", is_certain=step == "SET")
-        raise _refusal(reply)
+        if isinstance(reply, ResponseError):
+            raise _refusal(reply)
+        try:
+            if isinstance(reply, list):
+                step, error = (word.decode() for word in reply)
+                raise NotPublished(
+                    f"{step}: {error}", is_certain=step == "SET"
+                )
+            refused = map(int, reply.split())
+            return dict.fromkeys(refused, "is lost: Redis refuses it")
+        except (AttributeError, TypeError, ValueError):
+            # It only pretends to be Redis.
+            raise NotPublished(f"EVALSHA: {reply!r:.99}") from None
 
 
 def is_busy(error: ResponseError) -> bool:

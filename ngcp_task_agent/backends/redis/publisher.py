@@ -7,9 +7,8 @@ the script, it is published at most once, by plain PUBLISH.
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
-from typing import Awaitable, Callable, Dict, Optional, Sequence
+from typing import Awaitable, Callable, Optional, Sequence
 
 from redis.exceptions import ResponseError
 
@@ -18,6 +17,7 @@ from ngcp_task_agent.backends.redis.connection import Link, LinkError, State
 from ngcp_task_agent.backends.redis.producer import (
     Busy,
     Elsewhere,
+    Lost,
     Message,
     NotPublished,
     Producer,
@@ -32,27 +32,16 @@ _PLAIN_TIMEOUT = 20.0  # the same for what is not sent again
 _SLOWEST = 512 << 10  # bytes a second of the slowest line that is of use
 _TRIES = 32  # ids until one belongs to this node of a cluster
 
-#: How messages are lost, by their positions in the batch.
-Lost = Dict[int, str]
-
-
-class Mode(enum.Enum):
-    """How messages leave."""
-
-    UNKNOWN = "to be found out"
-    EXACTLY_ONCE = "by the script"
-    AT_MOST_ONCE = "by plain PUBLISH"
-
 
 class Publisher:
     """Publishes, over one connection after another.
 
     :param connect: opens a link, or raises LinkError
     :param ping_interval: seconds in which refresh() is called
-    :param on_change: called when state or mode may have changed, and every
+    :param on_change: called when anything below may have changed, and every
         second while away
     :ivar reason: why the state is AWAY
-    :ivar refusal: why the mode is AT_MOST_ONCE
+    :ivar refusal: why messages leave at most once; empty if exactly once
     """
 
     def __init__(
@@ -66,11 +55,12 @@ class Publisher:
         self._timeout = min(_TIMEOUT, 2 * ping_interval)
         self._on_change = on_change
         self._link: Optional[Link] = None
-        self._producer = Producer(ping_interval)
+        # None where the script was refused: it is tried with each batch.
+        self._producer: Optional[Producer] = None
         self._backoff = Backoff()
         self._retry = asyncio.Event()
         self.state, self.reason = State.CONNECTING, ""
-        self.mode, self.refusal = Mode.UNKNOWN, ""
+        self.refusal = ""
 
     def retry(self) -> None:
         """Redis is there: try at once."""
@@ -82,27 +72,19 @@ class Publisher:
             await self._link.close("it was closed")
 
     async def connected(self) -> Link:
-        """Connect if need be, and find out how messages can leave.
+        """Connect if need be.
 
         :raises LinkError: when this attempt fails
         """
-        try:
-            if not self._link or not self._link.is_open:
-                if self._link and self._link.has_held:
-                    self._backoff.succeeded()
-                self._link = None
+        if not self._link or not self._link.is_open:
+            if self._link and self._link.has_held:
+                self._backoff.succeeded()
+            self._link = None
+            try:
                 self._link = await self._connect()
-                if self.mode is Mode.AT_MOST_ONCE:
-                    self.mode = Mode.UNKNOWN
-            if self.mode is Mode.UNKNOWN:
-                await self._find_mode(self._link)
-        except (LinkError, Busy) as error:
-            self.state, self.reason = State.AWAY, str(error)
-            self._on_change()
-            raise LinkError(str(error)) from None
-        if self.state is not State.UP:
-            self.state = State.UP
-            self._on_change()
+            except LinkError as error:
+                self._move(State.AWAY, str(error))
+                raise
         return self._link
 
     async def pause(self, until: float = float("inf")) -> None:
@@ -123,15 +105,16 @@ class Publisher:
         :raises LinkError: when the link is lost
         """
         try:
-            if self.mode is Mode.EXACTLY_ONCE:
+            if self._producer:
                 self._producer.next()
                 await self._producer.publish(link, (), self._timeout)
             else:
-                await self._find_mode(link)
+                await self._begin(link)
         except Busy:
             pass
         except NotPublished:
-            self.mode = Mode.UNKNOWN
+            self._producer = None
+        self._move(State.UP)
 
     async def publish(self, messages: Sequence[Message], until: float) -> Lost:
         """Publish a batch, however many connections that takes.
@@ -144,23 +127,30 @@ class Publisher:
         while True:
             try:
                 link = await self.connected()
-                if self.mode is Mode.AT_MOST_ONCE:
-                    return await self._publish_plainly(link, messages, extra)
-                if not in_doubt:
-                    self._producer.next()
-                try:
-                    refused = await self._producer.publish(
-                        link, messages, (self._timeout + extra) * 2**attempt
-                    )
-                except LinkError:
-                    in_doubt = True
-                    raise
+                producer = self._producer or await self._begin(link)
+                if not producer:
+                    lost = await self._publish_plainly(link, messages, extra)
+                else:
+                    if not in_doubt:
+                        producer.next()
+                    try:
+                        lost = await producer.publish(
+                            link,
+                            messages,
+                            (self._timeout + extra) * 2**attempt,
+                        )
+                    except LinkError:
+                        in_doubt = True
+                        raise
                 self._backoff.succeeded()
-                return dict.fromkeys(refused, "is lost: Redis refuses it")
+                self._move(State.UP)
+                return lost
             except (LinkError, Busy) as error:
                 reason = str(error)
+                if attempt:
+                    self._move(State.AWAY, reason)
             except NotPublished as error:
-                self.mode = Mode.UNKNOWN
+                self._producer = None
                 if in_doubt and not error.is_certain:
                     return _all(messages, f"may be lost: {error}")
                 in_doubt, reason = False, str(error)
@@ -170,22 +160,26 @@ class Publisher:
             attempt = min(attempt + 1, _MOST_DOUBLINGS)
             await self.pause(until)
 
-    async def _find_mode(self, link: Link) -> None:
-        """Begin as a new producer, if Redis lets us."""
+    async def _begin(self, link: Link) -> Optional[Producer]:
+        """Begin as a new producer, if Redis lets us.
+
+        :raises Busy: when it may let us later
+        """
         for _ in range(_TRIES):
-            self._producer = Producer(self._ping_interval)
-            self._producer.next()
+            producer = Producer(self._ping_interval)
+            producer.next()
             try:
-                await self._producer.publish(link, (), self._timeout)
-                self.mode, self.refusal = Mode.EXACTLY_ONCE, ""
+                await producer.publish(link, (), self._timeout)
+                self._producer, self.refusal = producer, ""
                 break
             except Busy:
                 raise
             except NotPublished as error:
-                self.mode, self.refusal = Mode.AT_MOST_ONCE, str(error)
+                self.refusal = str(error)
                 if not isinstance(error, Elsewhere):
                     break
         self._on_change()
+        return self._producer
 
     async def _publish_plainly(
         self, link: Link, messages: Sequence[Message], extra: float
@@ -203,12 +197,16 @@ class Publisher:
         errors = [r for r in replies if isinstance(r, ResponseError)]
         if len(errors) == len(replies) and all(map(is_busy, errors)):
             raise Busy(str(errors[0]))
-        self._backoff.succeeded()
         return {
             position: f"is lost: Redis refuses it: {reply}"
             for position, reply in enumerate(replies)
             if isinstance(reply, ResponseError)
         }
+
+    def _move(self, state: State, reason: str = "") -> None:
+        if (self.state, self.reason) != (state, reason):
+            self.state, self.reason = state, reason
+            self._on_change()
 
 
 def _all(messages: Sequence[Message], how: str) -> Lost:

@@ -99,8 +99,7 @@ class Sender:
                 now = time.monotonic()
                 if link is not looked_at or now >= due:
                     await self._look(link)
-                    if link is looked_at:
-                        await self._publisher.refresh(link)
+                    await self._publisher.refresh(link)
                     looked_at, due = link, now + self._ping_interval
             except LinkError:
                 self.tried.set()
@@ -122,7 +121,9 @@ class Sender:
         parts = [(a, m) for a in self._on_way for m in a.encode()]
         messages = [(answer.channel, message) for answer, message in parts]
         lost = await self._publish(messages)
-        how = {parts[at][0]: reason for at, reason in lost.items()}
+        how = {
+            answer: lost[n] for n, (answer, _) in enumerate(parts) if n in lost
+        }
         for answer in self._on_way:
             self._settle(answer, how.get(answer))
         self._on_way = []

@@ -52,9 +52,12 @@ async def identify(link: Link, timeout: float) -> Server:
     reply = await link.ask("HELLO", 2, timeout=timeout)
     if not isinstance(reply, list):
         return Server()
-    facts = dict(zip(reply[::2], reply[1::2]))
-    mode, role = facts.get(b"mode", b""), facts.get(b"role", b"")
-    return Server(mode.decode(), role.decode())
+    texts = [
+        str(word, errors="replace") if isinstance(word, bytes) else ""
+        for word in reply
+    ]
+    facts = dict(zip(texts[::2], texts[1::2]))
+    return Server(facts.get("mode", ""), facts.get("role", ""))
 
 
 async def is_private(link: Link, timeout: float) -> bool:
