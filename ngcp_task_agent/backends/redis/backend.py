@@ -244,8 +244,8 @@ class RedisBackend(Backend):
 
     def _on_publisher(self) -> None:
         publisher = self._publisher
+        self._small.drop_excess()
         if publisher.state is State.AWAY:
-            self._small.drop_excess()
             if self._subscriber.state is State.UP:
                 text = f"answers cannot be sent: {publisher.reason}"
                 self._say("answers", State.AWAY, journal.BACKEND_DOWN, text)

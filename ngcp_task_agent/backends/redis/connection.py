@@ -137,10 +137,20 @@ class Link:
                 raise
             return link
 
+        # No wait_for(), which can lose a cancellation, and with it a link or
+        # an error, before Python 3.12.
+        attempt = asyncio.ensure_future(open())
         try:
-            return await asyncio.wait_for(open(), timeout)
-        except asyncio.TimeoutError:
-            raise _too_late(timeout) from None
+            await asyncio.wait({attempt}, timeout=timeout)
+        finally:
+            is_late = not attempt.done()
+            await background.end(attempt)
+            is_link = not attempt.cancelled() and not attempt.exception()
+            if is_late and is_link:
+                await attempt.result().close("it came too late")
+        if is_late:
+            raise _too_late(timeout)
+        return attempt.result()
 
     @property
     def is_open(self) -> bool:

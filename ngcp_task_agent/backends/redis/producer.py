@@ -21,6 +21,7 @@ producers work.
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -86,13 +87,19 @@ class Busy(NotPublished):
 class Producer:
     """Numbers its batches, and publishes one at a time.
 
-    :param ping_interval: seconds until the next batch, at most
+    :param ping_interval: seconds between two batches, as a rule
     """
 
     def __init__(self, ping_interval: float) -> None:
         self._key = f"ngcp-task-agent:producer:{uuid.uuid4()}"
         self._expire = max(_EXPIRE, int(3 * ping_interval))
         self._number = -1
+        self._stored = time.monotonic()
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether its key may have expired: better begin another."""
+        return time.monotonic() - self._stored > self._expire / 2
 
     def next(self) -> None:
         """Begin another batch; until then publish() repeats the last one."""
@@ -112,6 +119,7 @@ class Producer:
         reply = await link.ask("EVALSHA", _SHA, *words, timeout=timeout)
         if isinstance(reply, NoScriptError):
             reply = await link.ask("EVAL", _SCRIPT, *words, timeout=timeout)
+        self._stored = time.monotonic()
         if reply is None:
             raise NotPublished("Redis has forgotten what it has published")
         if isinstance(reply, ResponseError):

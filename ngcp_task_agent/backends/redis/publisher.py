@@ -127,7 +127,11 @@ class Publisher:
         while True:
             try:
                 link = await self.connected()
-                producer = self._producer or await self._begin(link)
+                producer = self._producer
+                if not producer or (
+                    producer.may_be_forgotten and not in_doubt
+                ):
+                    producer = await self._begin(link)
                 if not producer:
                     lost = await self._publish_plainly(link, messages, extra)
                 else:
@@ -165,6 +169,7 @@ class Publisher:
 
         :raises Busy: when it may let us later
         """
+        self._producer = None
         for _ in range(_TRIES):
             producer = Producer(self._ping_interval)
             producer.next()

@@ -72,13 +72,13 @@ class Sender:
         self.outbox.put(answer)
         if not self._more.done():
             self._more.set_result(None)
-        if self._publisher.state is State.AWAY:
-            self.drop_excess()
+        self.drop_excess()
 
     def drop_excess(self) -> None:
-        """Give up what is too much, or too old, to be kept."""
-        for answer in self.outbox.drop_excess():
-            self._settle(answer, _TOO_LATE)
+        """Give up what is too much, or too old, to be kept while away."""
+        if self._publisher.state is State.AWAY:
+            for answer in self.outbox.drop_excess():
+                self._settle(answer, _TOO_LATE)
 
     async def stop(self) -> None:
         """End at once."""
@@ -136,6 +136,8 @@ class Sender:
         return lost
 
     def _settle(self, answer: Answer, how_lost: Optional[str] = None) -> None:
+        if answer.left.done():
+            return  # stop() was called twice
         if how_lost:
             journal.record(
                 journal.ANSWER_LOST,
