@@ -22,7 +22,7 @@ def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Cancel a background task and wait until it is gone.
 
     More than once, if need be: before Python 3.12 a cancellation is lost in

@@ -142,14 +142,13 @@ class Link:
         attempt = asyncio.ensure_future(open())
         try:
             await asyncio.wait({attempt}, timeout=timeout)
-        finally:
-            is_late = not attempt.done()
+            if not attempt.done():
+                raise _too_late(timeout)
+        except (LinkError, asyncio.CancelledError):
             await background.end(attempt)
-            is_link = not attempt.cancelled() and not attempt.exception()
-            if is_late and is_link:
+            if not attempt.cancelled() and not attempt.exception():
                 await attempt.result().close("it came too late")
-        if is_late:
-            raise _too_late(timeout)
+            raise
         return attempt.result()
 
     @property
