@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from ngcp_task_agent.backends import backoff
 from tests.unit.fakes import Records
 
 try:
@@ -55,3 +56,9 @@ def agent_logger() -> Iterator[Any]:
     root.handlers = handlers
     root.setLevel(level)
     own.setLevel(own_level)
+
+
+@pytest.fixture
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to connect follow each other at once."""
+    monkeypatch.setattr(backoff, "_LONGEST", 0.02)

@@ -1,57 +1,65 @@
 """A server in this process that speaks as much of Redis as a test needs.
 
-Unlike a fake of the library it is at the other end of a real socket: the
-connections of redis-py are under test too, and it can refuse, stall and hang
-up.
+Unlike fakeredis it is at the other end of a real socket: the connections of
+redis-py are under test too, and it can refuse, stall and hang up.  It has one
+script, that of the redis backend.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 Words = List[bytes]
-# The channels of receipts, which are no answers, begin with this.
-_RECEIPTS = b"ngcp-task-agent-receipts-"
 
 
 class Server:
-    """Listens on a unix socket between start() and stop().
+    """Listens on a socket between start() and stop().
 
-    :ivar published: channel and message of each PUBLISH, without receipts
+    :param host: an address to listen on; else it is a unix socket
+    :ivar published: channel and message of all that was published
     :ivar commands: all that came, of all connections
-    :ivar replies: what a command is answered instead, by its name
-    :ivar forbidden: channels where nobody may publish
-    :ivar is_mute: subscribers get nothing
-    :ivar is_full: no memory is left for transactions
-    :ivar stalled_command: it is not answered, as all are not when stalled
-    :ivar run_id: the name of this run
+    :ivar replies: what a command is answered instead, by its name; a list is
+        used up
+    :ivar forbidden: channels where publishing is refused
+    :ivar stalled: no command is answered
+    :ivar stalled_command: this one is not answered
+    :ivar mode: and role: what HELLO says
+    :ivar tcp_port: what INFO says
+    :ivar script_errors: of GET and SET inside the script, in the same way
+    :ivar moved: so many keys belong to other nodes of the cluster
+    :ivar producers: what the script keeps, by its keys
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: Optional[str] = None) -> None:
         self.path = folder / "redis.sock"
         self.published: List[Tuple[str, bytes]] = []
         self.commands: List[Words] = []
-        self.replies: Dict[str, bytes] = {}
+        self.replies: Dict[str, Union[bytes, List[bytes]]] = {}
         self.forbidden: Set[bytes] = set()
-        self.is_full = False
-        self.is_mute = False
-        self.stalled_command = b""
-        self.run_id = b"run1"
         self.stalled = False
+        self.stalled_command = b""
+        self.mode, self.role = b"standalone", b"master"
+        self.tcp_port = 0
+        self.script_errors: Dict[bytes, Union[bytes, List[bytes]]] = {}
+        self.moved = 0
+        self.producers: Dict[bytes, bytes] = {}
+        self._host = host
+        self._port = 0
+        self._scripts: Set[bytes] = set()
+        self._foreign: Set[bytes] = set()
         self._pending: List[Tuple[asyncio.StreamWriter, Words]] = []
         self._clients: Dict[asyncio.StreamWriter, Set[bytes]] = {}
         self._deaf: Set[asyncio.StreamWriter] = set()
-        self._ids = itertools.count(1)
-        self._by_id: Dict[int, asyncio.StreamWriter] = {}
-        self._queues: Dict[asyncio.StreamWriter, List[Words]] = {}
-        self._hang_up_at: Optional[Tuple[str, bool]] = None
+        self._hang_up_at: Tuple[str, List[bool]] = "", []
         self._server: Optional[asyncio.AbstractServer] = None
 
     @property
     def options(self) -> Dict[str, Any]:
+        if self._host:
+            return {"host": self._host, "port": self._port}
         return {"unix_socket": str(self.path)}
 
     @property
@@ -64,26 +72,37 @@ class Server:
             channel.decode()
             for channels in self._clients.values()
             for channel in channels
-            if not channel.startswith(_RECEIPTS)
         }
 
-    def names(self) -> List[str]:
-        """The commands' names."""
-        return [words[0].decode().upper() for words in self.commands]
-
-    def has_got(self, *words: str) -> bool:
-        """Whether a command that begins so has come."""
-        return self.count(*words) > 0
+    @property
+    def messages(self) -> List[bytes]:
+        """What was published, without the channels."""
+        return [message for _, message in self.published]
 
     def count(self, *words: str) -> int:
         """How many commands that begin so have come."""
         begin = [word.encode() for word in words]
         return sum(came[: len(begin)] == begin for came in self.commands)
 
+    def count_of(self, message: str) -> int:
+        """How often a message has come, to be published."""
+        found = 0
+        for name, *words in self.commands:
+            begin = {b"PUBLISH": 1, b"EVALSHA": 6, b"EVAL": 6}.get(name)
+            found += bool(begin) and message.encode() in words[begin::2]
+        return found
+
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(
-            self._serve, str(self.path)
-        )
+        if self._host:
+            server = await asyncio.start_server(
+                self._serve, self._host, self._port
+            )
+            self._port = server.sockets[0].getsockname()[1]
+        else:
+            server = await asyncio.start_unix_server(
+                self._serve, str(self.path)
+            )
+        self._server = server
 
     async def stop(self) -> None:
         if self._server:
@@ -94,52 +113,56 @@ class Server:
         while self._clients:
             await asyncio.sleep(0.005)
 
+    def forget(self) -> None:
+        """Know neither keys nor scripts, as after a restart."""
+        self.producers.clear()
+        self._scripts.clear()
+
     def hang_up(self) -> None:
         """End all connections, as a crash would."""
         for writer in self._clients:
             writer.transport.abort()
 
-    def hang_up_at(self, name: str, is_carried_out: bool) -> None:
+    def hang_up_at(self, name: str, *is_carried_out: bool) -> None:
         """End the connection on which this command comes next.
 
-        :param is_carried_out: it is, though nobody hears so
+        :param is_carried_out: it is, but its reply is not sent; of several,
+            one for each time that it comes
         """
-        self._hang_up_at = name, is_carried_out
+        self._hang_up_at = name, list(is_carried_out)
 
     @property
     def is_to_hang_up(self) -> bool:
-        """Whether that command has not come yet."""
-        return self._hang_up_at is not None
+        """Whether that command has not come so often."""
+        return bool(self._hang_up_at[1])
 
     def stall_these(self) -> None:
         """Answer none of the present connections; others are answered."""
         self._deaf = set(self._clients)
 
     def resume(self) -> None:
-        """Go on where it stalled."""
+        """Go on where it stalled, with what came over lost connections too."""
         self.stalled = False
         self.stalled_command = b""
         self._deaf.clear()
-        for writer, words in self._pending:
-            if writer in self._clients:
-                self._answer(writer, words)
-        self._pending.clear()
+        pending, self._pending = self._pending, []
+        for writer, words in pending:
+            self._answer(writer, words)
 
     def push(self, channel: str, message: bytes) -> None:
-        """Deliver a message to whoever is subscribed."""
+        """Deliver a message to its subscribers."""
         self.write_to(channel, _array(b"message", channel.encode(), message))
 
     def write_to(self, channel: str, reply: bytes) -> None:
-        """Write anything to whoever is subscribed."""
+        """Write anything to a channel's subscribers."""
         for writer, channels in self._clients.items():
-            if channel.encode() in channels and not self.is_mute:
+            if channel.encode() in channels:
                 writer.write(reply)
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._clients[writer] = set()
-        self._by_id[next(self._ids)] = writer
         try:
             while not writer.transport.is_closing():
                 words = await _words(reader)
@@ -153,56 +176,30 @@ class Server:
             pass  # it went
         finally:
             del self._clients[writer]
-            self._queues.pop(writer, None)
             writer.close()
 
     def _answer(self, writer: asyncio.StreamWriter, words: Words) -> None:
         name = words[0].decode().upper()
-        hangs_up, is_carried_out = self._hang_up_at or ("", True)
-        if name == hangs_up:
-            self._hang_up_at = None
-        if is_carried_out or name != hangs_up:
-            reply = self._reply(writer, name, words)
-            if name != hangs_up:
-                writer.write(reply)
-                return
-        writer.transport.abort()
-
-    def _reply(
-        self, writer: asyncio.StreamWriter, name: str, words: Words
-    ) -> bytes:
-        """Carry a command out, in its transaction if there is one."""
-        queue = self._queues.get(writer)
-        refusal = self._refusal(name, words)
-        if queue is not None and self.is_full and name != "EXEC":
-            refusal = b"-OOM command not allowed\r\n"
-        if refusal:
-            if queue is not None:
-                queue.append([])
-            return refusal
-        if name == "MULTI":
-            self._queues[writer] = []
-            return b"+OK\r\n"
-        if name == "EXEC":
-            if queue is None:
-                return b"-ERR EXEC without MULTI\r\n"
-            del self._queues[writer]
-            if [] in queue:
-                return b"-EXECABORT Transaction discarded\r\n"
-            replies = [self._carry_out(writer, queued) for queued in queue]
-            return b"*%d\r\n%b" % (len(replies), b"".join(replies))
-        if queue is not None:
-            queue.append(words)
-            return b"+QUEUED\r\n"
-        return self._carry_out(writer, words)
+        hangs_up, fates = self._hang_up_at
+        if name == hangs_up and fates:
+            if fates.pop(0):
+                self._carry_out(writer, name, words)
+            writer.transport.abort()
+            return
+        reply = self._refusal(name, words)
+        if not reply:
+            reply = self._carry_out(writer, name, words)
+        if not writer.transport.is_closing():
+            writer.write(reply)
 
     def _refusal(self, name: str, words: Words) -> bytes:
         if name == "PUBLISH" and words[1] in self.forbidden:
             return b"-NOPERM No permissions to access a channel\r\n"
-        return self.replies.get(name, b"")
+        return _next(self.replies.get(name, b""))
 
-    def _carry_out(self, writer: asyncio.StreamWriter, words: Words) -> bytes:
-        name = words[0].decode().upper()
+    def _carry_out(
+        self, writer: asyncio.StreamWriter, name: str, words: Words
+    ) -> bytes:
         channels = self._clients.get(writer, set())
         if name in ("SUBSCRIBE", "UNSUBSCRIBE"):
             change = channels.add if name[0] == "S" else channels.discard
@@ -213,32 +210,55 @@ class Server:
         if name == "PUBLISH":
             self._publish(words[1], words[2])
             return b":1\r\n"
+        if name in ("EVALSHA", "EVAL"):
+            return self._evaluate(name, words)
         if name == "PING":
             return _array(b"pong", b"") if channels else b"+PONG\r\n"
-        if name == "ROLE":
-            return _array(b"master", 0)
+        if name == "HELLO":
+            facts = (b"proto", 2, b"mode", self.mode, b"role", self.role)
+            return _array(*facts)
+        if words[:2] == [b"CLIENT", b"INFO"]:
+            ours, theirs = map(writer.get_extra_info, ("sockname", "peername"))
+            return _bulk(
+                b"id=1 addr=%b laddr=%b fd=8" % (_end(theirs), _end(ours))
+            )
         if name == "INFO":
-            return _bulk(b"# Server\r\nrun_id:%b\r\n" % self.run_id)
-        if words[:2] == [b"CLIENT", b"ID"]:
-            ids = [n for n, other in self._by_id.items() if other is writer]
-            return b":%d\r\n" % ids[0]
-        if words[:2] == [b"CLIENT", b"KILL"]:
-            return b":%d\r\n" % self._kill(int(words[3]), writer)
+            return _bulk(b"# Server\r\ntcp_port:%d\r\n" % self.tcp_port)
         return b"+OK\r\n"
 
     def _publish(self, channel: bytes, message: bytes) -> None:
-        if not channel.startswith(_RECEIPTS):
-            self.published.append((channel.decode(), message))
+        self.published.append((channel.decode(), message))
         self.push(channel.decode(), message)
 
-    def _kill(self, number: int, by: asyncio.StreamWriter) -> int:
-        """End a connection, and forget what is stalled of it."""
-        writer = self._by_id.get(number)
-        if writer is None or writer is by or writer not in self._clients:
-            return 0
-        self._pending = [(w, ws) for w, ws in self._pending if w is not writer]
-        writer.transport.abort()
-        return 1
+    def _evaluate(self, name: str, words: Words) -> bytes:
+        sha, key, number, messages = words[1], words[3], words[4], words[6:]
+        if key in self._foreign or len(self._foreign) < self.moved:
+            self._foreign.add(key)
+            return b"-MOVED 7 127.0.0.1:7001\r\n"
+        if name == "EVAL":
+            self._scripts.add(hashlib.sha1(sha).hexdigest().encode())
+        elif sha not in self._scripts:
+            return b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
+        error = _next(self.script_errors.get(b"GET", b""))
+        if error:
+            return _array(b"GET", error)
+        if key in self.producers:
+            last, _, refused = self.producers[key].partition(b" ")
+            if int(number) <= int(last):
+                return _bulk(refused)
+        elif number != b"0":
+            return b"$-1\r\n"
+        error = _next(self.script_errors.get(b"SET", b""))
+        if error:
+            return _array(b"SET", error)
+        refused = b""
+        for i in range(0, len(messages), 2):
+            if messages[i] in self.forbidden:
+                refused += b" %d" % (i // 2)
+            else:
+                self._publish(messages[i], messages[i + 1])
+        self.producers[key] = number + refused
+        return _bulk(refused)
 
 
 async def _words(reader: asyncio.StreamReader) -> Words:
@@ -248,6 +268,18 @@ async def _words(reader: asyncio.StreamReader) -> Words:
         size = int((await reader.readuntil(b"\r\n"))[1:])
         words.append((await reader.readexactly(size + 2))[:-2])
     return words
+
+
+def _next(reply: Union[bytes, List[bytes]]) -> bytes:
+    if isinstance(reply, list):
+        return reply.pop(0) if reply else b""
+    return reply
+
+
+def _end(address: Any) -> bytes:
+    if not isinstance(address, tuple):
+        return b"/redis.sock:0"
+    return "{}:{}".format(*address).encode()
 
 
 def _array(*items: Any) -> bytes:

@@ -117,9 +117,9 @@ def test_node_without_roles_has_no_role() -> None:
 LOCAL = [
     pytest.param("prx01a", False, True, id="from-the-same-node"),
     pytest.param(" PRX01A ", False, True, id="in-another-form"),
-    pytest.param("local", False, True, id="src-is-local"),
-    pytest.param("localhost", False, True, id="src-is-localhost"),
-    pytest.param("LocalHost", False, True, id="src-is-LocalHost"),
+    pytest.param("local", False, False, id="src-is-local"),
+    pytest.param("localhost", False, False, id="src-is-localhost"),
+    pytest.param("localhost", True, True, id="localhost-through-own-server"),
     pytest.param("prx01b", False, False, id="from-another-node"),
     pytest.param("prx01b", True, True, id="through-own-server"),
     pytest.param("web", True, True, id="through-own-server-under-any-name"),
@@ -134,6 +134,24 @@ def test_local(
 ) -> None:
     node = NODES["prx01a"]
     assert parse(dst).matches(node, src, via_own_server) is expected
+
+
+CALLED = [
+    pytest.param("sp1", True, id="name"),
+    pytest.param("sp1.example.org", True, id="full-name"),
+    pytest.param("boss", True, id="alias"),
+    pytest.param("SP1", True, id="in-another-case"),
+    pytest.param(" Boss ", True, id="spaces"),
+    pytest.param("sp2", False, id="another"),
+    pytest.param("sp*", False, id="no-pattern"),
+    pytest.param("localhost", False, id="localhost"),
+    pytest.param("", False, id="empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), CALLED)
+def test_is_called(name: str, expected: bool) -> None:
+    assert NODES["sp1"].is_called(name) is expected
 
 
 def test_local_with_options() -> None:

@@ -192,6 +192,40 @@ async def test_local_through_an_own_server() -> None:
     assert bench.backend.statuses() == ["accepted", "done"]
 
 
+ONE_WAY = [
+    pytest.param("sp1", "sp1", True, id="own-name"),
+    pytest.param("SP1.example.org", "*", True, id="another-own-name"),
+    pytest.param("sp1", "local", True, id="local"),
+    pytest.param("client", "sp1", False, id="from-elsewhere"),
+    pytest.param("client", "*", False, id="from-elsewhere-to-all"),
+    pytest.param("localhost", "sp1", False, id="localhost"),
+]
+
+
+@pytest.mark.parametrize(("src", "dst", "is_taken"), ONE_WAY)
+async def test_where_answers_reach_this_node_alone(
+    src: str, dst: str, is_taken: bool, journal_records: Records
+) -> None:
+    bench = Bench()
+    task = bench.add()
+    what = body(src=src, dst=dst)
+    bench.dispatcher.receive(
+        Arrival(bench.backend, CHANNEL, what, one_way=True)
+    )
+    await task.finished()
+    if is_taken:
+        assert bench.backend.statuses() == ["accepted", "done"]
+        return
+    assert bench.backend.statuses() == []
+    assert bench.counts == {"ignored": 1}
+    (record,) = journal_records.of(journal.REQUEST_IGNORED)
+    assert "is a replica" in record.getMessage()
+    # It was not seen: it may come another way.
+    bench.backend.arrive(what)
+    await task.finished()
+    assert bench.backend.statuses() == ["accepted", "done"]
+
+
 async def test_the_first_failing_check_wins(journal_records: Records) -> None:
     """One request with every fault; then the first is mended, and so on."""
     bench = Bench()

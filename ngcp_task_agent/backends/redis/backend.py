@@ -68,6 +68,7 @@ class RedisBackend(Backend):
         super().__init__(name, options, receive)
         self._dial = dial or dial_server(options)
         self._interval: float = options.get("ping_interval", 10)
+        self._within = min(2 * self._interval, LONGEST_CONNECT)
         # What the journal knows, by topic.
         self._said: Dict[str, object] = {
             "link": None,
@@ -172,13 +173,12 @@ class RedisBackend(Backend):
 
     async def _connect(self) -> Link:
         """A link that publishes, to the server to which we are subscribed."""
-        within = min(2 * self._interval, LONGEST_CONNECT)
         link = await Link.open(
-            self._dial, ignore, within, self._subscriber.address
+            self._dial, ignore, self._within, self._subscriber.address
         )
         database = self.options.get("db", 0)
         if database:
-            reply = await link.ask("SELECT", database, timeout=within)
+            reply = await link.ask("SELECT", database, timeout=self._within)
             if isinstance(reply, ResponseError):
                 text = (
                     f"Redis has no database {database} ({reply}); pub/sub "
@@ -194,7 +194,7 @@ class RedisBackend(Backend):
             # The name stands for several; this one need not be the same.
             await link.close("it goes to another address of the server")
         else:
-            self._subscriber.note(await identify(link, self._interval))
+            self._subscriber.note(await identify(link, self._within))
 
     def _on_message(self, channel: str, body: bytes) -> None:
         server = self._subscriber
@@ -250,7 +250,7 @@ class RedisBackend(Backend):
                 text = f"answers cannot be sent: {publisher.reason}"
                 self._say("answers", State.AWAY, journal.BACKEND_DOWN, text)
         elif publisher.state is State.UP:
-            kept = len(self._small.outbox)
+            kept = len(self._small)
             text = f"answers can be sent again, {kept} were kept"
             self._say("answers", State.UP, journal.BACKEND_UP, text)
         text = (

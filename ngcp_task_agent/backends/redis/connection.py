@@ -317,10 +317,11 @@ def _too_late(timeout: float) -> LinkError:
 def _link_error(error: Exception) -> LinkError:
     """An error of redis-py as one of ours."""
     refusals = (ResponseError, AuthenticationError)
-    if isinstance(error, refusals):
-        return LoginRefused(_why(error))
+    # Over a unix socket it wraps its own errors, too.
     cause = error.__cause__ or error.__context__
-    is_refused = isinstance(cause, (*refusals, ssl.SSLError))
+    if isinstance(error, refusals) or isinstance(cause, refusals):
+        return LoginRefused(_why(error))
+    is_refused = isinstance(cause, ssl.SSLError)
     return (Refused if is_refused else LinkError)(_why(error))
 
 

@@ -131,7 +131,9 @@ class Publisher:
                 if not producer or (
                     producer.may_be_forgotten and not in_doubt
                 ):
-                    producer = await self._begin(link)
+                    # The next refresh() tries as many ids as it takes.
+                    tries = 1 if self.refusal else _TRIES
+                    producer = await self._begin(link, tries)
                 if not producer:
                     lost = await self._publish_plainly(link, messages, extra)
                 else:
@@ -164,13 +166,15 @@ class Publisher:
             attempt = min(attempt + 1, _MOST_DOUBLINGS)
             await self.pause(until)
 
-    async def _begin(self, link: Link) -> Optional[Producer]:
+    async def _begin(
+        self, link: Link, tries: int = _TRIES
+    ) -> Optional[Producer]:
         """Begin as a new producer, if Redis lets us.
 
         :raises Busy: when it may let us later
         """
         self._producer = None
-        for _ in range(_TRIES):
+        for _ in range(tries):
             producer = Producer(self._ping_interval)
             producer.next()
             try:

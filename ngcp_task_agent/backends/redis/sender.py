@@ -60,6 +60,10 @@ class Sender:
         self.published = 0
         self.tried = asyncio.Event()
 
+    def __len__(self) -> int:
+        """How many answers have not left."""
+        return len(self.outbox) + len(self._on_way)
+
     def start(self) -> None:
         """Begin to publish."""
         self._task = background.start(self._run())

@@ -1,0 +1,180 @@
+"""The client's connection, with a server that refuses, stalls, hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, AsyncIterator, List
+
+import pytest
+
+from ngcp_task_agent.client import (
+    Address,
+    Client,
+    ConnectionLost,
+    Patience,
+    RedisUnavailable,
+    Verdict,
+)
+from tests.unit.fakes import CHANNEL, WITHIN, until
+from tests.unit.resp import Server
+
+PATIENCE = Patience(timeout=WITHIN, answer_timeout=WITHIN, settle=0.05)
+REFUSED = b"-NOPERM no permission\r\n"
+
+
+@contextlib.asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Server]:
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def client_of(server: Server, **options: Any) -> Client:
+    return Client(Address(server.options, CHANNEL, "me"), **options)
+
+
+def answer(server: Server, client: Client, *statuses: str) -> None:
+    """A node answers the last request."""
+    request = json.loads(server.messages[-1])
+    for status in statuses:
+        fields = {"uuid": status, "ref": request["uuid"], "src": "sp1"}
+        fields.update(status=status, reason="", data="out")
+        server.push(client.feedback_channel, json.dumps(fields).encode())
+
+
+def begin(client: Client) -> asyncio.Task[Any]:
+    return asyncio.create_task(client.run("t", "*", patience=PATIENCE))
+
+
+PINGS: List[Any] = [
+    pytest.param(b"-MISCONF cannot persist\r\n", id="no-disk"),
+    pytest.param(b"-MASTERDOWN link is down\r\n", id="master-down"),
+    pytest.param(REFUSED, id="not-allowed"),
+]
+
+
+@pytest.mark.parametrize("reply", PINGS)
+async def test_a_ping_that_is_refused_is_no_loss(
+    reply: bytes, tmp_path: Path
+) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["PING"] = reply
+        async with client_of(server, ping_interval=0.05) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted")
+            await until(lambda: server.count("PING") > 4)
+            assert not task.done()
+            answer(server, client, "done")
+            outcome = await asyncio.wait_for(task, WITHIN)
+    assert outcome.verdict is Verdict.DONE
+
+
+async def test_a_publish_that_is_refused(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["PUBLISH"] = REFUSED
+        async with client_of(server) as client:
+            for _ in range(2):
+                with pytest.raises(
+                    RedisUnavailable, match="refuses to publish: .*no perm"
+                ) as caught:
+                    await begin(client)
+                assert not isinstance(caught.value, ConnectionLost)
+            # The connection is of use still.
+            del server.replies["PUBLISH"]
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted", "done")
+            assert (await asyncio.wait_for(task, WITHIN)).succeeded
+
+
+REFUSALS: List[Any] = [
+    pytest.param(
+        *("SUBSCRIBE", REFUSED, "refuses to subscribe to .*no permission"),
+        id="subscribe",
+    ),
+    pytest.param(
+        *("AUTH", b"-WRONGPASS invalid password\r\n"),
+        "refuses the login: .*invalid password",
+        id="password",
+    ),
+    pytest.param(
+        *("AUTH", b"-ERR Client sent AUTH, but no password is set\r\n"),
+        "refuses the login: .*no password is set",
+        id="no-password",
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "reply", "why"), REFUSALS)
+async def test_cannot_be_opened(
+    command: str, reply: bytes, why: str, tmp_path: Path
+) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies[command] = reply
+        address = Address({**server.options, "password": "x"}, CHANNEL, "me")
+        with pytest.raises(RedisUnavailable, match=why):
+            async with Client(address):
+                pass
+        await until(lambda: not server.clients)
+
+
+async def test_no_server(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    with pytest.raises(
+        RedisUnavailable, match=f"at {server.path} is not to be reached: No su"
+    ):
+        async with client_of(server):
+            pass
+
+
+async def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.stalled = True
+        with pytest.raises(RedisUnavailable, match=r"no answer within 0\.1 s"):
+            async with client_of(server, connect_timeout=0.1):
+                pass
+        await until(lambda: not server.clients)
+
+
+async def test_a_server_that_stalls_is_lost(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        async with client_of(server, ping_interval=0.05) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            server.stalled = True
+            with pytest.raises(ConnectionLost, match="is lost: no answer"):
+                await asyncio.wait_for(task, WITHIN)
+
+
+async def test_a_lost_subscription_is_the_end(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        async with client_of(server) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            server.hang_up()
+            with pytest.raises(ConnectionLost, match="is lost"):
+                await asyncio.wait_for(task, WITHIN)
+
+
+@pytest.mark.parametrize("is_carried_out", [False, True])
+async def test_a_connection_that_breaks_while_a_request_is_sent(
+    is_carried_out: bool, tmp_path: Path
+) -> None:
+    """A second copy could run the task twice."""
+    async with running(Server(tmp_path)) as server:
+        async with client_of(server) as client:
+            server.hang_up_at("PUBLISH", is_carried_out)
+            with pytest.raises(ConnectionLost, match="while the request was"):
+                await asyncio.wait_for(begin(client), WITHIN)
+            assert len(server.published) == is_carried_out
+            # The subscription stands: another request can be sent.
+            task = begin(client)
+            await until(lambda: len(server.published) == is_carried_out + 1)
+            answer(server, client, "accepted", "done")
+            assert (await asyncio.wait_for(task, WITHIN)).succeeded
