@@ -462,7 +462,7 @@ def test_minimal_user(
     daemon.wait_for_log("answers leave at most once")
     # What the user may not publish to is lost, and told.
     client.send("true", options={"feedback_channel": "elsewhere"})
-    daemon.wait_for_log("Redis refuses it", 2)
+    daemon.wait_for_log("an answer to request", 2)
     assert statuses(client.ask("true")) == ["accepted", "done"]
 
 

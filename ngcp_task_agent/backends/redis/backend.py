@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from typing import (
     AbstractSet,
     Any,
@@ -31,14 +30,14 @@ from ngcp_task_agent.backends.redis.dial import (
     describe_server,
     dial_server,
 )
+from ngcp_task_agent.backends.redis.lane import Lane, LargeLane
 from ngcp_task_agent.backends.redis.options import (
     LONGEST_CHANNEL,
     OPTIONS,
     TASK_OPTIONS,
 )
-from ngcp_task_agent.backends.redis.outbox import Answer
+from ngcp_task_agent.backends.redis.outbox import Answer, CutOff
 from ngcp_task_agent.backends.redis.publisher import Publisher
-from ngcp_task_agent.backends.redis.sender import LARGE, LargeSender, Sender
 from ngcp_task_agent.backends.redis.server import identify
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
 from ngcp_task_agent.errors import NoReplyAddress
@@ -73,6 +72,7 @@ class RedisBackend(Backend):
         self._said: Dict[str, object] = {
             "link": None,
             "answers": State.UP,
+            "large answers": State.UP,
             "script": "",
             "replica": False,
             "database": "",
@@ -80,19 +80,19 @@ class RedisBackend(Backend):
         self._subscriber = Subscriber(
             self._dial, self._interval, self._on_message, self._on_subscriber
         )
-        self._publisher = Publisher(
-            self._connect, self._interval, self._on_publisher
-        )
-        self._small = Sender(name, self._publisher, self._interval, self._look)
-        self._large = LargeSender(
-            name,
-            Publisher(
-                self._connect,
+        cut_off = CutOff()
+        small, large = (
+            kind(
+                name,
+                Publisher(self._connect, self._interval),
                 self._interval,
-                lambda: self._large.drop_excess(),
-            ),
-            self._small,
+                cut_off,
+                self._on_lanes,
+                identify,
+            )
+            for kind, identify in ((Lane, self._identify), (LargeLane, None))
         )
+        self._lanes = small, large
         # Done when nothing waits any more for a large answer to leave.
         self._released = asyncio.get_running_loop().create_future()
 
@@ -108,9 +108,9 @@ class RedisBackend(Backend):
     async def start(self, channels: AbstractSet[str]) -> None:
         self._subscriber.start(channels)
         await self._subscriber.tried.wait()
-        for sender in (self._small, self._large):
-            sender.start()
-        await self._small.tried.wait()
+        for lane in self._lanes:
+            lane.start()
+        await self._lanes[0].tried.wait()
 
     async def listen(self, channels: AbstractSet[str]) -> None:
         await self._subscriber.listen(channels)
@@ -132,17 +132,16 @@ class RedisBackend(Backend):
         self, address: str, messages: Sequence[bytes], ref: Optional[str]
     ) -> None:
         size = sum(map(len, messages))
-        self._small.send(Answer(address, lambda: messages, size, ref))
+        small, _ = self._lanes
+        small.send(Answer(address, lambda: messages, size, ref))
 
     async def send_large(
         self, address: str, encode: Encode, size: int, ref: Optional[str]
     ) -> None:
-        if size <= LARGE:
-            await super().send_large(address, encode, size, ref)
-            return
-        answer = Answer(address, encode, size, ref, self._small.outbox.last)
-        self._large.send(answer)
-        await wait_for_any(answer.left, self._released)
+        small, large = self._lanes
+        answer = Answer(address, encode, size, ref, small.outbox.last)
+        large.send(answer)
+        await wait_for_any(answer.settled, self._released)
 
     def hold_nobody(self) -> None:
         if not self._released.done():
@@ -154,20 +153,14 @@ class RedisBackend(Backend):
     async def stop(self, timeout: float) -> None:
         await self.stop_listening()
         for _ in range(LEAVING):
-            published = self._small.published + self._large.published
-            waiting = {
-                sender.outbox.last
-                for sender in (self._small, self._large)
-                if sender.outbox.last
-            }
-            pending = waiting
-            if waiting:
-                _, pending = await asyncio.wait(waiting, timeout=timeout)
-            now_published = self._small.published + self._large.published
-            if not pending or now_published == published:
+            published = [lane.published for lane in self._lanes]
+            last = [ln.outbox.last for ln in self._lanes if ln.outbox.last]
+            if last:
+                await asyncio.wait(last, timeout=timeout)
+            if published == [lane.published for lane in self._lanes]:
                 break
-        await self._large.stop()
-        await self._small.stop()
+        for lane in self._lanes:
+            await lane.stop()
 
     # What the parts call.
 
@@ -187,29 +180,19 @@ class RedisBackend(Backend):
                 self._say("database", True, journal.BACKEND_NOTE, text)
         return link
 
-    async def _look(self, link: Link) -> None:
+    async def _identify(self, link: Link) -> None:
         """Ask the server again what it is."""
         address = self._subscriber.address
         if address and link.ends and link.ends[1][0] != address:
             # The name stands for several; this one need not be the same.
             await link.close("it goes to another address of the server")
         else:
-            self._subscriber.note(await identify(link, self._within))
+            self._subscriber.identified(await identify(link, self._within))
 
     def _on_message(self, channel: str, body: bytes) -> None:
-        server = self._subscriber
-        age = time.monotonic() - server.asked
-        self.receive(
-            Arrival(
-                self,
-                channel,
-                body,
-                via_own_server=server.is_private
-                and server.server.is_lone_master
-                and age < _BELIEVED * self._interval,
-                one_way=self._is_one_way,
-            )
-        )
+        believed = _BELIEVED * self._interval
+        is_own = self._subscriber.server.is_own(believed)
+        self.receive(Arrival(self, channel, body, is_own, self._is_one_way))
 
     @property
     def _is_one_way(self) -> bool:
@@ -225,7 +208,8 @@ class RedisBackend(Backend):
             channels = ", ".join(sorted(subscriber.channels))
             text = f"subscribed at {where}: {channels}"
             self._say("link", State.UP, journal.BACKEND_UP, text)
-            self._publisher.retry()
+            for lane in self._lanes:
+                lane.retry()
         elif subscriber.state is State.AWAY:
             # Once for an outage, and for each reason that does not pass.
             is_new = self._said["link"] in (None, State.UP)
@@ -242,24 +226,24 @@ class RedisBackend(Backend):
         )
         self._say("replica", self._is_one_way, journal.BACKEND_NOTE, text)
 
-    def _on_publisher(self) -> None:
-        publisher = self._publisher
-        self._small.drop_excess()
-        if publisher.state is State.AWAY:
-            if self._subscriber.state is State.UP:
-                text = f"answers cannot be sent: {publisher.reason}"
-                self._say("answers", State.AWAY, journal.BACKEND_DOWN, text)
-        elif publisher.state is State.UP:
-            kept = len(self._small)
-            text = f"answers can be sent again, {kept} were kept"
-            self._say("answers", State.UP, journal.BACKEND_UP, text)
+    def _on_lanes(self) -> None:
+        for lane, what in zip(self._lanes, ("answers", "large answers")):
+            is_away = lane.state is State.AWAY
+            if is_away and self._subscriber.state is State.UP:
+                text = f"{what} cannot be sent: {lane.reason}"
+                self._say(what, State.AWAY, journal.BACKEND_DOWN, text)
+            elif lane.state is State.UP:
+                text = f"{what} can be sent again, {len(lane)} were kept"
+                self._say(what, State.UP, journal.BACKEND_UP, text)
+        refusals = {lane.publisher.refusal for lane in self._lanes} - {""}
+        refusal = min(refusals, default="")
         text = (
             "answers leave at most once, as Redis refuses the script for "
-            f"exactly once: {publisher.refusal}"
-            if publisher.refusal
+            f"exactly once: {refusal}"
+            if refusal
             else "answers leave exactly once again"
         )
-        self._say("script", publisher.refusal, journal.BACKEND_NOTE, text)
+        self._say("script", refusal, journal.BACKEND_NOTE, text)
 
     def _say(
         self, topic: str, what: object, kind: journal.Kind, text: str

@@ -33,7 +33,7 @@ from ngcp_task_agent.backends.redis.dial import Dial
 CLIENT_NAME = "ngcp-task-agent"
 LONGEST_CONNECT = 5.0  # seconds
 
-# Messages that are taken in a row: while some wait here, their senders wait
+# Replies that are taken in a row: while messages wait here, their senders wait
 # for an answer, and processes for their start.
 _BURST = 32
 _HELD = 1.0  # seconds that a connection of use has held
@@ -116,6 +116,7 @@ class Link:
             connection = None
             try:
                 connection = await dial(address)
+                _keep_when_loading(connection)
                 await connection.connect()
             except asyncio.CancelledError:
                 await _disconnect(connection)
@@ -236,7 +237,7 @@ class Link:
             self.check()
 
     async def _read(self) -> None:
-        messages = 0
+        replies = 0
         try:
             while True:
                 reply: Any
@@ -245,13 +246,12 @@ class Link:
                 except ResponseError as error:
                     reply = error
                 self.heard = time.monotonic()
-                if not _is_message(reply):
-                    if self._asked:
-                        self._asked.popleft().set_result(reply)
-                    continue
-                self._on_message(*reply[1:])
-                messages += 1
-                if messages % _BURST == 0:
+                if _is_message(reply):
+                    self._on_message(*reply[1:])
+                elif self._asked:
+                    self._asked.popleft().set_result(reply)
+                replies += 1
+                if replies % _BURST == 0:
                     # What is already here must not starve the others.
                     await asyncio.sleep(0)
         except Exception as error:
@@ -268,6 +268,19 @@ class Link:
         if not self.closed.done():
             self.has_held = time.monotonic() - self._opened >= _HELD
             self.closed.set_result(error)
+
+
+def _keep_when_loading(connection: Any) -> None:
+    """Have redis-py return LOADING as it does other errors.
+
+    It would disconnect, though the server works: it loads its data.
+    """
+    parser = getattr(connection, "_parser", None)
+    errors = dict(getattr(parser, "EXCEPTION_CLASSES", {}))
+    if errors.pop("LOADING", None):
+        kind = type(parser)
+        body = {"EXCEPTION_CLASSES": errors, "__slots__": ()}
+        parser.__class__ = type(kind.__name__, (kind,), body)
 
 
 def _is_message(reply: Any) -> bool:

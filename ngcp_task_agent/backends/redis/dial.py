@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Awaitable, Callable, Dict, Mapping, Optional
 
 import redis
@@ -34,6 +35,16 @@ if int(redis.__version__.partition(".")[0]) >= 5:
     _SIMPLE["protocol"] = 2
 
 
+# Not the event loop's: those may all wait for a name service.
+_threads = ThreadPoolExecutor(4, "files")
+
+
+async def in_file_thread(read: Callable[..., Any], *arguments: Any) -> Any:
+    """Read files in a thread, however slow the disk is."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, read, *arguments)
+
+
 def describe_server(options: Mapping[str, Any]) -> str:
     """The server's address for the administrator."""
     if "unix_socket" in options:
@@ -49,7 +60,9 @@ def dial_server(options: Mapping[str, Any]) -> Dial:
     """
 
     async def dial(address: Optional[str]) -> Any:
-        password = await asyncio.to_thread(_read_files, options)
+        password = options.get("password")
+        if "password_file" in options or options.get("tls"):
+            password = await in_file_thread(_read_files, options)
         keys = {
             **_SIMPLE,
             "username": options.get("username"),
@@ -112,7 +125,7 @@ class _Tcp(Connection):  # type: ignore[misc]
         tls: Dict[str, Any] = {}
         context = getattr(self, "ssl_context", None)
         if context is not None:
-            tls["ssl"] = await asyncio.to_thread(context.get)
+            tls["ssl"] = await in_file_thread(context.get)
             tls["server_hostname"] = self.host
         self._reader, self._writer = await asyncio.open_connection(
             self.address or self.host,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Sequence
+from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Sequence
 
 # What is kept while Redis is away.
 KEEP = 1000
@@ -20,7 +20,17 @@ KEEP_SECONDS = 60.0
 _BATCH = 100
 _BATCH_BYTES = 256 << 10
 
-_REMEMBER = 10_000  # requests of which an answer was dropped
+_REMEMBER = 10_000  # requests of which an answer is lost
+
+
+class Loss(NamedTuple):
+    """How an answer is lost."""
+
+    why: str
+    is_certain: bool = True
+
+    def __str__(self) -> str:
+        return f"{'is' if self.is_certain else 'may be'} lost: {self.why}"
 
 
 class Answer:
@@ -29,9 +39,9 @@ class Answer:
     :param encode: makes the messages
     :param size: bytes that are kept until then
     :param ref: the request's uuid
-    :param after: what it must not overtake
+    :param after: done when it may leave: what it must not overtake has left
     :ivar since: when it was made, on the monotonic clock
-    :ivar left: done when it has left, or is lost
+    :ivar settled: done when it has left, or is lost
     """
 
     def __init__(
@@ -48,9 +58,29 @@ class Answer:
         self.ref = ref
         self.after = after
         self.since = time.monotonic()
-        self.left: asyncio.Future[None] = (
+        self.settled: asyncio.Future[None] = (
             asyncio.get_running_loop().create_future()
         )
+
+
+class CutOff:
+    """The requests of which an answer is lost for certain.
+
+    No later answer to them may be sent: clients cannot use an ending without
+    its beginning.
+    """
+
+    def __init__(self) -> None:
+        self._refs: Dict[str, None] = {}  # the oldest first
+
+    def add(self, answer: Answer) -> None:
+        if answer.ref:
+            self._refs[answer.ref] = None
+            while len(self._refs) > _REMEMBER:
+                del self._refs[next(iter(self._refs))]
+
+    def __contains__(self, answer: Answer) -> bool:
+        return answer.ref in self._refs
 
 
 class Outbox:
@@ -62,8 +92,6 @@ class Outbox:
     def __init__(self) -> None:
         self._waiting: Deque[Answer] = deque()
         self._bytes = 0
-        # The requests of which an answer was dropped, the oldest first.
-        self._cut_off: Dict[Optional[str], None] = {}
         self.last: Optional[asyncio.Future[None]] = None
 
     def __len__(self) -> int:
@@ -72,15 +100,7 @@ class Outbox:
     def put(self, answer: Answer) -> None:
         self._waiting.append(answer)
         self._bytes += answer.size
-        self.last = answer.left
-
-    def has_cut_off(self, answer: Answer) -> bool:
-        """Whether another answer to the same request was dropped.
-
-        Then this one must not be sent: clients cannot use an ending without
-        its beginning.
-        """
-        return answer.ref in self._cut_off
+        self.last = answer.settled
 
     def take(self, most: int = _BATCH) -> List[Answer]:
         """What can be published at once, in so many answers at most."""
@@ -92,10 +112,7 @@ class Outbox:
         return batch
 
     def drop_excess(self) -> List[Answer]:
-        """Drop the oldest while too many, too large or too old wait.
-
-        With an answer go the later ones to the same request.
-        """
+        """Drop the oldest while too many, too large or too old wait."""
         dropped: List[Answer] = []
         while self._waiting and (
             len(self._waiting) > KEEP
@@ -103,14 +120,6 @@ class Outbox:
             or time.monotonic() - self._waiting[0].since > KEEP_SECONDS
         ):
             dropped.append(self._pop())
-        self._cut_off.update((a.ref, None) for a in dropped if a.ref)
-        while len(self._cut_off) > _REMEMBER:
-            del self._cut_off[next(iter(self._cut_off))]
-        for answer in list(self._waiting) if dropped else ():
-            if self.has_cut_off(answer):
-                self._waiting.remove(answer)
-                self._bytes -= answer.size
-                dropped.append(answer)
         return dropped
 
     def clear(self) -> List[Answer]:

@@ -20,6 +20,7 @@ producers work.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import time
 import uuid
@@ -36,8 +37,6 @@ from ngcp_task_agent.backends.redis.connection import Link
 
 #: A channel, and what to publish there.
 Message = Tuple[str, bytes]
-#: How messages of a batch are lost, by their positions.
-Lost = Dict[int, str]
 
 _EXPIRE = 600  # seconds, or three ping intervals, whichever is more
 _SCRIPT = b"""\
@@ -51,37 +50,36 @@ elseif ARGV[1] ~= '0' then
 end
 local stored = redis.pcall('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 if stored.err then return {'SET', stored.err} end
-local refused = ''
+local refused, why = '', ''
 for i = 3, #ARGV, 2 do
-    if type(redis.pcall('PUBLISH', ARGV[i], ARGV[i + 1])) == 'table' then
-        refused = refused .. ' ' .. (i - 3) / 2
+    local reply = redis.pcall('PUBLISH', ARGV[i], ARGV[i + 1])
+    if type(reply) == 'table' then
+        refused, why = refused .. ' ' .. (i - 3) / 2, '|' .. reply.err
     end
 end
-if refused ~= '' then
-    redis.pcall('SET', KEYS[1], ARGV[1] .. refused, 'EX', ARGV[2])
+if why ~= '' then
+    redis.pcall('SET', KEYS[1], ARGV[1] .. refused .. why, 'EX', ARGV[2])
 end
-return refused
+return refused .. why
 """
 _SHA = hashlib.sha1(_SCRIPT).hexdigest()
 
 
+class Cause(enum.Enum):
+    """Why a batch is not published."""
+
+    LATER = "the server is busy, or loads its data"
+    ELSEWHERE = "the key belongs to another node of the cluster"
+    NOT_STORED = "the number is not stored: it was not published before either"
+    REFUSED = "the script does not run, or its key is gone"
+
+
 class NotPublished(Exception):
-    """The script has not published the batch; says why.
+    """The batch is not published by this attempt; says why."""
 
-    :ivar is_certain: also not when it was sent before
-    """
-
-    def __init__(self, why: str, is_certain: bool = False) -> None:
+    def __init__(self, why: str, cause: Cause = Cause.REFUSED) -> None:
         super().__init__(why)
-        self.is_certain = is_certain
-
-
-class Elsewhere(NotPublished):
-    """The key belongs to another node of the cluster."""
-
-
-class Busy(NotPublished):
-    """The server runs a script for too long, and will do it later."""
+        self.cause = cause
 
 
 class Producer:
@@ -107,10 +105,10 @@ class Producer:
 
     async def publish(
         self, link: Link, messages: Sequence[Message], timeout: float
-    ) -> Lost:
-        """Publish a batch.
+    ) -> Dict[int, str]:
+        """Publish a batch; why messages were refused, by their positions.
 
-        :raises NotPublished: as its kind says
+        :raises NotPublished: as its cause says
         :raises LinkError: when the link is lost before the reply
         """
         words: List[Any] = [1, self._key, self._number, self._expire]
@@ -123,37 +121,31 @@ class Producer:
         if reply is None:
             raise NotPublished("Redis has forgotten what it has published")
         if isinstance(reply, ResponseError):
-            raise _refusal(reply)
+            raise not_published("EVALSHA", reply)
         try:
             if isinstance(reply, list):
                 step, error = (word.decode() for word in reply)
-                raise NotPublished(
-                    f"{step}: {error}", is_certain=step == "SET"
-                )
-            refused = map(int, reply.split())
-            return dict.fromkeys(refused, "is lost: Redis refuses it")
+                stored = step != "SET"
+                cause = Cause.REFUSED if stored else Cause.NOT_STORED
+                raise NotPublished(f"{step}: {error}", cause)
+            refused, _, why = reply.decode(errors="replace").partition("|")
+            return dict.fromkeys(map(int, refused.split()), why)
         except (AttributeError, TypeError, ValueError):
             # It only pretends to be Redis.
             raise NotPublished(f"EVALSHA: {reply!r:.99}") from None
 
 
-def is_busy(error: ResponseError) -> bool:
-    """Whether the server will do it later.
-
-    One that still loads its data closes the link, as redis-py has it.
-    """
-    return str(error).startswith("BUSY ")
-
-
-def _refusal(error: Any) -> NotPublished:
+def not_published(command: str, error: ResponseError) -> NotPublished:
+    """What an error reply means for a batch."""
+    text = str(error)
+    if text.startswith(("BUSY ", "LOADING ")):
+        return NotPublished(text, Cause.LATER)
     # Which errors have a class depends on the version of redis-py, which
     # then takes the code off the text.  MOVED is one of ASK.
-    text = str(error)
-    if is_busy(error):
-        return Busy(text)
     if isinstance(error, (AskError, TryAgainError)) or text.startswith(
         ("MOVED ", "ASK ", "TRYAGAIN ")
     ):
-        return Elsewhere("this node of the cluster takes no key of ours")
+        why = "this node of the cluster takes no key of ours"
+        return NotPublished(why, Cause.ELSEWHERE)
     # An unknown command is quoted with all its words.
-    return NotPublished(f"EVALSHA: {text.partition(',')[0]}")
+    return NotPublished(f"{command}: {text.partition(',')[0]}")

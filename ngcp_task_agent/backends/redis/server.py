@@ -6,14 +6,15 @@ that does not know it proves nothing.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any, List, NamedTuple
 
 from ngcp_task_agent.backends.redis.connection import Link
+from ngcp_task_agent.backends.redis.dial import in_file_thread
 
 _LISTENERS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTEN = "0A"  # the state of a listening socket there
@@ -21,19 +22,27 @@ _PORT = re.compile(rb"(?m)^tcp_port:(\d+)")
 
 
 class Server(NamedTuple):
-    """What HELLO says; empty where it says nothing.
+    """What is known of a server; empty where it says nothing.
 
     :ivar mode: ``standalone``, ``cluster`` or ``sentinel``
     :ivar role: ``master`` or ``replica``
+    :ivar asked: when, on the monotonic clock
+    :ivar is_private: only this machine can reach it
     """
 
     mode: str = ""
     role: str = ""
+    asked: float = 0.0
+    is_private: bool = False
 
-    @property
-    def is_lone_master(self) -> bool:
-        """Whether it carries its own clients' requests alone."""
-        return self == ("standalone", "master")
+    def is_own(self, believed: float) -> bool:
+        """Whether only this machine's clients can have sent what it carries.
+
+        :param believed: seconds for which what it has said counts
+        """
+        is_fresh = time.monotonic() - self.asked < believed
+        is_lone_master = (self.mode, self.role) == ("standalone", "master")
+        return self.is_private and is_lone_master and is_fresh
 
     @property
     def is_replica(self) -> bool:
@@ -41,7 +50,7 @@ class Server(NamedTuple):
 
         In a cluster a replica publishes to all.
         """
-        return self == ("standalone", "replica")
+        return (self.mode, self.role) == ("standalone", "replica")
 
 
 async def identify(link: Link, timeout: float) -> Server:
@@ -51,13 +60,14 @@ async def identify(link: Link, timeout: float) -> Server:
     """
     reply = await link.ask("HELLO", 2, timeout=timeout)
     if not isinstance(reply, list):
-        return Server()
+        return Server(asked=time.monotonic())
     texts = [
         str(word, errors="replace") if isinstance(word, bytes) else ""
         for word in reply
     ]
     facts = dict(zip(texts[::2], texts[1::2]))
-    return Server(facts.get("mode", ""), facts.get("role", ""))
+    role, mode = facts.get("role", ""), facts.get("mode", "")
+    return Server(mode, role, time.monotonic())
 
 
 async def is_private(link: Link, timeout: float) -> bool:
@@ -87,7 +97,7 @@ async def is_private(link: Link, timeout: float) -> bool:
         port = int(found[1])
         if port == 0:
             return True
-    addresses = await asyncio.to_thread(_listeners, port)
+    addresses = await in_file_thread(_listeners, port)
     return bool(addresses) and all(map(_is_loopback, addresses))
 
 

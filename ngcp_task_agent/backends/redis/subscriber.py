@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import AbstractSet, Callable, Optional
 
 from ngcp_task_agent import background
@@ -36,8 +35,6 @@ class Subscriber:
     :ivar reason: why the state is AWAY
     :ivar is_refused: waiting does not help
     :ivar server: what is known of the server
-    :ivar is_private: only this machine can reach it
-    :ivar asked: when that was asked, on the monotonic clock
     :ivar tried: set when the first attempt has ended
     """
 
@@ -59,7 +56,7 @@ class Subscriber:
         self.channels: AbstractSet[str] = frozenset()
         self.tried = asyncio.Event()
         self.state, self.reason, self.is_refused = State.CONNECTING, "", False
-        self.server, self.is_private, self.asked = Server(), False, 0.0
+        self.server = Server()
 
     @property
     def address(self) -> Optional[str]:
@@ -91,9 +88,9 @@ class Subscriber:
         if self._task:
             await background.end(self._task)
 
-    def note(self, server: Server) -> None:
+    def identified(self, server: Server) -> None:
         """The server was asked again, over another link."""
-        self.server, self.asked = server, time.monotonic()
+        self.server = server._replace(is_private=self.server.is_private)
         self._on_change()
 
     async def _run(self) -> None:
@@ -120,14 +117,14 @@ class Subscriber:
                 "it is a Redis Sentinel, which carries no requests: give the "
                 "address of Redis itself"
             )
-        self.is_private = await is_private(link, self._within)
+        private = await is_private(link, self._within)
         subscribed: AbstractSet[str] = frozenset()
         while subscribed != self.channels:
             # What is wanted may change meanwhile.
             subscribed = self.channels
             await link.subscribe(subscribed, self._within)
         self._link = link
-        self.note(server)
+        self.server = server._replace(is_private=private)
         self._move(State.UP)
 
     def _receive(self, channel: bytes, body: bytes) -> None:
