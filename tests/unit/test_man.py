@@ -36,6 +36,7 @@ from ngcp_task_agent import (
     messages,
     node,
     process,
+    reply,
     salvage,
     settings,
     task,
@@ -54,9 +55,9 @@ from ngcp_task_agent.backends.redis import (
     backend,
     connection,
     dial,
+    lane,
     outbox,
     publisher,
-    sender,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.brokers import command
@@ -419,8 +420,8 @@ def test_limits_of_files_and_times() -> None:
     assert f"{outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {outbox.KEEP_SECONDS:g} seconds" in redis_text
     assert f"more than {dial._LONGEST_PASSWORD} bytes" in redis_text
-    assert f"more than {sender.LARGE >> 10} KiB is sent" in redis_text
-    assert f"{sender._LARGE_RATE >> 20} MiB a second" in redis_text
+    assert f"more than {reply._SMALL} characters is sent" in redis_text
+    assert f"{lane._LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {data_schema.SMALL} bytes" in tasks
     assert f"more than {data_schema.SMALL_WITHIN:g} seconds" in tasks

@@ -9,7 +9,7 @@ from typing import Any, List
 import pytest
 
 from ngcp_task_agent import journal
-from ngcp_task_agent.backends.redis import publisher, sender
+from ngcp_task_agent.backends.redis import lane, publisher
 from tests.unit.fakes import Records, until
 from tests.unit.redis_bench import lost, started
 from tests.unit.resp import Server
@@ -604,7 +604,7 @@ async def test_what_cannot_be_sent_for_too_long_is_lost(
     journal_records: Records,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sender, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(lane, "KEEP_SECONDS", 0.0)
     server = Server(tmp_path)
     async with started(server) as bench:
         if is_in_doubt:

@@ -81,7 +81,7 @@ class Lane:
         self._on_change = on_change
         self._identify = identify
         self._backoff = Backoff()
-        self._more = asyncio.Event()
+        self._more = asyncio.get_running_loop().create_future()
         self._retry = asyncio.Event()
         self._task: Optional[asyncio.Task[None]] = None
         # What is on its way: the messages of some answers.
@@ -106,7 +106,8 @@ class Lane:
             self._settle(answer, _AS_BEFORE)
             return
         self.outbox.put(answer)
-        self._more.set()
+        if not self._more.done():
+            self._more.set_result(None)
         self._drop_excess()
 
     def retry(self) -> None:
@@ -130,7 +131,7 @@ class Lane:
         while True:
             try:
                 await self._wait_for_need()
-                before, link = link, await self.publisher.connected()
+                before, link = link, await self._connected()
                 if link is not before or time.monotonic() >= due:
                     due = time.monotonic() + self._ping_interval
                     if self._identify:
@@ -145,7 +146,8 @@ class Lane:
                 if self._batch:
                     await self._publish(link, attempt)
                 else:
-                    await self._wait(link, due - time.monotonic())
+                    seconds = max(0.0, due - time.monotonic())
+                    await self._wait(link, seconds)
             except (LinkError, NotPublished) as error:
                 self.tried.set()
                 if self._batch and time.monotonic() >= until:
@@ -156,6 +158,13 @@ class Lane:
                         self._backoff.succeeded()
                     link = None
                 await self._pause(str(error))
+
+    async def _connected(self) -> Link:
+        try:
+            return await self.publisher.connected()
+        except LinkError as error:
+            self._move(State.AWAY, str(error))
+            raise
 
     async def _wait_for_need(self) -> None:
         """Wait until there is a reason to be connected: there always is."""
@@ -176,9 +185,12 @@ class Lane:
         self, link: Link, parts: Sequence[Part], attempt: int
     ) -> None:
         messages = [(answer.channel, message) for answer, message in parts]
+        refusal = self.publisher.refusal
         lost = await self.publisher.publish(link, messages, attempt)
         self._backoff.succeeded()
         self._move(State.UP)
+        if refusal != self.publisher.refusal:
+            self._on_change()
         self.published += len(parts)
         self._land(parts, lost)
 
@@ -201,10 +213,9 @@ class Lane:
 
     async def _wait(self, link: Link, seconds: float) -> None:
         """Wait until there is something else to do."""
-        self._more.clear()
-        more = asyncio.ensure_future(self._more.wait())
-        await wait_for_any(more, link.closed, timeout=max(0.0, seconds))
-        more.cancel()
+        if not self.outbox:
+            self._more = asyncio.get_running_loop().create_future()
+            await wait_for_any(self._more, link.closed, timeout=seconds)
         link.check()
 
     async def _pause(self, reason: str) -> None:
@@ -258,8 +269,8 @@ class LargeLane(Lane):
 
     async def _wait_for_need(self) -> None:
         while not self._batch and not self.outbox:
-            self._more.clear()
-            await self._more.wait()
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
 
     async def _take(self) -> None:
         for answer in self.outbox.take(1):
