@@ -85,7 +85,8 @@ class Dispatcher:
                 return
             if arrival.one_way and not node.is_called(request.src):
                 self._ignore(
-                    request, "Redis is a replica, and it comes from elsewhere"
+                    request,
+                    "Redis is a replica, and the request is not of this node",
                 )
                 return
             if nowhere:

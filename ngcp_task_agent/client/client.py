@@ -38,9 +38,10 @@ class Client:
     ``async with Client() as client`` connects, and disconnects at the end.
     Any number of requests can be on their way at once.
 
-    :param address: where to send requests; else what find() says
-    :param redis: a client whose server is used instead of the address's, over
-        connections of the same kind: so tests can give one of fakeredis
+    :param address: where to send requests; by default what find() says, or
+        ``Address()`` if ``redis`` is given
+    :param redis: a redis.asyncio.Redis without decode_responses, whose server
+        is used instead of the address's: tests can give one of fakeredis
     :param max_data: bytes of memory for the answers to one request: up to
         four for each character of a text that has rare ones
     :param ping_interval: seconds; a server that has been silent for two of
@@ -192,7 +193,7 @@ def run_task(
 
     :param patience: and options: as for Client.send()
     :param backend: and channel, url, config_dir: as for find()
-    :param redis: as for Client; instead of a url and a backend
+    :param redis: as for Client; instead of a url
     :raises ClientError: when it could not be sent, or not be followed
     :raises RuntimeError: in a running event loop, which it would hold up
     """
@@ -200,8 +201,8 @@ def run_task(
         raise RuntimeError(
             "run_task() would hold up the running event loop: use Client"
         )
-    if redis is not None and (url, backend) != (None, None):
-        raise TypeError("give redis, or a url or a backend, not both")
+    if redis is not None and url is not None:
+        raise TypeError("give redis or a url, not both")
     if channel is not None:
         check_channel(channel)
     patience.check()

@@ -16,8 +16,6 @@ from ngcp_task_agent import background
 from ngcp_task_agent.backends.redis.connection import (
     Link,
     LinkError,
-    LoginRefused,
-    Refused,
     ignore,
 )
 from ngcp_task_agent.backends.redis.dial import Dial
@@ -82,12 +80,7 @@ class Connection:
             self._dial, lambda _, body: self._on_message(body), timeout
         )
         self._reader = link
-        try:
-            await link.subscribe([self._channel], timeout)
-        except Refused as error:
-            raise self._refuses(
-                f"to subscribe to {self._channel}: {error}"
-            ) from None
+        await link.subscribe([self._channel], timeout)
         self._watcher = background.start(self._watch(link))
 
     async def publish(
@@ -140,7 +133,8 @@ class Connection:
                     f"the request was being sent: {error}"
                 ) from None
             if isinstance(reply, ResponseError):
-                raise self._refuses(f"to publish: {reply}")
+                refusal = LinkError(f"refuses to publish: {reply}")
+                raise self._unavailable(refusal)
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
@@ -169,11 +163,8 @@ class Connection:
             )
 
     def _unavailable(self, error: LinkError) -> RedisUnavailable:
-        if isinstance(error, LoginRefused):
-            return self._refuses(f"the login: {error}")
+        if str(error).startswith("refuses "):
+            return RedisUnavailable(f"Redis at {self._server} {error}")
         return RedisUnavailable(
             f"Redis at {self._server} is not to be reached: {error}"
         )
-
-    def _refuses(self, what: str) -> RedisUnavailable:
-        return RedisUnavailable(f"Redis at {self._server} refuses {what}")

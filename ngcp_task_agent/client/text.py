@@ -68,8 +68,9 @@ def of_problems(outcome: Outcome) -> list[str]:
     if outcome.verdict is Verdict.UNANSWERED:
         return [
             f"nobody answered within {waited}: no agent listens there (-v "
-            "tells where the request went), or none of those that do is "
-            f"meant by '{plain(outcome.request.dst)}'"
+            "tells where the request went), none of those that do is meant "
+            f"by '{plain(outcome.request.dst)}', or its answer cannot reach "
+            "this client (its journal says so)"
         ]
     problems = []
     if outcome.unfinished and (not outcome.expected or outcome.missing):

@@ -202,8 +202,9 @@ def outcome(*nodes: NodeOutcome, expected: Optional[int] = None) -> Outcome:
 def test_problems() -> None:
     assert text.of_problems(outcome()) == [
         r"nobody answered within 20.0 s: no agent listens there (-v tells "
-        r"where the request went), or none of those that do is meant by "
-        r"'x\x1b'"
+        r"where the request went), none of those that do is meant by "
+        r"'x\x1b', or its answer cannot reach this client (its journal says "
+        r"so)"
     ]
     done, running = NODES[0], NODES[3]
     assert text.of_problems(outcome(done)) == []

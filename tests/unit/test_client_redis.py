@@ -164,12 +164,10 @@ def test_what_is_no_client_is_refused(redis: Any) -> None:
         run_task("t", redis=redis)
 
 
-@pytest.mark.parametrize(
-    "where", [{"url": "redis://localhost"}, {"backend": "redis"}]
-)
-def test_one_server_is_enough(where: Any) -> None:
+def test_one_server_is_enough() -> None:
+    redis = made_before(FakeServer().client)
     with pytest.raises(TypeError, match="not both"):
-        run_task("t", redis=made_before(FakeServer().client), **where)
+        run_task("t", redis=redis, url="redis://localhost")
 
 
 def test_run_task_in_a_script(tmp_path: Path) -> None:

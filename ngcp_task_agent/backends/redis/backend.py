@@ -220,7 +220,8 @@ class RedisBackend(Backend):
                 )
         text = (
             "Redis is a replica: only this node's own requests are taken, as "
-            "answers reach no client of its master (allow_replica)"
+            "answers reach no client of its master ('allow_replica: yes' "
+            "takes all)"
             if self._is_one_way
             else "Redis is no replica any more: all requests are taken"
         )
@@ -238,8 +239,8 @@ class RedisBackend(Backend):
         refusals = {lane.publisher.refusal for lane in self._lanes} - {""}
         refusal = min(refusals, default="")
         text = (
-            "answers leave at most once, as Redis refuses the script for "
-            f"exactly once: {refusal}"
+            "answers leave at most once, as Redis refuses the script that "
+            f"publishes them exactly once: {refusal}"
             if refusal
             else "answers leave exactly once again"
         )

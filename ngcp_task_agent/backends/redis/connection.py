@@ -197,9 +197,10 @@ class Link:
         """
         # One by one, so that each command has one reply.
         commands = [("SUBSCRIBE", channel) for channel in channels]
-        for reply in await self.call(commands, timeout) if commands else ():
+        replies = await self.call(commands, timeout) if commands else []
+        for (_, channel), reply in zip(commands, replies):
             if isinstance(reply, ResponseError):
-                raise Refused(str(reply))
+                raise Refused(f"refuses to subscribe to {channel}: {reply}")
 
     async def watch(self, interval: float) -> None:
         """Wait until the link is lost.
@@ -333,7 +334,7 @@ def _link_error(error: Exception) -> LinkError:
     # Over a unix socket it wraps its own errors, too.
     cause = error.__cause__ or error.__context__
     if isinstance(error, refusals) or isinstance(cause, refusals):
-        return LoginRefused(_why(error))
+        return LoginRefused(f"refuses the login: {_why(error)}")
     is_refused = isinstance(cause, ssl.SSLError)
     return (Refused if is_refused else LinkError)(_why(error))
 
