@@ -236,8 +236,10 @@ def test_large_answers_do_not_fill_the_memory(
     # Eight of these may run at once, 480 MB are in all.
     config.shell("much", "head -c 8000000 /dev/zero | tr '\\0' x")
     daemon = start()
-    for _ in range(60):
-        client.send("much", options={"feedback_channel": "nobody"})
+    for number in range(60):
+        # Each channel has a rate of its own.
+        options = {"feedback_channel": f"nobody-{number}"}
+        client.send("much", options=options)
     daemon.wait_for_log("done much", 60)
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
