@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple
 
-from tests.chaos.world import Agent, World, commands_of
+from tests.chaos.agent import Agent, commands_of
+from tests.chaos.world import World
 from tests.parts import WITHIN
 
 _GIVE_BACK = 30.0  # seconds to close what is used no longer
@@ -96,3 +97,13 @@ def log_trouble(agent: Agent) -> Iterator[str]:
         yield f"{agent.node} wrote what is no record: {line}"
     for line in agent.journal.bugs[:5]:
         yield f"{agent.node} has a bug: {line}"
+
+
+def observer_trouble(world: World) -> Iterator[str]:
+    """Redis drops a subscriber that gets too much at once."""
+    for observer in world.observers:
+        dropped = observer.sessions - 1 - world.restarts
+        if dropped > 0:
+            yield f"Redis has dropped a subscriber {dropped} times"
+        for text in observer.strange[:3]:
+            yield f"published, but no response: {text}"

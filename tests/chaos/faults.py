@@ -1,40 +1,22 @@
-"""Faults: what goes wrong, when, and for how long; a seed says all of it."""
+"""Faults: each kind of thing that goes wrong."""
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Callable,
-    Collection,
-    Counter,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    TextIO,
-    Tuple,
-)
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import redis
-
-from tests.chaos.tasks import NODES
-from tests.chaos.world import USER, Agent, World
+from tests.chaos.agent import Agent
+from tests.chaos.server import USER
+from tests.chaos.world import World
 
 # Heals a fault; returns whether it could.
 End = Callable[[], bool]
 Begin = Callable[[World, "Fault"], Optional[End]]
 
-_PHASE = (5.0, 15.0)  # seconds of a pace
-_SLOW = (0.5, 3.0)  # seconds between two faults
-_FAST = (0.01, 0.15)
 _SLOW_LINE = 20e6 / 8  # bytes a second
-_RETRY = 0.02  # seconds until what could not be healed is tried again
 
 
 @dataclass(frozen=True)
@@ -51,20 +33,6 @@ class Fault:
     node: int
     seconds: float
     pick: float
-
-
-class Window(NamedTuple):
-    """When there was a fault, in unix time.
-
-    :ivar cause: see Kind
-    :ivar node: None where it hits all
-    """
-
-    begin: float
-    end: float
-    cause: str
-    kind: str
-    node: Optional[str]
 
 
 class Kind(NamedTuple):
@@ -85,139 +53,8 @@ class Kind(NamedTuple):
     fast: Tuple[float, float] = (0, 0)
 
 
-def plan(seed: int, minutes: float, kinds: Collection[str]) -> Iterator[Fault]:
-    """The faults of a run, in their order."""
-    dice = random.Random(seed)
-    at, end, is_fast = 2.0, minutes * 60, False
-    while at < end:
-        change = at + dice.uniform(*_PHASE)
-        weights = [KINDS[kind].weights[is_fast] for kind in kinds]
-        while at < min(change, end) and any(weights):
-            kind = dice.choices(list(kinds), weights)[0]
-            nodes = _PROXIED if kind in _OF_LINES else range(len(NODES))
-            lasts = KINDS[kind].fast if is_fast else KINDS[kind].slow
-            yield Fault(
-                at,
-                kind,
-                dice.choice(nodes),
-                dice.uniform(*lasts),
-                dice.random(),
-            )
-            at += dice.uniform(*(_FAST if is_fast else _SLOW))
-        at = max(at, change) if not any(weights) else at
-        is_fast = not is_fast
-
-
-class _Active(NamedTuple):
-    until: float  # monotonic
-    begin: float  # unix
-    fault: Fault
-    end: End
-
-
-class Storm:
-    """Lets the planned faults happen.
-
-    :param log: gets a line for each
-    :ivar windows: of what has happened
-    :ivar counts: of what has happened, by kind
-    :ivar missed: of what could not, such as a command to a stalled server
-    """
-
-    def __init__(self, world: World, log: TextIO) -> None:
-        self._world = world
-        self._log = log
-        self._active: List[_Active] = []
-        self.windows: List[Window] = []
-        self.counts: Counter[str] = Counter()
-        self.missed: Counter[str] = Counter()
-
-    def run(self, faults: Iterator[Fault], seconds: float) -> None:
-        """Returns after the last of them, and so many seconds at least."""
-        begin = time.monotonic()
-        for fault in faults:
-            self._wait(begin + fault.at)
-            self._begin(fault)
-        self._wait(begin + seconds)
-
-    def heal(self) -> None:
-        """End whatever lasts."""
-        self._active = [a._replace(until=0) for a in self._active]
-        while self._active:
-            self._wait(time.monotonic() + _RETRY)
-        self._world.server.command("CLIENT", "UNPAUSE", within=30)
-
-    def _wait(self, until: float) -> None:
-        """Wait, and end what is over meanwhile."""
-        while True:
-            now = time.monotonic()
-            due = [a for a in self._active if a.until <= now]
-            for active in due:
-                self._end(active)
-            now = time.monotonic()
-            if now >= until:
-                return
-            times = [max(a.until, now + _RETRY) for a in self._active]
-            time.sleep(max(0.0, min([until, *times]) - now))
-
-    def _begin(self, fault: Fault) -> None:
-        kind = KINDS[fault.kind]
-        if any(
-            a.fault.kind == fault.kind and _where(a.fault) == _where(fault)
-            for a in self._active
-        ):
-            self._note("missed", fault)
-            return
-        begin = time.time()
-        try:
-            end = kind.begin(self._world, fault)
-        except (redis.RedisError, _Missed):
-            self._note("missed", fault)
-            return
-        self.counts[fault.kind] += 1
-        self._note("begin", fault)
-        until = time.monotonic() + fault.seconds
-        self._active.append(
-            _Active(until, begin, fault, end or (lambda: True))
-        )
-
-    def _end(self, active: _Active) -> None:
-        try:
-            if not active.end():
-                return
-        except redis.RedisError:
-            return
-        self._active.remove(active)
-        if active.fault.seconds:
-            self._note("end", active.fault)
-        self.windows.append(
-            Window(
-                active.begin,
-                time.time(),
-                KINDS[active.fault.kind].cause,
-                active.fault.kind,
-                _where(active.fault),
-            )
-        )
-
-    def _note(self, what: str, fault: Fault) -> None:
-        if what == "missed":
-            self.missed[fault.kind] += 1
-        self._log.write(
-            f"{time.time():.3f} {what} {fault.kind} "
-            f"{_where(fault) or 'all'} {fault.seconds:.3f} {fault.pick:.3f}\n"
-        )
-        self._log.flush()
-
-
-class _Missed(Exception):
+class Missed(Exception):
     """The fault cannot happen now."""
-
-
-def _where(fault: Fault) -> Optional[str]:
-    if fault.kind in _OF_ALL:
-        return None
-    return NODES[fault.node]
 
 
 def _agent(world: World, fault: Fault) -> Agent:
@@ -227,7 +64,7 @@ def _agent(world: World, fault: Fault) -> Agent:
 def _command(world: World, *words: object) -> None:
     """A command to the server, which must answer."""
     if world.server.holds_commands:
-        raise _Missed
+        raise Missed
     world.server.command(*words)
 
 
@@ -235,7 +72,7 @@ def _kill(
     world: World, agents: List[Agent], which: Callable[[bool], bool]
 ) -> None:
     if world.server.holds_commands:
-        raise _Missed
+        raise Missed
     ids = [
         client["id"]
         for agent in agents
@@ -243,7 +80,7 @@ def _kill(
         if which(client["sub"] != "0" or client["psub"] != "0")
     ]
     if not ids:
-        raise _Missed
+        raise Missed
     connection = world.server.connect(socket_timeout=5)
     pipeline = connection.pipeline(transaction=False)
     for number in ids:
@@ -273,7 +110,7 @@ def _kill_all_connections(world: World, fault: Fault) -> None:
 def _stall(world: World, fault: Fault) -> End:
     server = world.server
     if not server.is_up:
-        raise _Missed
+        raise Missed
     server.stall()
 
     def end() -> bool:
@@ -286,13 +123,13 @@ def _stall(world: World, fault: Fault) -> End:
 
 def _pause_all(world: World, fault: Fault) -> None:
     if world.server.holds_commands:
-        raise _Missed
+        raise Missed
     world.server.pause(fault.seconds, "ALL")
 
 
 def _pause_writes(world: World, fault: Fault) -> None:
     if world.server.holds_commands:
-        raise _Missed
+        raise Missed
     world.server.pause(fault.seconds, "WRITE")
 
 
@@ -320,9 +157,29 @@ def _if_answers(world: World, *commands: Tuple[object, ...]) -> End:
     return end
 
 
+def heal(world: World) -> Iterator[Tuple[object, ...]]:
+    """The commands that make a server what it was at the start."""
+    yield "CLIENT", "UNPAUSE"
+    yield _ENOUGH_MEMORY
+    yield from _saving(world)
+    yield _rights(world)
+
+
+_ENOUGH_MEMORY = ("CONFIG", "SET", "maxmemory", "0")
+
+
+def _saving(world: World) -> Iterator[Tuple[object, ...]]:
+    yield "CONFIG", "SET", "dir", str(world.server.folder)
+    yield "CONFIG", "SET", "save", ""
+
+
+def _rights(world: World) -> Tuple[object, ...]:
+    return ("ACL", "SETUSER", USER, "reset", *world.user)
+
+
 def _full_memory(world: World, fault: Fault) -> End:
     _command(world, "CONFIG", "SET", "maxmemory", "1")
-    return _if_answers(world, ("CONFIG", "SET", "maxmemory", "0"))
+    return _if_answers(world, _ENOUGH_MEMORY)
 
 
 def _failed_save(world: World, fault: Fault) -> End:
@@ -335,19 +192,13 @@ def _failed_save(world: World, fault: Fault) -> End:
         shutil.rmtree(folder)
     _command(world, "CONFIG", "SET", "save", "86400 1000000")
     _command(world, "BGSAVE")
-    return _if_answers(
-        world,
-        ("CONFIG", "SET", "dir", str(world.server.folder)),
-        ("CONFIG", "SET", "save", ""),
-    )
+    return _if_answers(world, *_saving(world))
 
 
 def _take_rights(*rights: str) -> Begin:
     def begin(world: World, fault: Fault) -> End:
         _command(world, "ACL", "SETUSER", USER, *rights)
-        return _if_answers(
-            world, ("ACL", "SETUSER", USER, "reset", *world.user)
-        )
+        return _if_answers(world, _rights(world))
 
     return begin
 
@@ -358,7 +209,7 @@ def _proxied(cut: Callable[[Agent, Fault], int]) -> Begin:
     def begin(world: World, fault: Fault) -> None:
         agent = _agent(world, fault)
         if not agent.proxy or not cut(agent, fault):
-            raise _Missed
+            raise Missed
 
     return begin
 
@@ -387,7 +238,7 @@ def _hold(new_ones_too: bool) -> Begin:
     def begin(world: World, fault: Fault) -> End:
         proxy = _agent(world, fault).proxy
         if not proxy:
-            raise _Missed
+            raise Missed
         proxy.hold(new_ones_too)
 
         def end() -> bool:
@@ -403,7 +254,7 @@ def _hold(new_ones_too: bool) -> Begin:
 def _slow_line(world: World, fault: Fault) -> End:
     proxy = _agent(world, fault).proxy
     if not proxy:
-        raise _Missed
+        raise Missed
     proxy.slow(_SLOW_LINE)
 
     def end() -> bool:
@@ -516,7 +367,7 @@ KINDS: Dict[str, Kind] = {
     "kill-agent": Kind(_kill_agent, "agent", (60, 20), (0.1, 2), (0.1, 1)),
 }
 # Of the line of an agent that has one of its own; the first has none.
-_OF_LINES = {
+OF_LINES = {
     "reset",
     "close",
     "half-to-server",
@@ -525,8 +376,7 @@ _OF_LINES = {
     "stuck",
     "slow-line",
 }
-_PROXIED = range(1, len(NODES))
-_OF_ALL = {
+OF_ALL = {
     "kill-all",
     "stall",
     "pause-all",

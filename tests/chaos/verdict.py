@@ -18,9 +18,9 @@ from typing import (
     Tuple,
 )
 
-from tests.chaos.faults import Window
 from tests.chaos.journal import Journal, Record
 from tests.chaos.observer import Heard
+from tests.chaos.storm import Window
 from tests.chaos.tasks import Request
 
 # What must not happen at all.
@@ -41,7 +41,7 @@ FAILURES = (
 (
     _LOST,
     _SOON,
-    _SILENT,
+    SILENT,
     _DOUBLED,
     _DISORDER,
     _DATA,
@@ -125,7 +125,8 @@ class Verdict:
 
     :param runs: of a node, by request: how often its command was run
     :param kills: agents were killed: then they cannot answer all
-    :ivar counts: of findings, and of answers ``expected`` and ``delivered``
+    :ivar counts: of findings, of answers ``expected`` and ``delivered``, and
+        of requests that a node was ``asked`` and has ``heard``
     :ivar findings: the failures
     """
 
@@ -148,6 +149,9 @@ class Verdict:
             by_place.setdefault((message.src, message.ref), []).append(message)
         self._heard = by_place
         for journal in journals:
+            for request in sent.values():
+                self.counts["asked"] += journal.node in request.nodes
+            self.counts["heard"] += len(journal.records)
             ran = runs[journal.node]
             places = {u for n, u in by_place if n == journal.node}
             for uuid in {**journal.records, **dict.fromkeys(places), **ran}:
@@ -163,10 +167,16 @@ class Verdict:
     def failures(self) -> int:
         return len(self.findings)
 
-    def windows_of(self, begin: float, end: float) -> Iterator[Window]:
-        """The faults that there were meanwhile."""
+    def windows_of(
+        self, node: str, begin: float, end: float
+    ) -> Iterator[Window]:
+        """The faults that hit a node meanwhile."""
         for window in self._windows:
-            if window.begin <= end and window.end >= begin:
+            if (
+                window.node in (None, node)
+                and window.begin <= end
+                and window.end >= begin
+            ):
                 yield window
 
     def heard_of(self, finding: Finding) -> List[Heard]:
@@ -264,7 +274,13 @@ class Verdict:
                     self._fail(_UNLOGGED, node, uuid, group)
             for record in decided[: len(decided) - whole]:
                 if losses:
-                    what = self._excuse(node, records[0], losses.pop(0))
+                    loss = losses.pop(-1 if group == "ending" else 0)
+                    since = record
+                    if "one before" in loss.more:
+                        # The first one says why.
+                        since = records[0]
+                        loss = next(r for r in records if r.what == "lost")
+                    what = self._excuse(node, since, loss)
                 else:
                     what = self._reason_of_silence(node, request, record)
                 if what in FAILURES:
@@ -277,16 +293,16 @@ class Verdict:
             is_sure = loss.more.startswith("is lost")
             self.counts[_FALSE if is_sure else _DOUBTFUL] += 1
 
-    def _excuse(self, node: str, first: Record, loss: Record) -> str:
-        """What may be said for a loss that was logged."""
-        causes = {
-            window.cause
-            for window in self.windows_of(first.at - _SLACK, loss.at + _SLACK)
-            if window.node in (None, node)
-        }
+    def _excuse(self, node: str, since: Record, loss: Record) -> str:
+        """What may be said for a loss that was logged.
+
+        :param since: of the answer, or of one before it that was lost
+        """
+        begin, end = since.at - _SLACK, loss.at + _SLACK
+        causes = {w.cause for w in self.windows_of(node, begin, end)}
         if "restart" in causes:
             return _RESTART
-        if "rights" in causes:
+        if "rights" in causes and "refuses" in loss.more:
             return _RIGHTS
         if "agent" in causes:
             if self._kills:
@@ -295,7 +311,7 @@ class Verdict:
                 return _STOPPED
         if {"refusal", "break"} <= causes:
             return _REFUSED
-        before = self.windows_of(first.at - _TRAIL, loss.at)
+        before = self.windows_of(node, since.at - _TRAIL, end)
         if any(window.cause == "refusal" for window in before):
             return _SOON
         return _LOST
@@ -305,18 +321,13 @@ class Verdict:
     ) -> str:
         is_large = request.data()[0] > _LARGE
         blind = _BLIND_LARGE if is_large else _BLIND
-        for window in self.windows_of(record.at - _SLACK, record.at + blind):
-            if window.cause == "restart" and (
-                record.at - _SLACK <= window.begin
-            ):
+        begin = record.at - _SLACK
+        for window in self.windows_of(node, begin, record.at + blind):
+            if window.cause == "restart" and begin <= window.begin:
                 return _UNKNOWN
-            if (
-                self._kills
-                and window.cause == "agent"
-                and (window.node == node)
-            ):
+            if window.cause == "agent" and self._kills:
                 return _KILLED
-        return _SILENT
+        return SILENT
 
     def _check(
         self, node: str, uuid: str, request: Request, response: _Response
