@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import time
@@ -28,13 +29,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Optional[bool]:
 
 async def _settled(test: Any) -> None:
     await asyncio.wait_for(test, TEST_TIMEOUT)
-    # What was cancelled or is on its last step may still end.
-    for _ in range(20):
+    # What was cancelled or is on its last step may still end, and the loop
+    # reaps a process when it goes, an instant after it was killed.
+    for _ in range(100):
         left = asyncio.all_tasks() - {asyncio.current_task()}
-        if not left:
+        if not left and not _child():
             return
         await asyncio.sleep(0.01)
-    pytest.fail(f"the test leaves tasks: {left}")
+    if left:
+        pytest.fail(f"the test leaves tasks: {left}")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,7 @@ def _leaves_nothing() -> Iterator[None]:
     before = _descriptors()
     yield
     children = _child()
+    _reap()
     assert children is None, f"the test leaves a process: {children}"
     deadline = time.monotonic() + 2
     while set(_descriptors()) - set(before):
@@ -65,6 +69,13 @@ def _child() -> Optional[str]:
     if found is None:
         return str(list(Path("/proc/self/task").glob("*/children")))
     return str(found)
+
+
+def _reap() -> None:
+    """What one test leaves must not fail the next."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
+            pass
 
 
 def _descriptors() -> Dict[str, str]:
