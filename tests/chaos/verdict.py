@@ -90,6 +90,7 @@ _GROUPS = {
     "done": "ending",
     "error": "ending",
 }
+_AS_BEFORE = "one before"  # of the same request was lost, so this one is too
 _BY_STOPPING = ("is stopping", "has ended the")
 
 
@@ -261,6 +262,7 @@ class Verdict:
     ) -> None:
         """Whether there is one answer for each decision."""
         losses = [record for record in records if record.what == "lost"]
+        first_loss = losses[0] if losses else None
         for group in ("accepted", "rejected", "ending"):
             decided = [r for r in records if _GROUPS.get(r.what) == group]
             got = [r for r in responses if _GROUPS[r.status] == group]
@@ -273,14 +275,15 @@ class Verdict:
                 elif not self._kills:
                     self._fail(_UNLOGGED, node, uuid, group)
             for record in decided[: len(decided) - whole]:
-                if losses:
+                if losses and first_loss:
                     loss = losses.pop(-1 if group == "ending" else 0)
-                    since = record
-                    if "one before" in loss.more:
-                        # The first one says why.
-                        since = records[0]
-                        loss = next(r for r in records if r.what == "lost")
-                    what = self._excuse(node, since, loss)
+                    is_by_first = _AS_BEFORE in loss.more
+                    what = self._excuse(
+                        node,
+                        records[0].at if is_by_first else record.at,
+                        loss.at,
+                        first_loss.more if is_by_first else loss.more,
+                    )
                 else:
                     what = self._reason_of_silence(node, request, record)
                 if what in FAILURES:
@@ -293,26 +296,30 @@ class Verdict:
             is_sure = loss.more.startswith("is lost")
             self.counts[_FALSE if is_sure else _DOUBTFUL] += 1
 
-    def _excuse(self, node: str, since: Record, loss: Record) -> str:
-        """What may be said for a loss that was logged.
+    def _excuse(self, node: str, made: float, lost: float, why: str) -> str:
+        """What may be said for an answer that was logged as lost.
 
-        :param since: of the answer, or of one before it that was lost
+        :param made: when it was made, or one before it with which it was lost
         """
-        begin, end = since.at - _SLACK, loss.at + _SLACK
+        begin, end = made - _SLACK, lost + _SLACK
         causes = {w.cause for w in self.windows_of(node, begin, end)}
         if "restart" in causes:
             return _RESTART
-        if "rights" in causes and "refuses" in loss.more:
+        if "rights" in causes and "refuses" in why:
             return _RIGHTS
         if "agent" in causes:
             if self._kills:
                 return _KILLED
             if causes & {"break", "refusal"}:
                 return _STOPPED
-        if {"refusal", "break"} <= causes:
+        before = {
+            window.cause
+            for window in self.windows_of(node, made - _TRAIL, end)
+        }
+        # A cut may be noticed only when the next answer is sent.
+        if "refusal" in causes and "break" in before:
             return _REFUSED
-        before = self.windows_of(node, since.at - _TRAIL, end)
-        if any(window.cause == "refusal" for window in before):
+        if "refusal" in before:
             return _SOON
         return _LOST
 
