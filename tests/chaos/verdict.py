@@ -78,6 +78,7 @@ EXCUSED = (
 _SLACK = 0.1  # seconds between an event and its record
 # Seconds in which an agent may not have noticed that scripts run again.
 _TRAIL = 12.0
+_UNNOTICED = 3.0  # seconds in which a lane may have had nothing to send
 # Seconds before the end of a server in which an answer may have been
 # published that the observer has not heard, because both were cut at once.
 _BLIND = 10.0
@@ -312,14 +313,12 @@ class Verdict:
                 return _KILLED
             if causes & {"break", "refusal"}:
                 return _STOPPED
-        before = {
-            window.cause
-            for window in self.windows_of(node, made - _TRAIL, end)
-        }
         # A cut may be noticed only when the next answer is sent.
-        if "refusal" in causes and "break" in before:
+        cuts = self.windows_of(node, made - _UNNOTICED, end)
+        if "refusal" in causes and any(w.cause == "break" for w in cuts):
             return _REFUSED
-        if "refusal" in before:
+        before = self.windows_of(node, made - _TRAIL, end)
+        if any(window.cause == "refusal" for window in before):
             return _SOON
         return _LOST
 
