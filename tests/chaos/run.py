@@ -74,8 +74,9 @@ class Run:
             plan(options.seed, options.minutes, self._kinds()),
             options.minutes * 60,
         )
-        self._clients.stop()
+        # First: a client waits for a server that is stalled.
         self._storm.heal()
+        self._clients.stop()
         self._settle()
         self._ask_each("true")
         self._examine(before)
@@ -156,11 +157,12 @@ class Run:
     def _examine(self, before: Mapping[str, aftermath.Footprint]) -> None:
         """What is left, or has grown."""
         trouble = self._trouble
-        for agent in self._world.agents:
+        agents = [agent for agent in self._world.agents if agent.is_alive]
+        for agent in agents:
             if agent.node not in self._world.restarted:
                 trouble += aftermath.growth(agent, before[agent.node])
         trouble += aftermath.commands_left(self._src)
-        for agent in self._world.agents:
+        for agent in agents:
             trouble += aftermath.zombies(agent)
             after = aftermath.footprint(agent)
             self._sizes.append(

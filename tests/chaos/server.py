@@ -62,6 +62,10 @@ class Server(RedisServer):
         """Whether it would not answer now."""
         return self.is_stopped or time.monotonic() < self._paused_until
 
+    def connect(self, **options: Any) -> redis.Redis[bytes]:
+        # Newer versions of redis-py would try some times.
+        return super().connect(**{"retry": None, **options})
+
     def open(self) -> None:
         self.socket.rename(self.agents_socket)
 

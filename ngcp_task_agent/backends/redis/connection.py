@@ -228,6 +228,14 @@ class Link:
 
     async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
         self.check()
+        transport = _transport(self._connection)
+        is_lost = transport is not None and transport.is_closing()
+        if is_lost or not self._connection.is_connected:
+            # The reader has not seen it yet.  redis-py would connect again,
+            # and Python 3.12 and 3.13 would go on watching a descriptor that
+            # is another's by then (github.com/python/cpython/issues/136234).
+            self._end(LinkError("the connection is lost"))
+            self.check()
         try:
             packed = self._connection.pack_commands(commands)
             await self._connection.send_packed_command(
