@@ -25,7 +25,7 @@ def nodes(
         roles = machine.root / "etc/default/ngcp-roles"
         roles.write_text(f'NGCP_IS_{role}="yes"\n')
     # They share the loopback device.  The server is on it twice: at an address
-    # that tells the proxy that it is its own, and at one as of another host.
+    # of this machine alone, and at one as of another host.
     settings = machines[0].root / "etc/redis/redis.conf"
     with settings.open("a") as file:
         file.write(f"bind 127.0.0.1 {extra_address}\nprotected-mode no\n")
@@ -78,10 +78,12 @@ def test_who_acts(
     assert who_acts(nodes, endings, dst) == expected
 
 
-def test_local_is_where_the_server_of_a_nameless_client_is(
+def test_local_goes_by_the_source_where_the_server_is_on_the_network(
     nodes: Tuple[Machine, Machine],
 ) -> None:
-    assert who_acts(nodes, 1, "local", "somebody") == "prx01b"
+    """A request through it may come from anywhere."""
+    assert who_acts(nodes, 0, "local", "somebody") == ""
+    assert who_acts(nodes, 1, "local", "PRX01B") == "prx01b"
 
 
 def test_one_node_stops_and_the_other_goes_on(
