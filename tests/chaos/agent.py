@@ -118,14 +118,14 @@ class Agent:
             start_new_session=True,
         )
 
-    def signal(self, number: int) -> None:
-        """Only once it has started, as systemd does."""
+    def signal(self, number: int) -> bool:
+        """Only once it has started, as systemd does; whether it has."""
         with self.log.open("rb") as file:
             file.seek(self._log_from)
-            if b"has started" not in file.read(_START):
-                return
-        if self.is_alive and self._process:
+            has_started = b"has started" in file.read(_START)
+        if has_started and self._process:
             self._process.send_signal(number)
+        return has_started
 
     def note_exit(self, status: int) -> None:
         if status:

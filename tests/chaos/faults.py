@@ -291,7 +291,8 @@ def _reload_backend(world: World, fault: Fault) -> None:
 
 def _stop_agent(world: World, fault: Fault) -> End:
     agent = _agent(world, fault)
-    agent.signal(signal.SIGTERM)
+    if not agent.signal(signal.SIGTERM):
+        raise Missed
     world.restarted.add(agent.node)
 
     def end() -> bool:

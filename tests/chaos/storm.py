@@ -32,6 +32,7 @@ _PHASE = (5.0, 15.0)  # seconds of a pace
 _SLOW = (0.5, 3.0)  # seconds between two faults
 _FAST = (0.01, 0.15)
 _RETRY = 0.02  # seconds until what could not be healed is tried again
+_HEAL = 120.0  # seconds in which all that lasts can be ended
 _PROXIED = range(1, len(NODES))
 
 
@@ -107,8 +108,10 @@ class Storm:
     def heal(self) -> None:
         """End whatever lasts."""
         self._active = [a._replace(until=0) for a in self._active]
+        deadline = time.monotonic() + _HEAL
         while self._active:
             self._wait(time.monotonic() + _RETRY)
+            assert time.monotonic() < deadline, f"no end: {self._active}"
         # What failed half-way has no end of its own.
         for command in heal(self._world):
             self._world.server.command(*command)
