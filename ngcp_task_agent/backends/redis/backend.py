@@ -21,6 +21,7 @@ from ngcp_task_agent.backends.base import LEAVING, Arrival, Backend, Receiver
 from ngcp_task_agent.backends.redis.connection import (
     LONGEST_CONNECT,
     Link,
+    LinkError,
     State,
     ignore,
     wait_for_any,
@@ -170,14 +171,19 @@ class RedisBackend(Backend):
             self._dial, ignore, self._within, self._subscriber.address
         )
         database = self.options.get("db", 0)
-        if database:
+        if not database:
+            return link
+        try:
             reply = await link.ask("SELECT", database, timeout=self._within)
-            if isinstance(reply, ResponseError):
-                text = (
-                    f"Redis has no database {database} ({reply}); pub/sub "
-                    "does not depend on it"
-                )
-                self._say("database", True, journal.BACKEND_NOTE, text)
+        except (LinkError, asyncio.CancelledError):
+            await link.close("it was not needed any more")
+            raise
+        if isinstance(reply, ResponseError):
+            text = (
+                f"Redis has no database {database} ({reply}); pub/sub does "
+                "not depend on it"
+            )
+            self._say("database", True, journal.BACKEND_NOTE, text)
         return link
 
     async def _identify(self, link: Link) -> None:
