@@ -2,10 +2,10 @@
 
 import sys
 
-from ngcp_task_agent import signals
+from ngcp_task_agent.daemon import early_signals as signals
 
 signals.at_start(sys.argv)
 
-from ngcp_task_agent.cli import main  # noqa: E402
+from ngcp_task_agent.daemon.cli import main  # noqa: E402
 
 sys.exit(main())

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Optional, Union
 
-from ngcp_task_agent.messages import Request
+from ngcp_task_agent.protocol.messages import Request
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import signal
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
-from ngcp_task_agent.cpu_limit import Overrun, cpu_limit
+from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
 from ngcp_task_agent.errors import CannotStart, Rejected
-from ngcp_task_agent.messages import Request, load_json
-from ngcp_task_agent.process import (
+from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
+from ngcp_task_agent.process.run import (
     Cause,
     Outcome,
     Process,
 )
-from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
-from ngcp_task_agent.spawn import Command, find_program
-from ngcp_task_agent.users import User, ask_user, find_user, own_user
+from ngcp_task_agent.process.spawn import Command, find_program
+from ngcp_task_agent.process.users import User, ask_user, find_user, own_user
+from ngcp_task_agent.protocol.messages import Request, load_json
 
 logger = logging.getLogger(__name__)
 

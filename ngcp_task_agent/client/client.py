@@ -23,7 +23,7 @@ from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import Outcome, Tally
 from ngcp_task_agent.client.requests import Request, check_channel
 from ngcp_task_agent.client.responses import Message
-from ngcp_task_agent.config import DEFAULT_DIR
+from ngcp_task_agent.config.loader import DEFAULT_DIR
 
 MAX_DATA = 512 << 20  # twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds

@@ -20,12 +20,12 @@ from typing import (
 )
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ngcp_task_agent import trusted
 from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
-from ngcp_task_agent.config import DEFAULT_DIR, Config, Loader
-from ngcp_task_agent.node import Node, NodeConfig
-from ngcp_task_agent.settings import BackendConfig, TaskConfig
+from ngcp_task_agent.config import permissions as trusted
+from ngcp_task_agent.config.loader import DEFAULT_DIR, Config, Loader
+from ngcp_task_agent.config.models import BackendConfig, NodeConfig, TaskConfig
+from ngcp_task_agent.node.node import Node
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD = "REDISCLI_AUTH"  # in the environment, as redis-cli has it

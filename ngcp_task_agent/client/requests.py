@@ -8,10 +8,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
-from ngcp_task_agent import destination
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.errors import Rejected
-from ngcp_task_agent.messages import parse_request
+from ngcp_task_agent.protocol import destination
+from ngcp_task_agent.protocol.messages import parse_request
 
 _LONGEST_CHANNEL = 512  # characters, as agents have it
 

@@ -248,7 +248,7 @@ def test_tells_where_it_hangs_when_the_watchdog_ends_it(start: Start) -> None:
     assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
     text = daemon.text()
     assert "Fatal Python error: Aborted" in text
-    assert "ngcp_task_agent/cli.py" in text
+    assert "ngcp_task_agent/daemon/cli.py" in text
 
 
 def test_umask_is_not_that_of_whoever_starts_it(

@@ -442,7 +442,9 @@ def test_interrupted_before_redis_answers(
     assert process.stderr
     seen = b""
     while b"Redis at" not in seen:
-        seen += process.stderr.readline()
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=WITHIN)
     # By the signal itself, if the command had not yet asked for it.

@@ -26,8 +26,8 @@ import pytest
 from ngcp_task_agent.backends.base import Arrival, Backend
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
-from ngcp_task_agent.messages import Request
-from ngcp_task_agent.node import Identity
+from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.messages import Request
 
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 CHANNEL = "control"

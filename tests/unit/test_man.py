@@ -24,27 +24,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import pytest
 import yaml
 
-from ngcp_task_agent import (
-    agent,
-    cli,
-    control,
-    data_schema,
-    destination,
-    dispatch,
-    errors,
-    journal,
-    messages,
-    node,
-    process,
-    reply,
-    salvage,
-    settings,
-    task,
-    trusted,
-    users,
-    validate,
-    yamlfile,
-)
+from ngcp_task_agent import errors
 from ngcp_task_agent.backends import (
     backoff,
     base,
@@ -63,10 +43,26 @@ from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.brokers import command
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
-from ngcp_task_agent.config import Loader
-from ngcp_task_agent.pattern import Pattern
-from ngcp_task_agent.plugins import find as found_plugins
-from ngcp_task_agent.yamlfile import Document
+from ngcp_task_agent.config import models as settings
+from ngcp_task_agent.config import permissions as trusted
+from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config.loader import Loader
+from ngcp_task_agent.config.plugins import find as found_plugins
+from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.daemon import agent, cli, control
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.node import node
+from ngcp_task_agent.process import run as process
+from ngcp_task_agent.process import users
+from ngcp_task_agent.protocol import destination, messages, salvage
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests import (
+    data_schema,
+    dispatch,
+    reply,
+    task,
+    validate,
+)
 
 ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
@@ -662,7 +658,9 @@ def test_signals() -> None:
 def test_environment_of_the_daemon() -> None:
     shown = " ".join(items(part(DAEMON, "ENVIRONMENT")))
     read = set()
-    for file in (ROOT / "ngcp_task_agent").glob("*.py"):
+    for file in (ROOT / "ngcp_task_agent").rglob("*.py"):
+        if "client" in file.parts:
+            continue
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
     # NOTIFY_SOCKET is read by sdnotify.
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}

@@ -16,7 +16,6 @@ from typing import (
 
 from redis.exceptions import ResponseError
 
-from ngcp_task_agent import journal
 from ngcp_task_agent.backends.base import LEAVING, Arrival, Backend, Receiver
 from ngcp_task_agent.backends.redis.connection import (
     LONGEST_CONNECT,
@@ -42,6 +41,7 @@ from ngcp_task_agent.backends.redis.publisher import Publisher
 from ngcp_task_agent.backends.redis.server import identify
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
 from ngcp_task_agent.errors import NoReplyAddress
+from ngcp_task_agent.logs import journal
 
 # Ping intervals for which it is believed what the server has said of itself.
 _BELIEVED = 3

@@ -22,7 +22,7 @@ from typing import (
     Tuple,
 )
 
-from ngcp_task_agent import background, journal
+from ngcp_task_agent import background
 from ngcp_task_agent.backends.backoff import Backoff
 from ngcp_task_agent.backends.base import in_thread
 from ngcp_task_agent.backends.redis.connection import (
@@ -40,6 +40,7 @@ from ngcp_task_agent.backends.redis.outbox import (
 )
 from ngcp_task_agent.backends.redis.producer import NotPublished
 from ngcp_task_agent.backends.redis.publisher import Publisher
+from ngcp_task_agent.logs import journal
 
 _MOST_DOUBLINGS = 4  # of the time that a batch has to be carried out
 _LARGE_RATE = 8 << 20  # bytes a second, to a channel

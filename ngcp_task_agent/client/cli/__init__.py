@@ -1,0 +1,1 @@
+"""``ngcp-invoke-task``: the client for a shell."""

@@ -1,0 +1,1 @@
+"""The configuration: a folder of YAML files."""

@@ -1,0 +1,73 @@
+"""Backends and brokers by name: our own, and those of other packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Type, TypeVar
+
+import jsonschema
+
+from ngcp_task_agent import backends, brokers
+from ngcp_task_agent.backends.base import Backend
+from ngcp_task_agent.brokers.base import Broker
+from ngcp_task_agent.logs import journal
+
+Plugin = TypeVar("Plugin", Backend, Broker)
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """The classes that files can name."""
+
+    backends: Mapping[str, Type[Backend]]
+    brokers: Mapping[str, Type[Broker]]
+
+
+def find() -> Plugins:
+    """What is installed now.  Blocks: entry points are read from files."""
+    return Plugins(
+        _found("ngcp_task_agent.backends", Backend, backends.BUILT_IN),
+        _found("ngcp_task_agent.brokers", Broker, brokers.BUILT_IN),
+    )
+
+
+def _found(
+    group: str, interface: Any, built_in: Dict[str, Type[Plugin]]
+) -> Dict[str, Type[Plugin]]:
+    """The table, and what entry points add; they cannot replace a row."""
+    table: Dict[str, Type[Plugin]] = {}
+    points = importlib.metadata.entry_points()
+    # Python 3.9 has a mapping of groups; select() came with 3.10.
+    for point in (
+        points.select(group=group)
+        if hasattr(points, "select")
+        else points.get(group, ())
+    ):
+        # Another package's mistake is not to keep ours from running.
+        try:
+            plugin = point.load()
+            _check(plugin, interface)
+        except Exception as error:
+            journal.record(
+                journal.CONFIG_WARNING,
+                f"{group}: {point.name} cannot be used: {error!r}",
+            )
+        else:
+            table[point.name] = plugin
+    return {**table, **built_in}
+
+
+def _check(plugin: Any, interface: Any) -> None:
+    """Whether a class can be one of ours; raises what is wrong."""
+    if not (inspect.isclass(plugin) and issubclass(plugin, interface)):
+        raise TypeError(f"it is no subclass of {interface.__qualname__}")
+    if inspect.isabstract(plugin):
+        abstract: Any = plugin
+        missing = ", ".join(sorted(abstract.__abstractmethods__))
+        raise TypeError(f"it does not implement {missing}")
+    for name in ("options_schema", "task_options_schema"):
+        if name in interface.__annotations__:
+            schema = getattr(plugin, name)
+            jsonschema.Draft202012Validator.check_schema(schema)

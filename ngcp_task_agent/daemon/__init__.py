@@ -1,0 +1,1 @@
+"""The daemon: start, reload, drain, and its ties to systemd."""

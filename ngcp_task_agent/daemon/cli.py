@@ -1,0 +1,208 @@
+"""The daemon's command line, see ngcp-task-agent(8)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import faulthandler
+import io
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import List, NoReturn, Optional, TextIO
+
+import setproctitle
+
+from ngcp_task_agent import __version__
+from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
+from ngcp_task_agent.daemon import control
+from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent, counted
+from ngcp_task_agent.daemon.systemd import Notifier
+from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.logs.handlers import write_all
+
+EX_IOERR = 74  # of sysexits.h
+
+_DRAIN = 2.0  # seconds for the last records to be written
+_THREADS = 8  # for files and host names
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the daemon, or what the options ask for; the exit status.
+
+    0 after SIGTERM or SIGINT, or for a sound configuration; 1 after a bug,
+    or when there is no agent to reload; 2 for a wrong command line; 74 when
+    standard output cannot be written; 78 for a configuration with faults or
+    with nothing to run.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        # Neither argparse nor print() cares whether these can be written.
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            options = _parser().parse_args(argv)
+            if options.check:
+                sys.exit(_check(options.config_dir))
+            if options.reload:
+                sys.exit(_reload())
+    except SystemExit as end:
+        return _tell(out.getvalue(), err.getvalue(), int(end.code or 0))
+    _serve(options.config_dir.absolute(), options.log_level)
+
+
+def _tell(out: str, err: str, status: int) -> int:
+    """Write what there is to say; the exit status."""
+    try:
+        _write(sys.stdout, 1, out)
+    except OSError as error:
+        status = EX_IOERR
+        # Who stops reading, as head(1) does, need not be told.
+        if not isinstance(error, BrokenPipeError):
+            err += f"ngcp-task-agent: standard output: {error.strerror}\n"
+    with contextlib.suppress(OSError):
+        _write(sys.stderr, 2, err)
+    return status
+
+
+def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
+    """Write to a standard stream past its buffer, which is to stay empty.
+
+    Else Python would try once more when it ends, and fail in its own way.
+
+    :raises OSError: when it cannot be written
+    """
+    if not text:
+        return
+    if not stream:
+        # It was closed when Python started; the number may be another file's.
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    write_all(fd, text.encode(stream.encoding, "backslashreplace"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ngcp-task-agent",
+        description="Run configured tasks for clients on a message bus.",
+        epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
+        # signals.py has to know the options as they are.
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        type=Path,
+        default=DEFAULT_DIR,
+        help="folder of the configuration (default: %(default)s)",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="check the configuration, print every fault, and exit",
+    )
+    what.add_argument(
+        "--reload",
+        action="store_true",
+        help="make the running service reload, print every fault, and exit",
+    )
+    parser.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        type=str.lower,
+        choices=_LEVELS,
+        default="info",
+        help=f"the least level to log: {', '.join(_LEVELS)} "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
+    return parser
+
+
+def _check(folder: Path) -> int:
+    config = Loader(folder).load()
+    for fault in config.faults:
+        print(fault)
+    for warning in config.warnings:
+        print(f"{warning} (a warning)")
+    if not config.backends:
+        print(f"{folder}/backends: no usable backend: nothing to run")
+    if config.faults or not config.backends:
+        return EX_CONFIG
+    print(
+        f"{folder}: no fault; {counted(len(config.backends), 'backend')}, "
+        f"{counted(len(config.tasks), 'task')}"
+    )
+    return 0
+
+
+def _reload() -> int:
+    try:
+        faults = asyncio.run(control.ask_reload(control.path()))
+    except ControlError as error:
+        print(f"ngcp-task-agent: {error}", file=sys.stderr)
+        return 1
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return EX_CONFIG if faults else 0
+
+
+def _serve(folder: Path, log_level: str) -> NoReturn:
+    _open_missing()
+    # When the watchdog ends a hung agent with SIGABRT, this tells where.
+    faulthandler.enable(2)
+    setproctitle.setproctitle("ngcp-task-agent")
+    journal.set_up(log_level)
+    # Commands inherit all of this; descriptors of whoever started the agent
+    # are not theirs.
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
+    os.umask(0o022)
+    os.chdir("/")
+    asyncio.run(_run(folder))
+
+
+def _open_missing() -> None:
+    """Standard streams that are closed become /dev/null.
+
+    Else the next file, or a command's pipe, would get their numbers.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+async def _run(folder: Path) -> NoReturn:
+    """Run the agent, and end the process with its status."""
+    try:
+        asyncio.get_running_loop().set_default_executor(_threads())
+        status = await Agent(Loader(folder), Notifier()).run()
+    except Exception:
+        journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
+        status = 1
+    journal.drain(_DRAIN)
+    # Threads that wait for a name service would be joined by asyncio, and by
+    # Python, however long that takes; all else is done.
+    os._exit(status)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """The event loop's threads, all started.
+
+    Later there may be no room: commands count against the same limits.
+    """
+    threads = ThreadPoolExecutor(_THREADS)
+    all_there = threading.Barrier(_THREADS)
+    for started in [threads.submit(all_there.wait) for _ in range(_THREADS)]:
+        started.result()
+    return threads

@@ -1,0 +1,1 @@
+"""Logs: the records of the journal, and the handlers that write them."""

@@ -1,0 +1,1 @@
+"""This node: its names, roles, state, status and labels."""

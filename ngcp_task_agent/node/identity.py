@@ -1,0 +1,35 @@
+"""Identity: who the node is at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import FrozenSet, Mapping, Tuple
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the node is at one moment.
+
+    :ivar name: what it calls itself in responses
+    :ivar names: all that requests can call it, in lower case
+    :ivar facts: what options can ask for: state, status, role, and labels
+    """
+
+    name: str
+    names: FrozenSet[str]
+    facts: Mapping[str, Tuple[str, ...]]
+
+    def is_called(self, name: str) -> bool:
+        """Whether this is one of its names, in upper or lower case."""
+        return name.strip().lower() in self.names
+
+    def __str__(self) -> str:
+        others = sorted(self.names - {self.name.lower()})
+        parts = [f"this is {self.name}"]
+        if others:
+            parts.append(f"also called {', '.join(others)}")
+        parts += [
+            f"{key} {', '.join(values) or 'none'}"
+            for key, values in self.facts.items()
+        ]
+        return "; ".join(parts)

@@ -1,0 +1,117 @@
+"""The ``dst`` of a request: which nodes are to act.
+
+::
+
+    dst      = target *( "," target )
+    target   = pattern [ "|" options ]
+    options  = option *( ";" option )
+    option   = key "=" value *( "+" value )
+
+A request is for a node when any target matches: its pattern matches one of
+the node's names and all of its options hold.  Options belong to their own
+target.  Spaces around every part are ignored, case never matters, and all
+work is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple
+
+from ngcp_task_agent.errors import DestinationError
+from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.pattern import Pattern
+
+_LOCAL = frozenset({"local", "localhost"})
+_QUOTED = 60  # characters of the part at fault that an error repeats
+
+
+class Option(NamedTuple):
+    """``role=proxy+lb``: holds when any value matches any of the node's."""
+
+    key: str
+    values: Tuple[Pattern, ...]
+
+    def holds(self, node: Identity) -> bool:
+        has = node.facts.get(self.key, ())
+        return any(value.matches_any(has) for value in self.values)
+
+
+class Target(NamedTuple):
+    """``db*|state=active``: a pattern for names, and its options."""
+
+    pattern: Pattern
+    options: Tuple[Option, ...]
+
+    def matches(self, node: Identity, src: str, via_own_server: bool) -> bool:
+        if self.pattern.text.lower() in _LOCAL:
+            named = via_own_server or node.is_called(src)
+        else:
+            named = self.pattern.matches_any(node.names)
+        return named and all(option.holds(node) for option in self.options)
+
+
+class Destination(NamedTuple):
+    """A parsed ``dst``; see :func:`parse`."""
+
+    targets: Tuple[Target, ...]
+
+    def matches(
+        self, node: Identity, src: str, via_own_server: bool = False
+    ) -> bool:
+        """Whether a request with this destination is for the node.
+
+        :param src: the request's ``src``, for ``local`` and ``localhost``
+        :param via_own_server: only clients of this machine can have sent the
+            request, so ``local`` means this node whatever ``src`` says
+        """
+        return any(t.matches(node, src, via_own_server) for t in self.targets)
+
+
+def parse(dst: str) -> Destination:
+    """Parse a ``dst``.
+
+    :raises DestinationError: quoting the part at fault
+    """
+    targets = [target.strip() for target in dst.split(",")]
+    for number, target in enumerate(targets, 1):
+        if not target:
+            raise DestinationError(f"dst: target {number}, '', is empty")
+    # What is there twice says nothing new, and costs as much again.
+    return Destination(tuple(map(_target, dict.fromkeys(targets))))
+
+
+def _target(text: str) -> Target:
+    pattern, bar, rest = text.partition("|")
+    if not pattern.strip():
+        raise _fault(text, "has no name before '|'")
+    if not bar:
+        return Target(Pattern(pattern.strip()), ())
+    options = [option.strip() for option in rest.split(";")]
+    if not all(options):
+        raise _fault(text, "has an empty option")
+    return Target(
+        Pattern(pattern.strip()), tuple(map(_option, dict.fromkeys(options)))
+    )
+
+
+def _option(text: str) -> Option:
+    key, equals, rest = text.partition("=")
+    if "|" in text:
+        raise _fault(text, "has a second '|'")
+    if not equals:
+        raise _fault(text, "has no '='")
+    if not key.strip():
+        raise _fault(text, "has no key before '='")
+    values = [value.strip() for value in rest.split("+")]
+    if not all(values):
+        raise _fault(text, "has an empty value")
+    return Option(
+        key.strip().lower(), tuple(map(Pattern, dict.fromkeys(values)))
+    )
+
+
+def _fault(part: str, what: str) -> DestinationError:
+    part = part.strip()
+    if len(part) > _QUOTED:
+        part = part[:_QUOTED] + "..."
+    return DestinationError(f"dst: '{part}' {what}")

@@ -1,0 +1,1 @@
+"""Requests: the checks in their order, then the one ending."""

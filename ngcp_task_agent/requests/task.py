@@ -1,0 +1,179 @@
+"""Task: from an arrived request to its one ending; limits and policy.
+
+A task knows neither how messages travel nor how work is done: it stands
+between a Reply and a Broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, Mapping, Optional, Set, Tuple
+
+from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.protocol.messages import Request
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests.data_schema import DataSchema
+from ngcp_task_agent.requests.reply import Reply
+from ngcp_task_agent.requests.slots import Slots
+
+# Rounds of the event loop before the work begins: they let the backend send
+# "accepted", and others be accepted, before a process is started, which takes
+# as long as all of that together.
+_LET_OTHERS = 3
+_CANCELLED = "the agent has ended the task"
+
+
+class Task:
+    """Runs requests of one name, some at once, some waiting.
+
+    :param name: what requests call it
+    :param agent_slots: what all tasks together may run at once
+    :param max_running: at once
+    :param max_queued: waiting; more are refused as busy
+    :param allow_src: patterns for the request's ``src``; None for anyone
+    :param data_schema: JSON Schema for the request's ``data``
+    :param before: the task that this one replaces: what it still runs counts
+    """
+
+    def __init__(
+        self,
+        name: str,
+        broker: Broker,
+        agent_slots: Slots,
+        max_running: int,
+        max_queued: int,
+        allow_src: Optional[Tuple[Pattern, ...]] = None,
+        data_schema: Optional[Mapping[str, Any]] = None,
+        before: Optional[Task] = None,
+    ) -> None:
+        self.name = name
+        self._broker = broker
+        self._agent_slots = agent_slots
+        self._slots: Slots = before._slots if before else Slots(max_running)
+        self._slots.limit = max_running
+        self._max_queued = max_queued
+        self._allow_src = allow_src
+        self._data_schema: Optional[DataSchema] = None
+        if data_schema is not None:
+            self._data_schema = DataSchema(data_schema)
+        # asyncio itself holds its tasks only weakly.
+        self._jobs: Set[asyncio.Task[None]] = set()
+        self._works: Set[Work] = set()
+        self._admitted = 0
+        self._stopping = False
+        self.running = 0
+
+    def take(self, request: Request, reply: Reply) -> None:
+        """Take a request over: from here on it gets its answers."""
+        job = asyncio.get_running_loop().create_task(self._job(request, reply))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def refuse(self) -> None:
+        """Begin nothing more; what waits gets its ending at once."""
+        self._stopping = True
+        self._slots.limit = sys.maxsize
+
+    def end(self) -> None:
+        """Ask what runs to end."""
+        for work in self._works:
+            work.stop()
+
+    def cancel(self) -> None:
+        """End what has not heeded end()."""
+        for job in self._jobs:
+            job.cancel()
+
+    async def finished(self) -> None:
+        """Wait until every request that was taken has had its ending."""
+        while self._jobs:
+            await asyncio.wait(set(self._jobs))
+
+    async def _job(self, request: Request, reply: Reply) -> None:
+        try:
+            await self._check_policy(request)
+            work = self._broker.prepare(request)
+            self._check_room()
+        except Rejected as refusal:
+            reply.rejected(str(refusal))
+            return
+        except Exception:
+            reply.rejected(self._bug(request))
+            return
+        self._admitted += 1
+        try:
+            reply.accepted()
+            for _ in range(_LET_OTHERS):
+                await asyncio.sleep(0)
+            async with self._slots, self._agent_slots:
+                self.running += 1
+                try:
+                    # The slot is held until a large answer has left, else
+                    # the answers of fast tasks would fill the memory.
+                    await reply.ended(await self._result(request, work))
+                finally:
+                    self.running -= 1
+        except asyncio.CancelledError:
+            if not reply.has_ended:
+                await reply.ended(Result(error=_CANCELLED))
+            raise
+        finally:
+            self._admitted -= 1
+
+    def _bug(self, request: Request) -> str:
+        """Tell the journal of the exception at hand; the client's reason."""
+        journal.record(
+            journal.BUG,
+            f"task {self.name}, request {request.uuid}: a bug",
+            bug=True,
+            task=self.name,
+            task_uuid=request.uuid,
+            task_src=request.src,
+        )
+        return "the agent has failed; its journal tells how"
+
+    async def _check_policy(self, request: Request) -> None:
+        if self._allow_src is not None and not any(
+            pattern.matches(request.src) for pattern in self._allow_src
+        ):
+            raise Rejected(
+                f"allow_src: '{request.src}' may not ask for this task"
+            )
+        if self._data_schema is not None:
+            data = self._broker.data(request)
+            await self._data_schema.check(data, request.size)
+
+    def _check_room(self) -> None:
+        """Whether the request can run or wait.
+
+        Counted by what was admitted, not by what runs: of requests that come
+        at the same moment none runs yet.
+        """
+        if self._stopping:
+            raise Rejected("the agent is stopping")
+        others = self._agent_slots.taken - self.running
+        at_once = min(self._slots.limit, self._agent_slots.limit - others)
+        if self._admitted >= max(at_once, self.running) + self._max_queued:
+            raise Rejected(
+                f"busy: {self.running} running and "
+                f"{self._admitted - self.running} waiting, of at most "
+                f"{self._slots.limit} and {self._max_queued}"
+            )
+
+    async def _result(self, request: Request, work: Work) -> Result:
+        """Do the work; whatever it raises, there is a result."""
+        if self._stopping:
+            return Result(error="the agent is stopping; nothing was run")
+        self._works.add(work)
+        try:
+            result = await work.run()
+            if not isinstance(result, Result):
+                raise TypeError(f"the work returned {result!r}")
+            return result
+        except Exception:
+            return Result(error=self._bug(request))
+        finally:
+            self._works.discard(work)

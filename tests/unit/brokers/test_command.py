@@ -1,0 +1,534 @@
+"""The command broker: its options, its answers, its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngcp_task_agent.brokers import command as command_module
+from ngcp_task_agent.brokers.base import Result
+from ngcp_task_agent.brokers.command import CommandBroker, split_args
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.process import run as process_module
+from ngcp_task_agent.process import users
+from ngcp_task_agent.process.run import Cause, Outcome
+from ngcp_task_agent.process.users import PATH, User, own_user
+from tests.parts import ROOT
+from tests.unit.fakes import needs_root, request, until
+
+Program = Callable[..., str]
+UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
+
+
+async def run(data: Any = None, **options: Any) -> Result:
+    asked = request(data, uuid=UUID, src="cl\u00efent", dst="*|state=active")
+    return as_text(await CommandBroker(options).prepare(asked).run())
+
+
+def as_text(result: Result) -> Result:
+    """The same, with the output as text, to be compared."""
+    data = result.data
+    text = data.decode() if isinstance(data, bytes) else data
+    return dataclasses.replace(result, data=text)
+
+
+async def sh(script: str, data: Any = None, **options: Any) -> Result:
+    return await run(data, run="sh", args=["-c", script, "sh"], **options)
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "KILL_AFTER", 0.1)
+
+
+async def test_done() -> None:
+    result = await run(run="echo", args="a 'b  c'")
+    assert result == Result(data="a b  c\n", exit_status=0)
+
+
+ARGS: List[Any] = [
+    pytest.param("-c 2 10.10.10.10", ["-c", "2", "10.10.10.10"], id="words"),
+    pytest.param(
+        "a 'b c' \"d e\" f\\ g", ["a", "b c", "d e", "f g"], id="quotes"
+    ),
+    pytest.param(
+        "$HOME *.c `x` ; #", ["$HOME", "*.c", "`x`", ";", "#"], id="no-shell"
+    ),
+    pytest.param("", [], id="nothing"),
+    pytest.param("''", [""], id="empty-word"),
+    pytest.param(["a b", ""], ["a b", ""], id="list"),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), ARGS)
+def test_split_args(args: Any, words: List[str]) -> None:
+    assert split_args(args) == words
+
+
+@pytest.mark.parametrize("args", ["it's", '"', "a\\"])
+def test_split_args_refuses(args: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        CommandBroker({"run": "true", "args": args})
+
+
+EXTRA: List[Any] = [
+    pytest.param("a b", ["a", "b"], id="string"),
+    pytest.param("  a\tb\n c ", ["a", "b", "c"], id="white-space"),
+    pytest.param("'a b' \"c", ["'a", "b'", '"c'], id="quotes-are-letters"),
+    pytest.param(["a b", ""], ["a b", ""], id="list"),
+    pytest.param([], [], id="empty-list"),
+    pytest.param("", [], id="empty-string"),
+    pytest.param(None, [], id="null"),
+    pytest.param("--help; $(id) *", ["--help;", "$(id)", "*"], id="no-shell"),
+    pytest.param("\u20ac", ["\u20ac"], id="not-ascii"),
+]
+
+
+@pytest.mark.parametrize(("extra", "words"), EXTRA)
+@pytest.mark.parametrize("form", [dict, json.dumps], ids=["object", "string"])
+async def test_extra_args(
+    extra: Any, words: List[str], form: Callable[..., Any]
+) -> None:
+    result = await run(
+        form({"extra_args": extra, "other": 1}),
+        run="sh",
+        args=["-c", 'printf "%s|" "$@"', "sh", "own"],
+        extra_args=True,
+    )
+    assert result.data == "".join(f"{word}|" for word in ["own", *words])
+
+
+REFUSED: List[Any] = [
+    pytest.param(False, "a", "not allowed", id="not-allowed"),
+    pytest.param(False, ["a"], "not allowed", id="list-not-allowed"),
+    pytest.param(True, 1, "string or a list", id="number"),
+    pytest.param(True, {"a": 1}, "string or a list", id="object"),
+    pytest.param(True, ["a", 1], "string or a list", id="number-in-list"),
+    pytest.param(True, [None], "string or a list", id="null-in-list"),
+    pytest.param(True, ["a", "b\0"], "word 2 must not hold NUL", id="nul"),
+    pytest.param(True, "\ud800", "surrogate", id="half-a-pair"),
+    pytest.param(["[a-z]+"], "a B", "word 2 matches nothing", id="regex"),
+    pytest.param(["[a-z]+"], ["ab1"], "word 1 matches", id="regex-in-part"),
+    pytest.param(["[a-z]+"], ["ab\n"], "word 1 matches", id="line-feed"),
+    pytest.param(["a|b"], "ab", "word 1 matches", id="regex-or"),
+    pytest.param([], "a", "not allowed", id="nothing-is-allowed"),
+]
+
+
+@pytest.mark.parametrize(("allowed", "extra", "reason"), REFUSED)
+def test_extra_args_refused(allowed: Any, extra: Any, reason: str) -> None:
+    broker = CommandBroker({"run": "true", "extra_args": allowed})
+    with pytest.raises(Rejected, match=reason) as caught:
+        broker.prepare(request({"extra_args": extra}))
+    assert str(caught.value).startswith("extra_args")
+
+
+@pytest.mark.parametrize("extra", [None, "", [], " "])
+def test_no_extra_args_are_always_allowed(extra: Any) -> None:
+    broker = CommandBroker({"run": "true"})
+    assert broker.prepare(request({"extra_args": extra}))
+
+
+ALLOWED: List[Any] = [
+    pytest.param(["[a-z]+", r"\d+"], "ab 12", id="one-of-several"),
+    pytest.param(["--only=[a-z]+"], "--only=abc", id="option"),
+    pytest.param(["", "a"], ["", "a"], id="empty-word"),
+]
+
+
+@pytest.mark.parametrize(("allowed", "extra"), ALLOWED)
+def test_extra_args_allowed(allowed: List[str], extra: Any) -> None:
+    broker = CommandBroker({"run": "true", "extra_args": allowed})
+    assert broker.prepare(request({"extra_args": extra}))
+
+
+DATA: List[Any] = [
+    None,
+    1,
+    True,
+    "text",
+    "[1]",
+    "{",
+    '"{}"',
+    [],
+    {},
+    {"a": [1]},
+    '{"a": NaN}',
+    '{"a": 1e999}',
+    "{" * 5000,
+    "\0",
+    "\ud800",
+]
+
+
+@pytest.mark.parametrize("data", DATA, ids=range(len(DATA)))
+async def test_unexpected_data_is_ignored(data: Any) -> None:
+    result = await run(data, run="echo", args="x")
+    assert (result.error, result.data) == ("", "x\n")
+
+
+@pytest.mark.parametrize("depth", [*range(900, 1010, 7), 3000, 10_000, 50_000])
+async def test_data_nested_deep_in_a_string(depth: int) -> None:
+    """Whatever Python can still read, it must be able to write again."""
+    data = '{"a": ' + "[" * depth + "]" * depth + "}"
+    result = await run(data, run="cat", stdin="data")
+    assert result.error == ""
+    assert result.data
+
+
+async def test_environment() -> None:
+    result = await run({"k": "\u20ac"}, run="env")
+    found = dict(line.split("=", 1) for line in result.data.splitlines())
+    own = pwd.getpwuid(os.geteuid())
+    assert found == {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": own.pw_dir,
+        "USER": own.pw_name,
+        "LOGNAME": own.pw_name,
+        "SHELL": own.pw_shell,
+        "NGCP_TASK_NAME": "ping",
+        "NGCP_TASK_UUID": UUID,
+        "NGCP_TASK_SRC": "cl\u00efent",
+        "NGCP_TASK_DST": "*|state=active",
+        "NGCP_TASK_DATA": '{"k": "\\u20ac"}',
+    }
+
+
+async def test_data_of_a_string_that_holds_an_object() -> None:
+    result = await sh("echo $NGCP_TASK_DATA", '{"msgnum":1}')
+    assert json.loads(result.data) == {"msgnum": 1}
+
+
+async def test_large_data_is_not_in_the_environment() -> None:
+    script = 'echo "${NGCP_TASK_DATA-unset}"; wc -c'
+    result = await sh(script, "x" * 500_000, stdin="data")
+    assert result.data.split() == ["unset", "500002"]
+
+
+async def test_standard_input() -> None:
+    assert (await sh("cat", {"a": 1})).data == ""
+    assert (await sh("cat", {"a": 1}, stdin="none")).data == ""
+    result = await sh("cat", {"a": ["\u20ac"]}, stdin="data")
+    assert json.loads(result.data) == {"a": ["\u20ac"]}
+    assert (await sh("cat", None, stdin="data")).data == "null"
+
+
+async def test_output_that_is_not_utf_8() -> None:
+    broker = CommandBroker({"run": "printf", "args": [r"a\377b"]})
+    result = await broker.prepare(request()).run()
+    assert result.data == b"a\xffb"
+    result = await sh(r"printf 'a\377b\n' >&2; exit 1")
+    assert result.detail == "a\ufffdb"
+
+
+async def test_exit_status() -> None:
+    script = "echo so far; echo first >&2; echo ' last '>&2; echo >&2; exit 3"
+    assert await sh(script) == Result(
+        "so far\n", "the command ended with exit status 3", "last", 3
+    )
+
+
+async def test_success_says_nothing_of_standard_error() -> None:
+    result = await sh("echo warning >&2")
+    assert result == Result(exit_status=0)
+
+
+async def test_last_line_is_bounded() -> None:
+    result = await sh("head -c 3000 /dev/zero | tr '\\0' x >&2; exit 1")
+    assert result.detail == "x" * 300
+
+
+async def test_killed_by_a_signal() -> None:
+    result = await sh("kill -KILL $$")
+    assert result.error == "the command was killed by SIGKILL"
+    assert result.exit_status is None
+    result = await sh("kill -40 $$")
+    assert result.error == "the command was killed by signal 40"
+
+
+async def test_timeout(hurry: None) -> None:
+    script = "trap '' TERM; echo begun; while :; do sleep 600; done"
+    result = await sh(script, timeout=0.2)
+    assert result.error == "the command ran past its timeout of 0.2 s"
+    assert result.data == "begun\n"
+
+
+async def test_no_timeout() -> None:
+    assert (await sh("sleep 0.1", timeout=0)).error == ""
+
+
+@pytest.mark.parametrize("where", ["1", "2"])
+async def test_endless_output(where: str, hurry: None) -> None:
+    result = await sh(f"cat /dev/zero >&{where}", max_output="64K")
+    assert result.error == "the command wrote more than 65536 bytes"
+    assert len(result.data) == (65536 if where == "1" else 0)
+
+
+def test_end_that_a_debugger_keeps() -> None:
+    outcome = Outcome(Cause.EXITED, None, None, b"out", b"")
+    result = CommandBroker({"run": "true"}).result(outcome)
+    assert result.error == (
+        "the command has ended, but a debugger keeps its status"
+    )
+
+
+async def test_little_more_output_than_it_may() -> None:
+    result = await run(run="echo", args="12345678", max_output=8)
+    assert result.error == "the command wrote more than 8 bytes"
+    assert result.data == "12345678"
+
+
+async def test_missing_program() -> None:
+    result = await run(run="no-such-program")
+    assert result.error == (
+        "the command cannot be started: there is no program "
+        f"'no-such-program' in {PATH}"
+    )
+    result = await run(run="/no/such")
+    assert "there is no program '/no/such'" in result.error
+
+
+async def test_program_that_is_no_longer_executable(
+    program: Program,
+) -> None:
+    path = program("echo x")
+    broker = CommandBroker({"run": path})
+    assert broker.problems() == {}
+    assert (await broker.prepare(request()).run()).data == b"x\n"
+    os.chmod(path, 0o644)
+    assert broker.problems() == {"run": f"'{path}' is not executable"}
+    result = await broker.prepare(request()).run()
+    assert f"'{path}' is not executable" in result.error
+
+
+def test_all_problems_at_once() -> None:
+    found = CommandBroker({"run": "/no/such", "as_user": "no-such"}).problems()
+    assert found == {
+        "run": "there is no program '/no/such'",
+        "as_user": "there is no user 'no-such'",
+    }
+
+
+def test_path_with_arguments() -> None:
+    found = CommandBroker({"run": "/bin/echo hello"}).problems()
+    assert found == {
+        "run": "there is no program '/bin/echo hello'; its arguments go into "
+        "args"
+    }
+
+
+async def test_program_without_its_interpreter(program: Program) -> None:
+    result = await run(run=program("#!/no/such\n"))
+    assert "or the interpreter it names, does not exist" in result.error
+
+
+async def test_program_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("echo no shebang\n")
+    path.chmod(0o755)
+    result = await run(run=str(path))
+    assert "no program that the system can execute" in result.error
+
+
+async def test_argument_too_long_for_the_system() -> None:
+    data = {"extra_args": ["x" * 131072]}
+    result = await run(data, run="true", extra_args=True)
+    assert "are too long for the system" in result.error
+
+
+@pytest.mark.parametrize("extra", ["x " * 4097, ["x" * 131073]])
+def test_too_many_extra_args(extra: Any) -> None:
+    broker = CommandBroker({"run": "true", "extra_args": True})
+    with pytest.raises(Rejected, match="more than 4096 words or 131072"):
+        broker.prepare(request({"extra_args": extra}))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "word"),
+    [("(a|a)*b", "a" * 60), ("(x+x+)+y", "x" * 100)],
+)
+def test_an_endless_expression_refuses(allowed: str, word: str) -> None:
+    broker = CommandBroker({"run": "/bin/echo", "extra_args": [allowed]})
+    with pytest.raises(Rejected, match="takes more than"):
+        broker.prepare(request({"extra_args": [word]}))
+
+
+async def test_unknown_user() -> None:
+    broker = CommandBroker({"run": "true", "as_user": "no-such-user"})
+    assert broker.problems() == {"as_user": "there is no user 'no-such-user'"}
+    result = await broker.prepare(request()).run()
+    assert result.error == (
+        "the command cannot be started: there is no user 'no-such-user'"
+    )
+
+
+async def test_own_user_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the name service is asked."""
+
+    def fails(name: str) -> pwd.struct_passwd:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(pwd, "getpwnam", fails)
+    result = await run(run="id", args="-u", as_user=own_user().name)
+    assert int(result.data) == os.geteuid()
+
+
+async def test_name_service_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = threading.Event()
+
+    def hangs(name: str) -> pwd.struct_passwd:
+        answer.wait(30)
+        return pwd.struct_passwd((name, "x", 1, 2, "", "", ""))
+
+    monkeypatch.setattr(pwd, "getpwnam", hangs)
+    monkeypatch.setattr(users, "ASK_WITHIN", 0.05)
+    monkeypatch.setattr(users, "FIND_WITHIN", 0.05)
+    why = "the name service did not tell within 0.05 s who 'somebody' is"
+    try:
+        result = await run(run="true", as_user="somebody")
+        assert result.error == f"the command cannot be started: {why}"
+        options = {"run": "true", "as_user": "somebody"}
+        assert CommandBroker(options).problems() == {"as_user": why}
+    finally:
+        answer.set()
+
+
+@needs_root
+async def test_as_another_user() -> None:
+    result = await sh(
+        "id -un; id -gn; echo $USER $LOGNAME $HOME $SHELL; pwd; umask",
+        as_user="nobody",
+    )
+    entry = pwd.getpwnam("nobody")
+    lines = result.data.splitlines()
+    assert lines[0] == "nobody"
+    assert lines[2] == f"nobody nobody {entry.pw_dir} {entry.pw_shell}"
+
+
+@needs_root
+async def test_command_of_another_user_can_be_stopped(hurry: None) -> None:
+    script = "trap '' TERM; echo begun; while :; do sleep 600; done"
+    result = await sh(script, as_user="nobody", timeout=0.3)
+    assert "timeout" in result.error
+    assert result.data == "begun\n"
+
+
+async def test_only_root_can_run_as_another_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = User("plain", 12345, 12345, "/", "/bin/sh")
+    monkeypatch.setattr(command_module, "own_user", lambda: plain)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    broker = CommandBroker({"run": "true", "as_user": "nobody"})
+    why = "the agent runs as 'plain': only root can run commands as 'nobody'"
+    assert broker.problems() == {"as_user": why}
+    result = await broker.prepare(request()).run()
+    assert result.error == f"the command cannot be started: {why}"
+
+
+@needs_root
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv")
+def test_a_real_agent_that_is_not_root() -> None:
+    script = """
+        import asyncio
+        from ngcp_task_agent.brokers.command import CommandBroker
+        from ngcp_task_agent.protocol.messages import Request
+
+        request = Request("u", "t", "s", "*", {}, None, 0.0, "", 0)
+        for options in (
+            {"run": "id", "args": "-u"},
+            {"run": "id", "args": "-u", "as_user": "nobody"},
+            {"run": "id", "args": "-u", "as_user": "root"},
+        ):
+            work = CommandBroker(options).prepare(request)
+            result = asyncio.run(work.run())
+            print((result.data or result.error.encode()).decode().strip())
+    """
+    nobody = pwd.getpwnam("nobody")
+    root = ROOT
+
+    def python(code: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [
+                *("setpriv", f"--reuid={nobody.pw_uid}", "--clear-groups"),
+                *(sys.executable, "-c", textwrap.dedent(code)),
+            ],
+            env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            check=False,
+        )
+
+    if python("import jsonschema, ngcp_task_agent").returncode != 0:
+        pytest.skip("another user cannot run this Python")
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.decode().splitlines()
+    assert int(first) == int(second) == nobody.pw_uid
+    assert "only root can run commands as 'root'" in third
+
+
+async def test_stop(hurry: None) -> None:
+    asked = request()
+    options = {"run": "sh", "args": ["-c", "echo begun; exec sleep 600"]}
+    work = CommandBroker(options).prepare(asked)
+    running = asyncio.create_task(work.run())
+    await until(lambda: work._process)
+    await asyncio.sleep(0.2)
+    work.stop()
+    result = await running
+    assert result.error == "the agent is stopping and has ended the command"
+    assert result.data == b"begun\n"
+
+
+async def test_stop_before_it_begins() -> None:
+    work = CommandBroker({"run": "sleep", "args": "600"}).prepare(request())
+    work.stop()
+    result = await work.run()
+    assert "the agent is stopping" in result.error
+
+
+async def test_side_by_side() -> None:
+    results = await asyncio.gather(
+        *(
+            sh('echo "$1"', {"extra_args": str(n)}, extra_args=True)
+            for n in range(20)
+        )
+    )
+    assert [int(result.data) for result in results] == list(range(20))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["extra_args", "a"]), inner)
+        ),
+        max_leaves=5,
+    )
+)
+def test_any_data_is_taken_or_rejected(data: Any) -> None:
+    for allowed in (True, False, ["a+"]):
+        broker = CommandBroker({"run": "true", "extra_args": allowed})
+        try:
+            work = broker.prepare(request(data))
+        except Rejected:
+            continue
+        assert all(isinstance(word, str) for word in work._extra)

@@ -1,0 +1,178 @@
+"""The command line: what it takes, and what is wrong usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from ngcp_task_agent.client import InvalidRequest
+from ngcp_task_agent.client.cli import arguments
+from ngcp_task_agent.client.cli import main as cli
+from tests.parts import ROOT
+
+
+def test_defaults() -> None:
+    options = arguments.parse(["--task", "t"])
+    assert (options.dst, options.data, options.output) == (
+        "localhost",
+        None,
+        "text",
+    )
+    assert (options.timeout, options.expect) == (310.0, None)
+    assert str(options.config_dir) == "/etc/ngcp-task-agent"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--task"],
+        ["--task", "t", "more"],
+        ["--task", "t", "--timeout", "0"],
+        ["--task", "t", "--timeout", "x"],
+        ["--task", "t", "--timeout", "nan"],
+        ["--task", "t", "--timeout", "inf"],
+        ["--task", "t", "--answer-timeout", "-1"],
+        ["--task", "t", "--expect", "0"],
+        ["--task", "t", "--expect", "-1"],
+        ["--task", "t", "--expect", "1.5"],
+        ["--task", "t", "--output", "xml"],
+        ["--task", "t", "--out", "json"],
+        ["--task", "t", "-q", "-v"],
+        ["--task", "t", "--url", "redis://x", "--backend", "y"],
+        ["--task", "t", "--config-dir", "/no/such/folder"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(
+    argv: List[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        arguments.parse(argv)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "ngcp-invoke-task: error: " in captured.err
+
+
+def test_data() -> None:
+    assert arguments.read_data('{"a": [1, "é"]}', 1) == {"a": [1, "é"]}
+    assert arguments.read_data("null", 1) is None
+
+
+def test_data_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text('"ä"')
+    assert arguments.read_data(f"@{file}", 1) == "ä"
+
+
+def from_pipe(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    reader, writer = os.pipe()
+    os.write(writer, content)
+    os.close(writer)
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return arguments.read_data("-", 30)
+
+
+def test_data_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_pipe(b"[1]\n", monkeypatch) == [1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("", "--data is not JSON"),
+        ("{", "--data is not JSON"),
+        ("hello", "--data is not JSON"),
+        ("NaN", "NaN is not JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ("9" * 10_000, "JSON|no reason"),
+        ("\udcff", "--data is not UTF-8"),
+        ("@", "cannot be read"),
+        ("@/no/such/file", "/no/such/file cannot be read: No such file"),
+        ("@/", "/ cannot be read: Is a directory"),
+        ("@a\0b", "cannot be read"),
+        ("@/dev/zero", "has more than 67108864 bytes"),
+        ("@/dev/null", "is not JSON"),
+    ],
+)
+def test_bad_data(argument: str, reason: str) -> None:
+    if argument[0:1] == "9" and not hasattr(sys, "set_int_max_str_digits"):
+        assert arguments.read_data(argument, 1) > 0
+        return
+    with pytest.raises(InvalidRequest, match=reason):
+        arguments.read_data(argument, 30)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("d.json", """; @d.json for a file, '"d.json"' for a text"""),
+        ("hello", """; @hello for a file, '"hello"' for a text"""),
+        ("{x", ""),
+        ("x" * 1000, ""),
+    ],
+)
+def test_hint_of_what_is_meant(argument: str, hint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        arguments.read_data(argument, 1)
+    reason, _, end = str(caught.value).partition(")")
+    assert reason.startswith("--data is not JSON: ")
+    assert end == hint
+
+
+def test_bad_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest, match="standard input is not UTF-8"):
+        from_pipe(b"\xff", monkeypatch)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InvalidRequest, match="standard input is closed"):
+        arguments.read_data("-", 1)
+
+
+def test_data_that_never_ends(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # Somebody holds it open, and writes nothing.
+    writer = os.open(fifo, os.O_RDWR)
+    try:
+        with pytest.raises(InvalidRequest, match="has not ended in 0.1 s"):
+            arguments.read_data(f"@{fifo}", 0.1)
+    finally:
+        os.close(writer)
+
+
+def test_files_are_completed_after_an_at_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.json").touch()
+    (tmp_path / "dir").mkdir()
+    complete = arguments._data_files
+    assert complete("x") == []
+    assert complete(f"@{tmp_path}/d") == [
+        f"@{tmp_path}/data.json",
+        f"@{tmp_path}/dir/",
+    ]
+    assert complete("@/no/such/folder/") == []
+    monkeypatch.chdir(tmp_path)
+    assert complete("@da") == ["@data.json"]
+
+
+def test_man_page_tells_all_options_and_exit_statuses() -> None:
+    page = (ROOT / "man/ngcp-invoke-task.1").read_text()
+    synopsis, options = page.split(".Sh DESCRIPTION")
+    for action in arguments.parser()._actions:
+        for option in action.option_strings:
+            macro = f"Fl {option[1:]}".replace("Fl -", "Fl Fl ")
+            assert macro in options, option
+            if macro.startswith("Fl Fl ") and len(action.option_strings) < 2:
+                assert macro in synopsis, option
+    told = page.split(".Sh EXIT STATUS")[1].split(".Sh EXAMPLES")[0]
+    statuses = [*cli.EXIT_STATUSES.values()]
+    statuses += [v for k, v in vars(cli).items() if k.startswith("EX_")]
+    for status in statuses:
+        assert f".It {status}\n" in told

@@ -1,0 +1,234 @@
+"""Standard output, its schema, and text for people."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any, Dict, List, Optional
+
+import jsonschema
+import pytest
+
+from ngcp_task_agent.client import (
+    NodeOutcome,
+    Outcome,
+    Request,
+    Response,
+    Status,
+)
+from ngcp_task_agent.client.cli import output, text
+
+
+class Stdout:
+    """What a form writes."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def lines(self) -> List[Dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+@pytest.fixture
+def stdout() -> Stdout:
+    return Stdout()
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    text = (
+        resources.files("ngcp_task_agent.client")
+        .joinpath("output.schema.json")
+        .read_text()
+    )
+    schema = json.loads(text)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+NASTY = "\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀"
+
+NODES = (
+    NodeOutcome("sp1", Status.DONE, "", "one\ntwo\n", 0.001, 0.5),
+    NodeOutcome("sp2", Status.ERROR, "exit 3: " + NASTY, NASTY, 0.1, 0.7),
+    NodeOutcome("sp3", Status.REJECTED, "unknown task 'x'", None, None, 0.1),
+    NodeOutcome(NASTY, Status.ACCEPTED, accepted=0.2),
+)
+OUTCOME = Outcome(Request("t", "s", "*"), NODES, 4, 2.0)
+
+
+def responses() -> List[Response]:
+    found = []
+    for node in NODES:
+        if node.accepted is not None:
+            found.append(
+                Response(node.node, Status.ACCEPTED, "", None, node.accepted)
+            )
+        if node.ended is not None:
+            found.append(
+                Response(
+                    node.node, node.status, node.reason, node.data, node.ended
+                )
+            )
+    return found
+
+
+def show(stdout: Stdout, name: str, hold: bool = False) -> None:
+    form = output.FORMS[name](stdout.write, hold)
+    for response in responses():
+        form.response(response)
+    form.end(OUTCOME, "error", 1)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_text_is_the_data_as_it_is(stdout: Stdout, hold: bool) -> None:
+    show(stdout, "text", hold)
+    assert stdout.text == "one\ntwo\n" + NASTY
+
+
+@pytest.mark.parametrize(
+    ("data", "written"),
+    [
+        (["a", "b"], "a\nb"),
+        (["a\n", "b\n"], "a\nb\n"),
+        (["a", "", None, "b"], "a\nb"),
+        (["\n", "b"], "\nb"),
+        ([""], ""),
+    ],
+)
+def test_text_of_each_node_begins_a_line(
+    stdout: Stdout, data: List[Optional[str]], written: str
+) -> None:
+    form = output.Text(stdout.write, False)
+    for number, one in enumerate(data):
+        form.response(Response(f"n{number}", Status.DONE, "", one, 1.0))
+    form.end(OUTCOME, "done", 0)
+    assert stdout.text == written
+
+
+def test_nothing_is_written_while_held(stdout: Stdout) -> None:
+    form = output.JsonLines(stdout.write, True)
+    form.response(responses()[0])
+    assert stdout.text == ""
+    form.end(OUTCOME, "error", 1)
+    assert len(stdout.lines()) == 2
+
+
+def test_json(stdout: Stdout, schema: Any) -> None:
+    show(stdout, "json")
+    document = json.loads(stdout.text)
+    schema.validate(document)
+    assert stdout.text.isascii()
+    # Pure, on a terminal too.
+    assert text.for_terminal(stdout.text) == stdout.text
+    assert (document["status"], document["exit_status"]) == ("error", 1)
+    assert document["expected"] == 4
+    assert [n["data"] for n in document["nodes"]] == [n.data for n in NODES]
+    assert document["nodes"][0]["ended"] == 0.5
+    assert document["nodes"][3]["ended"] is None
+
+
+def test_json_lines(stdout: Stdout, schema: Any) -> None:
+    show(stdout, "jsonl")
+    lines = stdout.lines()
+    for line in lines:
+        schema.validate(line)
+    assert stdout.text.isascii()
+    assert len(lines) == len(responses()) + 1
+    assert lines[1]["data"] == "one\ntwo\n"
+    assert lines[-1]["status"] == "error"
+    assert all("data" not in node for node in lines[-1]["nodes"])
+
+
+def test_table(stdout: Stdout) -> None:
+    show(stdout, "table")
+    lines = stdout.text.splitlines()
+    assert lines[0].split() == (
+        "NODE STATUS SECONDS REASON OR FIRST LINE OF DATA".split()
+    )
+    assert len(lines) == 5
+    assert lines[1].split() == ["sp1", "done", "0.500", "one", "…"]
+    assert lines[3].endswith("unknown task 'x'")
+    assert lines[4].endswith("0.200  has not ended")
+    assert "\x1b" not in stdout.text
+    # The columns are aligned.
+    assert lines[1].index("done") == lines[2].index("error")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"status": "well"},
+        {"exit_status": 2},
+        {"nodes": [{"node": "a"}]},
+        {"more": 1},
+    ],
+)
+def test_schema_refuses(schema: Any, spoil: Dict[str, Any]) -> None:
+    document = output.as_json(OUTCOME, "error", 1)
+    schema.validate(document)
+    assert not schema.is_valid({**document, **spoil})
+
+
+def test_plain_text_cannot_steer_a_terminal() -> None:
+    plain = text.plain(NASTY)
+    assert plain.isprintable()
+    assert plain == (r"\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀")
+
+
+def test_text_for_a_terminal_keeps_its_lines() -> None:
+    data = "a\tb\n\nÄ €😀\x1b[1m\r\n\x7f\u202e"
+    assert text.for_terminal(data) == (
+        "a\tb\n\nÄ €😀" + r"\x1b[1m\r" + "\n" + r"\x7f\u202e"
+    )
+
+
+def test_line_about_a_response() -> None:
+    lines = [text.of_response(response) for response in responses()]
+    assert lines[0] == "sp1: accepted after 0.001 s"
+    assert lines[1] == "sp1: done after 0.500 s"
+    assert lines[4] == "sp3: rejected: unknown task 'x'"
+    assert all(line.isprintable() for line in lines)
+
+
+def outcome(*nodes: NodeOutcome, expected: Optional[int] = None) -> Outcome:
+    return Outcome(Request("t", "s", "x\x1b"), nodes, expected, 20.04)
+
+
+def test_problems() -> None:
+    assert text.of_problems(outcome()) == [
+        r"nobody answered within 20.0 s: no agent listens there (-v tells "
+        r"where the request went), none of those that do is meant by "
+        r"'x\x1b', or its answer cannot reach this client (its journal says "
+        r"so)"
+    ]
+    done, running = NODES[0], NODES[3]
+    assert text.of_problems(outcome(done)) == []
+    (unfinished,) = text.of_problems(outcome(done, running))
+    assert unfinished.startswith(
+        "accepted but not ended after 20.0 s (running or queued): "
+    )
+    assert unfinished.isprintable()
+    # Whoever waits for one node does not wait for the other.
+    assert text.of_problems(outcome(done, running, expected=1)) == []
+    assert len(text.of_problems(outcome(done, running, expected=2))) == 2
+    (few,) = text.of_problems(outcome(done, expected=3))
+    assert few == "ended or rejected within 20.0 s: only 1 of the 3 expected"
+
+
+def test_very_many_nodes_and_very_long_reasons() -> None:
+    nodes = [NodeOutcome(f"n{i}", Status.ACCEPTED) for i in range(5000)]
+    (unfinished,) = text.of_problems(outcome(*nodes))
+    assert unfinished.endswith("n98, n99, and 4900 more")
+    long = Response("n", Status.ERROR, "x" * 10_000, "", 1.0)
+    assert text.of_response(long) == f"n: error after 1.000 s: {'x' * 499}…"
+
+
+def test_first_line() -> None:
+    assert text.first_line("", 9) == ""
+    assert text.first_line("\none\n", 9) == "one"
+    assert text.first_line("one\ntwo", 9) == "one …"
+    assert text.first_line("0123456789", 9) == "01234567…"

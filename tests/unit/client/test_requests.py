@@ -1,0 +1,68 @@
+"""What cannot be sent is refused before it is sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict
+
+import pytest
+
+from ngcp_task_agent.client import InvalidRequest, Request
+from ngcp_task_agent.protocol.messages import parse_request
+
+
+def test_message_is_one_that_agents_take() -> None:
+    request = Request(
+        "reload", "web01a", "prx*", {"n": 1}, {"headers": {"x": "y"}}
+    )
+    body = request.encode("fb")
+    read = parse_request(body, 1 << 20)
+    assert (read.uuid, read.task) == (request.uuid, "reload")
+    assert (read.src, read.dst, read.data) == ("web01a", "prx*", {"n": 1})
+    assert read.options == {"headers": {"x": "y"}, "feedback_channel": "fb"}
+
+
+def test_each_request_has_a_uuid_of_its_own() -> None:
+    assert Request("a", "b").uuid != Request("a", "b").uuid
+
+
+def test_any_text_is_sent_as_ascii() -> None:
+    body = Request("ä", "ö", data="\ud800").encode("fb")
+    assert body.isascii()
+    assert json.loads(body)["task"] == "ä"
+
+
+DEEP: Any = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+INVALID = [
+    pytest.param({"task": ""}, "task", id="task-empty"),
+    pytest.param({"task": "x" * 129}, "task", id="task-long"),
+    pytest.param({"task": "a\0b"}, "task", id="task-nul"),
+    pytest.param({"src": ""}, "src", id="src-empty"),
+    pytest.param({"dst": ""}, "dst", id="dst-empty"),
+    pytest.param({"dst": "x" * 4097}, "dst", id="dst-long"),
+    pytest.param({"dst": "a,,b"}, "target 2", id="dst-malformed"),
+    pytest.param({"dst": "*|state"}, "'state'", id="dst-no-value"),
+    pytest.param({"data": {1, 2}}, "JSON", id="data-set"),
+    pytest.param({"data": float("nan")}, "JSON", id="data-nan"),
+    pytest.param({"data": b"x"}, "JSON", id="data-bytes"),
+    pytest.param({"data": DEEP}, "levels deep", id="data-deep"),
+    pytest.param({"uuid": "7"}, "uuid", id="uuid"),
+    pytest.param({"options": "x"}, "options", id="options-string"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), INVALID)
+def test_invalid(fields: Dict[str, Any], reason: str) -> None:
+    request = Request(**{"task": "t", "src": "s", **fields})
+    with pytest.raises(InvalidRequest, match=reason):
+        request.encode("fb")
+
+
+def test_data_that_holds_itself() -> None:
+    data: Any = []
+    data.append(data)
+    with pytest.raises(InvalidRequest, match="JSON"):
+        Request("t", "s", data=data).encode("fb")

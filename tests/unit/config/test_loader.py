@@ -1,0 +1,394 @@
+"""The folder of the configuration, read again and again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ngcp_task_agent.config import loader as config_module
+from ngcp_task_agent.config.loader import Config, Loader
+from ngcp_task_agent.config.models import AgentConfig
+from ngcp_task_agent.config.plugins import Plugins
+from tests.parts import ROOT
+from tests.unit.fakes import FakeBackend, FakeBroker, needs_root, write
+
+PLUGINS = Plugins({"fake": FakeBackend}, {"fake": FakeBroker})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(config_module.plugins, "find", lambda: PLUGINS)
+    write(tmp_path / "etc/backends/fake.yml", "port: 1\n")
+    task(tmp_path / "etc", "ping")
+    return tmp_path / "etc"
+
+
+def task(folder: Path, name: str, more: str = "", file: str = "") -> Path:
+    return write(
+        folder / f"tasks/{file or name}.yml",
+        f"name: {name}\nbackend: fake\nbackend_options: {{queue: q}}\n"
+        f"broker: fake\n{more}",
+    )
+
+
+def names(config: Config) -> List[str]:
+    return [task.name for task in config.tasks]
+
+
+def test_reads_all(folder: Path) -> None:
+    write(folder / "agent.yml", "max_running: 3\n")
+    task(folder, "another")
+    config = Loader(folder).load()
+    assert config.faults == config.warnings == ()
+    assert config.agent == AgentConfig(max_running=3)
+    assert config.backends["fake"].options == {"port": 1}
+    assert names(config) == ["another", "ping"]
+
+
+def test_agent_yml_is_optional(folder: Path) -> None:
+    assert Loader(folder).load().agent == AgentConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.yaml", "x.yml~", ".x.yml", "x.yml.dpkg-new", "README"]
+)
+def test_other_files_are_ignored(folder: Path, name: str) -> None:
+    write(folder / "tasks" / name, "nonsense: [")
+    write(folder / "backends" / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == ()
+    assert names(config) == ["ping"]
+
+
+MISNAMED = [
+    pytest.param("tasks/x.yaml", "must end with '.yml'", id="task"),
+    pytest.param("backends/x.yaml", "must end with '.yml'", id="backend"),
+    pytest.param("tasks/X.YML", "must end with '.yml'", id="upper-case"),
+    pytest.param("agents.yml", "is 'agent.yml' meant?", id="agents"),
+    pytest.param("agent.yaml", "is 'agent.yml' meant?", id="agent"),
+    pytest.param("backend.yml", "lie in backends/ and tasks/", id="no-folder"),
+    pytest.param("redis.yaml", "lie in backends/ and tasks/", id="redis"),
+    pytest.param("task/x.yml", "is 'tasks' meant?", id="folder-of-tasks"),
+    pytest.param("Backend/x.yml", "is 'backends' meant?", id="folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "what"), MISNAMED)
+def test_misnamed_files_are_a_warning(
+    folder: Path, name: str, what: str
+) -> None:
+    write(folder / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == ()
+    (warning,) = map(str, config.warnings)
+    place = (
+        folder / name
+        if what.startswith("must")
+        else folder / (name.partition("/")[0])
+    )
+    assert warning.startswith(f"{place}: is not read")
+    assert what in warning
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agent.yml~",
+        "agent.yml.dpkg-old",
+        "central.password",
+        "tasks.disabled/x.yml",
+        "tasks/x.yml.bak",
+        "tasks/x.yml.dpkg-dist",
+        "tasks/.x.yaml",
+        ".git/config.yml",
+        ".x.yml",
+    ],
+)
+def test_what_is_not_to_be_read_is_no_warning(folder: Path, name: str) -> None:
+    write(folder / name, "nonsense: [")
+    config = Loader(folder).load()
+    assert config.faults == config.warnings == ()
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    config = Loader(tmp_path / "nowhere").load()
+    assert [str(fault) for fault in config.faults] == [
+        f"{tmp_path}/nowhere: there is no such folder"
+    ]
+    assert config.backends == {}
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    config = Loader(tmp_path).load()
+    assert (config.faults, config.backends, config.tasks) == ((), {}, ())
+
+
+def test_every_fault_with_file_line_and_key(folder: Path) -> None:
+    write(folder / "agent.yml", "a: 1\nmax_running: 0\n")
+    write(folder / "backends/other.yml", "type: fake\nport: x\n")
+    task(folder, "x", "max_queued: -1\nmax_queued: 2\n")
+    task(folder, "y", "max_queued: -1\nunknown: 1\n")
+    faults = [str(fault) for fault in Loader(folder).load().faults]
+    assert [": ".join(fault.split(": ")[:2]) for fault in faults] == [
+        f"{folder}/agent.yml:1: a",
+        f"{folder}/agent.yml:2: max_running",
+        f"{folder}/backends/other.yml:2: port",
+        f"{folder}/tasks/x.yml:6: max_queued",
+        f"{folder}/tasks/y.yml:5: max_queued",
+        f"{folder}/tasks/y.yml:6: unknown",
+    ]
+
+
+def test_a_faulty_file_is_left_out(folder: Path) -> None:
+    task(folder, "x", "unknown: 1\n")
+    write(folder / "backends/other.yml", "type: nothing\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    assert list(config.backends) == ["fake"]
+
+
+def test_the_last_good_version_stays(folder: Path) -> None:
+    loader = Loader(folder)
+    write(folder / "agent.yml", "max_running: 3\n")
+    good = loader.load()
+    write(folder / "agent.yml", "max_running: x\n")
+    write(folder / "backends/fake.yml", "port: x\n")
+    task(folder, "ping", "max_running: x\n")
+    config = loader.load()
+    assert len(config.faults) == 3
+    assert config.agent == good.agent
+    assert config.backends == good.backends
+    assert config.tasks == good.tasks
+    # Still so the next time, and until the file is mended.
+    assert loader.load().tasks == good.tasks
+    task(folder, "ping", "max_running: 2\n")
+    config = loader.load()
+    assert config.tasks[0].max_running == 2
+    assert len(config.faults) == 2
+
+
+def test_what_is_removed_is_gone(folder: Path) -> None:
+    loader = Loader(folder)
+    loader.load()
+    (folder / "tasks/ping.yml").unlink()
+    assert loader.load().tasks == ()
+    # Its last good version is forgotten.
+    task(folder, "ping", "unknown: 1\n")
+    assert loader.load().tasks == ()
+
+
+def test_removed_backend_takes_its_tasks_with_it(folder: Path) -> None:
+    loader = Loader(folder)
+    loader.load()
+    (folder / "backends/fake.yml").unlink()
+    config = loader.load()
+    assert (config.backends, config.tasks) == ({}, ())
+    (fault,) = config.faults
+    assert "'fake.yml'" in str(fault)
+
+
+def test_disabled(folder: Path) -> None:
+    task(folder, "unused", "enabled: no\n")
+    task(folder, "ping", "enabled: no\n", file="second")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    assert config.faults == ()
+
+
+@pytest.mark.parametrize("file", ["a-first", "z-last"])
+def test_a_name_is_taken_once_whatever_the_order(
+    folder: Path, file: str
+) -> None:
+    loader = Loader(folder)
+    assert names(loader.load()) == ["ping"]
+    # One that is faulty now, and a sound one of the same name.
+    task(folder, "ping", "unknown: 1\n")
+    task(folder, "ping", file=file)
+    config = loader.load()
+    assert names(config) == ["ping"]
+    (in_force,) = config.tasks
+    told = {fault.path for fault in config.faults}
+    # What is not in force has a fault that says so.
+    assert {folder / "tasks/ping.yml", folder / f"tasks/{file}.yml"} <= {
+        *told,
+        in_force.path,
+    }
+
+
+def test_twins(folder: Path) -> None:
+    task(folder, "ping", file="zwei")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    (fault,) = config.faults
+    assert str(fault).startswith(f"{folder}/tasks/zwei.yml:1: name: ")
+    assert f"{folder}/tasks/ping.yml" in str(fault)
+
+
+def test_one_name_on_two_channels(folder: Path) -> None:
+    path = task(folder, "ping", file="zwei")
+    path.write_text(path.read_text().replace("queue: q", "queue: other"))
+    config = Loader(folder).load()
+    assert config.faults == ()
+    assert [task.channel for task in config.tasks] == ["q", "other"]
+
+
+def test_warnings_keep_nothing_from_running(folder: Path) -> None:
+    task(folder, "x", "broker_options: {problem: no such program}\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping", "x"]
+    (warning,) = config.warnings
+    assert str(warning) == (
+        f"{folder}/tasks/x.yml:5: broker_options.problem: no such program"
+    )
+
+
+@needs_root
+def test_file_of_somebody(folder: Path) -> None:
+    loader = Loader(folder)
+    good = loader.load()
+    os.chown(folder / "tasks/ping.yml", 12345, 0)
+    config = loader.load()
+    assert "belongs to" in str(config.faults[0])
+    assert config.tasks == good.tasks
+    assert Loader(folder).load().tasks == ()
+
+
+@needs_root
+def test_folder_of_everybody(folder: Path) -> None:
+    (folder / "tasks").chmod(0o777)
+    config = Loader(folder).load()
+    assert config.tasks == ()
+    assert "its folder" in str(config.faults[0])
+
+
+def test_tasks_is_a_file(folder: Path) -> None:
+    (folder / "tasks/ping.yml").unlink()
+    (folder / "tasks").rmdir()
+    write(folder / "tasks", "")
+    config = Loader(folder).load()
+    assert str(config.faults[0]).startswith(f"{folder}/tasks: ")
+
+
+def test_folder_that_cannot_be_read_keeps_its_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader(folder)
+    good = loader.load()
+    listdir = os.listdir
+
+    def fails(path: Path) -> List[str]:
+        if Path(path).name == "tasks":
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", fails)
+    config = loader.load()
+    assert "cannot be read" in str(config.faults[0])
+    assert config.tasks == good.tasks
+
+
+def test_equal_files_make_equal_configurations(folder: Path) -> None:
+    """On reload nothing is replaced that says what it said."""
+    one, other = Loader(folder).load(), Loader(folder).load()
+    assert one.tasks == other.tasks
+    assert one.backends == other.backends
+
+
+SHIPPED = ROOT / "etc/ngcp-task-agent"
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="not in a source tree")
+def test_what_the_package_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in SHIPPED.rglob("*.yml"):
+        write(tmp_path / path.relative_to(SHIPPED), path.read_text())
+    config = Loader(tmp_path).load()
+    assert config.faults == ()
+    assert config.backends["redis"].options["db"] == 40
+    assert names(config) == ["clear_call_counters"]
+
+
+def test_a_file_that_has_not_changed_keeps_its_name(folder: Path) -> None:
+    task(folder, "one", file="a")
+    task(folder, "two", file="b")
+    loader = Loader(folder)
+    loader.load()
+    task(folder, "two", file="a")
+    config = loader.load()
+    assert {(t.path.stem, t.name) for t in config.tasks} == {
+        ("a", "one"),
+        ("b", "two"),
+        ("ping", "ping"),
+    }
+    assert [fault.path.stem for fault in config.faults] == ["a"]
+
+
+def test_every_fault_beside_values_that_cannot_be_made(folder: Path) -> None:
+    write(
+        folder / "agent.yml",
+        "max_running: 2026-13-45\nx: !!bool maybe\nmax_request: 5\n"
+        "max_request: 6\nstop_timeout: x\n",
+    )
+    write(folder / "backends/other.yml", "type: fake\nport: .inf\nfoo: 1\n")
+    more = "description: 2026-13-45\nmax_queued: -1\nallow_src: !!set {a}\n"
+    task(
+        folder, "x", f"{more}data_schema: {{enum: [.inf], type: a}}\n# \x01\n"
+    )
+    task(folder, "x\x01", "enabled: 1\n", "y")
+    faults = Loader(folder).load().faults
+    assert [
+        (fault.path.name, fault.line, fault.where, fault.what[:9])
+        for fault in faults
+    ] == [
+        ("agent.yml", 1, "max_running", "is not a "),
+        ("agent.yml", 2, "x", "is no kno"),
+        ("agent.yml", 2, "x", "is not ye"),
+        ("agent.yml", 4, "max_request", "must be a"),
+        ("agent.yml", 4, "max_request", "stands he"),
+        ("agent.yml", 5, "stop_timeout", "must be a"),
+        ("other.yml", 2, "port", "must be a"),
+        ("other.yml", 3, "foo", "is no kno"),
+        ("x.yml", 5, "description", "is not a "),
+        ("x.yml", 6, "max_queued", "must be a"),
+        ("x.yml", 7, "allow_src", "the tag !"),
+        ("x.yml", 8, "data_schema.enum[0]", "must be a"),
+        ("x.yml", 8, "data_schema.type", "'a' is no"),
+        ("x.yml", 9, "", "must not "),
+        ("y.yml", 1, "name", "must not "),
+        ("y.yml", 5, "enabled", "must be y"),
+    ]
+
+
+ODD = [
+    pytest.param("data_schema: {$id: 'http://[::1'}", "$id", id="bad-id"),
+    pytest.param("max_queued: 0x" + "f" * 8000, "max_queued", id="huge"),
+    pytest.param("max_queued: " + "9" * 9000, "max_queued", id="decimal"),
+]
+
+
+@pytest.mark.parametrize(("line", "where"), ODD)
+def test_odd_values_are_faults_of_their_file(
+    line: str, where: str, folder: Path
+) -> None:
+    task(folder, "odd", line + "\n")
+    config = Loader(folder).load()
+    assert names(config) == ["ping"]
+    (fault, *_) = config.faults
+    assert fault.path.stem == "odd"
+    assert where in str(fault)
+
+
+def test_whatever_a_file_makes_raise_is_its_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(config_module.settings, "task", fails)
+    config = Loader(folder).load()
+    assert not config.tasks
+    assert "ZeroDivisionError" in str(config.faults[0])

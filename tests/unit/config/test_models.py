@@ -1,0 +1,897 @@
+"""Every key of every file: good, of the wrong type, out of range."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, List, Mapping, Tuple
+
+import pytest
+
+from ngcp_task_agent.backends.redis import RedisBackend
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.config import models as settings
+from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config.models import (
+    AgentConfig,
+    BackendConfig,
+    NodeConfig,
+)
+from ngcp_task_agent.config.plugins import Plugins
+from ngcp_task_agent.config.yaml_file import Document, Fault
+from ngcp_task_agent.protocol.messages import Origin, Response
+from tests.unit.fakes import FakeBackend, FakeBroker
+
+PLUGINS = Plugins(
+    {"redis": RedisBackend, "fake": FakeBackend},
+    {"command": CommandBroker, "fake": FakeBroker},
+)
+BACKENDS = {
+    "redis": BackendConfig(Path("redis.yml"), "redis", "redis", {}),
+    "main": BackendConfig(Path("main.yml"), "main", "fake", {}),
+}
+
+
+def document(text: str, name: str = "x.yml") -> Document:
+    read = yamlfile.read(Path(name), text)
+    assert read.faults == []
+    return read
+
+
+def agent_faults(text: str) -> List[str]:
+    config, faults = settings.agent(document(text))
+    assert (config is None) == bool(faults)
+    return [str(fault) for fault in faults]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "{}", "node: {}"])
+def test_agent_defaults(text: str) -> None:
+    config, faults = settings.agent(document(text))
+    assert (config, faults) == (AgentConfig(), [])
+    assert config is not None
+    assert config.max_request == 1 << 20
+    assert config.max_response == 8 << 20
+    assert config.max_running == 64
+    assert config.stop_timeout == 20
+    assert config.node == NodeConfig()
+
+
+def test_agent_with_every_key() -> None:
+    config, faults = settings.agent(
+        document(
+            """
+            node:
+                name: prx01a
+                aliases: [prx01a.example.org]
+                roles: [proxy]
+                state_command: [/usr/sbin/ngcp-check-active, -v]
+                status: online
+                labels: {site: vienna}
+            max_request: 2M
+            max_response: 16384
+            max_running: 1
+            stop_timeout: 0.5
+            """
+        )
+    )
+    assert faults == []
+    assert config == AgentConfig(
+        NodeConfig(
+            name="prx01a",
+            aliases=("prx01a.example.org",),
+            roles=("proxy",),
+            state_command=("/usr/sbin/ngcp-check-active", "-v"),
+            status="online",
+            labels={"site": "vienna"},
+        ),
+        max_request=2 << 20,
+        max_response=16384,
+        max_running=1,
+        stop_timeout=0.5,
+    )
+
+
+def test_agent_with_a_state() -> None:
+    config, _ = settings.agent(document("node: {state: standby, roles: []}"))
+    assert config is not None
+    assert config.node.state == "standby"
+    assert config.node.roles == ()
+
+
+_LONG = "x" * 256
+_WORST = "\U0001f600"  # of what is printable, the most bytes
+
+AGENT_FAULTS = [
+    pytest.param("roles: [a]", "roles", "it belongs into node", id="place"),
+    pytest.param(f"node: {{name: {_LONG}}}", "node.name", "255", id="long"),
+    pytest.param(
+        'node: {name: "a\\tb"}', "node.name", "printable", id="control"
+    ),
+    pytest.param(
+        'node: {name: "a\\u202eb"}', "node.name", "printable", id="direction"
+    ),
+    pytest.param(
+        f"node: {{aliases: [{_LONG}]}}", "node.aliases[0]", "", id="alias-long"
+    ),
+    pytest.param(
+        f"node: {{roles: [{_LONG}]}}", "node.roles[0]", "255", id="role-long"
+    ),
+    pytest.param(
+        f"node: {{labels: {{a: {_LONG}}}}}",
+        "node.labels.a",
+        "255",
+        id="label-value-long",
+    ),
+    pytest.param(
+        f"node: {{labels: {{{_LONG}: a}}}}",
+        f"node.labels.{_LONG}",
+        "255",
+        id="label",
+    ),
+    pytest.param("[]", "", "mapping", id="a-list"),
+    pytest.param("x", "", "mapping", id="a-string"),
+    pytest.param("nodes: {}", "nodes", "'node' meant", id="unknown"),
+    pytest.param("node: x", "node", "mapping", id="node"),
+    pytest.param("node: {nam: x}", "node.nam", "no known", id="node-unknown"),
+    pytest.param("node: {name: 1}", "node.name", "a name", id="name"),
+    pytest.param("node: {name: ''}", "node.name", "a name", id="name-empty"),
+    pytest.param("node: {aliases: x}", "node.aliases", "list", id="aliases"),
+    pytest.param("node: {aliases: [1]}", "node.aliases[0]", "", id="alias"),
+    pytest.param("node: {roles: proxy}", "node.roles", "list", id="roles"),
+    pytest.param("node: {roles: [lb, '']}", "node.roles[1]", "", id="role"),
+    pytest.param("node: {state: yes}", "node.state", "state", id="state"),
+    pytest.param(
+        "node: {state_command: x}", "node.state_command", "list", id="command"
+    ),
+    pytest.param(
+        "node: {state_command: []}",
+        "node.state_command",
+        "list",
+        id="command-empty",
+    ),
+    pytest.param(
+        "node: {state: active, state_command: [x]}",
+        "node.state_command",
+        "only one",
+        id="state-and-command",
+    ),
+    pytest.param("node: {status: 1}", "node.status", "status", id="status"),
+    pytest.param("node: {labels: []}", "node.labels", "map", id="labels"),
+    pytest.param(
+        "node: {labels: {site: 1}}", "node.labels.site", "quotes", id="site"
+    ),
+    pytest.param(
+        "node: {labels: {state: x}}",
+        "node.labels.state",
+        "other",
+        id="label-state",
+    ),
+    pytest.param(
+        "node: {labels: {Role: x}}",
+        "node.labels.Role",
+        "other",
+        id="label-role",
+    ),
+    pytest.param("max_request: x", "max_request", "8M", id="request"),
+    pytest.param("max_request: -1", "max_request", "8M", id="request-less"),
+    pytest.param("max_request: 1.0", "max_request", "8M", id="request-float"),
+    pytest.param("max_request: 1023", "max_request", "1024", id="request-few"),
+    pytest.param("max_response: 1T", "max_response", "8M", id="response"),
+    pytest.param(
+        "max_response: 16383", "max_response", "16384", id="response-few"
+    ),
+    pytest.param("max_running: 0", "max_running", "1 to", id="running"),
+    pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),
+    pytest.param("max_running: '8'", "max_running", "1 to", id="no-number"),
+    pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
+    pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
+    pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "what"), AGENT_FAULTS)
+def test_agent_fault(text: str, where: str, what: str) -> None:
+    (fault,) = agent_faults(text)
+    prefix = f"x.yml:1: {where}: " if where else "x.yml:1: "
+    assert fault.startswith(prefix)
+    assert what in fault
+
+
+def test_the_least_response_leaves_room_for_data() -> None:
+    """However long all other fields are."""
+    least = 16384
+    config, _ = settings.agent(
+        document(f"node: {{name: {_WORST * 255}}}\nmax_response: {least}")
+    )
+    assert config is not None
+    assert config.node.name == _WORST * 255
+    for letter in ("\x01", '"', _WORST):
+        # An uuid can be this long where it was none.
+        origin = Origin(letter * 128, letter * 128, letter * 255)
+        for name in (config.node.name, "\x01" * 255):
+            found = Response(
+                origin, name, "error", letter * 2000, letter * 50_000
+            ).encode(config.max_response)
+            assert max(map(len, found)) <= least
+            pieces = [json.loads(message)["data"] for message in found]
+            assert "".join(pieces) == letter * 50_000
+
+
+def test_agent_faults_have_their_lines() -> None:
+    faults = agent_faults("max_running: 0\nnode:\n  name: 1\nfoo: 1\n")
+    assert sorted(fault.split(": ")[0] for fault in faults) == [
+        "x.yml:1",
+        "x.yml:3",
+        "x.yml:4",
+    ]
+
+
+BACKEND_OPTIONS = [
+    pytest.param("", {}, id="nothing"),
+    pytest.param(
+        "host: 127.0.0.1\nport: 6379\ndb: 40",
+        {"host": "127.0.0.1", "port": 6379, "db": 40},
+        id="as-shipped",
+    ),
+    pytest.param("type: redis", {}, id="type"),
+    pytest.param(
+        "unix_socket: /run/x.sock",
+        {"unix_socket": "/run/x.sock"},
+        id="unix-socket",
+    ),
+    pytest.param(
+        "username: a\npassword: b",
+        {"username": "a", "password": "b"},
+        id="password",
+    ),
+    pytest.param(
+        "password_file: /etc/p",
+        {"password_file": "/etc/p"},
+        id="password-file",
+    ),
+    pytest.param(
+        "tls: {ca: /a, cert: /b, key: /c}",
+        {"tls": {"ca": "/a", "cert": "/b", "key": "/c"}},
+        id="tls",
+    ),
+    pytest.param("tls: {}", {"tls": {}}, id="tls-with-the-system's-ca"),
+    pytest.param("ping_interval: 0.5", {"ping_interval": 0.5}, id="ping"),
+]
+
+
+@pytest.mark.parametrize(("text", "options"), BACKEND_OPTIONS)
+def test_backend(text: str, options: Any) -> None:
+    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+    assert faults == []
+    expected = BackendConfig(Path("redis.yml"), "redis", "redis", options)
+    assert config == expected
+
+
+def test_backend_of_another_type_than_its_name() -> None:
+    config, faults = settings.backend(
+        document("type: redis\nport: 6380", "second.yml"), PLUGINS
+    )
+    assert faults == []
+    assert config is not None
+    assert (config.name, config.type) == ("second", "redis")
+    assert config.options == {"port": 6380}
+
+
+BACKEND_FAULTS = [
+    pytest.param("[]", "redis.yml:1: ", "mapping", id="a-list"),
+    pytest.param("type: rabbit", "1: type: ", "fake, redis", id="type"),
+    pytest.param("type: 1", "1: type: ", "a type", id="type-of-wrong-type"),
+    pytest.param("type: [a]", "1: type: ", "a type", id="type-a-list"),
+    pytest.param("type: ''", "1: type: ", "a type", id="type-empty-string"),
+    pytest.param("type:", "1: type: ", "it is empty", id="type-empty"),
+    pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
+    pytest.param("host: 1", "1: host: ", "host name", id="host"),
+    pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
+    pytest.param("port: '1'", "1: port: ", "1 to 65535", id="port"),
+    pytest.param("port: 0", "1: port: ", "1 to 65535", id="port-0"),
+    pytest.param("port: 65536", "1: port: ", "1 to 65535", id="port-high"),
+    pytest.param("port: 6379.0", "1: port: ", "1 to 65535", id="port-float"),
+    pytest.param("db: -1", "1: db: ", "database", id="db"),
+    pytest.param("unix_socket: x", "1: unix_socket: ", "path", id="socket"),
+    pytest.param("username: ''", "1: username: ", "", id="username"),
+    pytest.param("password: 7", "1: password: ", "quotes", id="password"),
+    pytest.param("password_file: p", "1: password_file: ", "path", id="file"),
+    pytest.param("tls: yes", "1: tls: ", "mapping", id="tls"),
+    pytest.param("tls: {ca: x}", "1: tls.ca: ", "path", id="tls-ca"),
+    pytest.param("tls: {x: /y}", "1: tls.x: ", "no known", id="tls-unknown"),
+    pytest.param("ping_interval: 0", "1: ping_interval: ", "0.1", id="ping"),
+    pytest.param(
+        "ping_interval: 3601", "1: ping_interval: ", "3600", id="ping-long"
+    ),
+    pytest.param(
+        "password: x\npassword_file: /y",
+        "2: password_file: ",
+        "only one of password",
+        id="two-passwords",
+    ),
+    pytest.param(
+        "host: x\nunix_socket: /y",
+        "2: unix_socket: ",
+        "only one of host",
+        id="two-addresses",
+    ),
+    pytest.param(
+        "unix_socket: /y\nport: 1",
+        "2: port: ",
+        "only one of port",
+        id="port-of-a-socket",
+    ),
+    pytest.param(
+        "unix_socket: /y\n\ntls: {}",
+        "3: tls: ",
+        "tls only",
+        id="tls-on-a-socket",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "where", "what"), BACKEND_FAULTS)
+def test_backend_fault(text: str, where: str, what: str) -> None:
+    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+def test_backend_without_a_known_type() -> None:
+    config, faults = settings.backend(document("", "rabbit.yml"), PLUGINS)
+    assert config is None
+    assert "'rabbit' is no type" in str(faults[0])
+
+
+# As the first version's documentation has it.
+PING = """
+---
+name: ping_10_10_10_10
+backend: redis
+backend_options:
+    control_channel: ngcp-task-agent-redis
+broker: 'command'
+broker_options:
+    run: ping
+    as_user: root
+    args: -c 2 10.10.10.10
+"""
+
+
+def test_task_defaults() -> None:
+    config, faults = settings.task(document(PING), PLUGINS, BACKENDS, {})
+    assert faults == []
+    assert config is not None
+    assert config.name == "ping_10_10_10_10"
+    assert (config.backend, config.channel) == (
+        "redis",
+        "ngcp-task-agent-redis",
+    )
+    assert config.broker == "command"
+    assert config.broker_options["args"] == "-c 2 10.10.10.10"
+    assert config.description == ""
+    assert config.enabled
+    assert (config.max_running, config.max_queued) == (8, 64)
+    assert (config.allow_src, config.data_schema) == (None, None)
+
+
+def test_task_with_every_key() -> None:
+    text = PING + (
+        "description: Is it there?\nenabled: no\nmax_running: 2\n"
+        "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
+    )
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert faults == []
+    assert config is not None
+    assert config.description == "Is it there?"
+    assert config.enabled is False
+    assert (config.max_running, config.max_queued) == (2, 0)
+    assert config.allow_src == ("web*",)
+    assert config.data_schema == {"type": "object"}
+
+
+def test_a_schema_is_json() -> None:
+    text = PING + "data_schema: {enum: [2024-01-01]}\n"
+    config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert config is None
+    assert "put it in quotes" in str(fault)
+
+
+BROKER_OPTIONS = [
+    pytest.param("run: ping", id="name"),
+    pytest.param("run: /usr/bin/ping", id="path"),
+    pytest.param("{run: a, args: [a, 'b c']}", id="args-a-list"),
+    pytest.param("{run: a, args: \"a 'b c'\"}", id="args-a-string"),
+    pytest.param("{run: a, extra_args: yes}", id="extra-args"),
+    pytest.param("{run: a, extra_args: no}", id="no-extra-args"),
+    pytest.param("{run: a, extra_args: ['[a-z]+']}", id="some-extra-args"),
+    pytest.param("{run: a, stdin: none}", id="stdin-none"),
+    pytest.param("{run: a, stdin: data}", id="stdin-data"),
+    pytest.param("{run: a, timeout: 0}", id="no-timeout"),
+    pytest.param("{run: a, timeout: 0.5}", id="short-timeout"),
+    pytest.param("{run: a, max_output: 64K}", id="max-output"),
+]
+
+
+def with_broker_options(options: str) -> Document:
+    indented = options.replace("\n", "\n  ")
+    return document(
+        "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
+        f"broker: command\nbroker_options:\n  {indented}\n"
+    )
+
+
+@pytest.mark.parametrize("options", BROKER_OPTIONS)
+def test_command_options(options: str) -> None:
+    found = with_broker_options(options)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert faults == []
+    assert config is not None
+
+
+COMMAND_FAULTS = [
+    pytest.param("{}", "5: broker_options: ", "'run' is missing", id="run"),
+    pytest.param("run: 1", ".run: ", "a program", id="run-a-number"),
+    pytest.param("run: ''", ".run: ", "a program", id="run-empty"),
+    pytest.param("run: bin/ping", ".run: ", "absolute", id="run-relative"),
+    pytest.param("run: ./ping", ".run: ", "absolute", id="run-dot"),
+    pytest.param("run: /usr/bin/", ".run: ", "absolute", id="run-a-folder"),
+    pytest.param("run: echo hello", ".run: ", "go into args", id="run-args"),
+    pytest.param("{run: a, rum: b}", ".rum: ", "no known", id="unknown"),
+    pytest.param("{run: a, as_user: 0}", ".as_user: ", "user", id="user"),
+    pytest.param("{run: a, args: 1}", ".args: ", "shell", id="args"),
+    pytest.param(
+        "{run: a, args: [1]}", ".args[0]: ", "string", id="args-item"
+    ),
+    pytest.param(
+        "run: a\nargs: it's",
+        "7: broker_options.args: ",
+        "a quote is not closed",
+        id="args-quote",
+    ),
+    pytest.param(
+        "run: a\nargs: a\\",
+        "7: broker_options.args: ",
+        "nothing follows the last backslash",
+        id="args-backslash",
+    ),
+    pytest.param("{run: a, extra_args: x}", ".extra_args: ", "", id="extra"),
+    pytest.param(
+        "{run: a, extra_args: ['(']}", ".extra_args[0]: ", "regular", id="re"
+    ),
+    pytest.param(
+        "{run: a, extra_args: [1]}", ".extra_args[0]: ", "string", id="re-type"
+    ),
+    pytest.param("{run: a, stdin: x}", ".stdin: ", "'data'", id="stdin"),
+    pytest.param("{run: a, timeout: -1}", ".timeout: ", "seconds", id="time"),
+    pytest.param("{run: a, timeout: 1m}", ".timeout: ", "seconds", id="unit"),
+    pytest.param("{run: a, max_output: x}", ".max_output: ", "8M", id="size"),
+    pytest.param(
+        "{run: a, max_output: 8.0}", ".max_output: ", "8M", id="size-float"
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "where", "what"), COMMAND_FAULTS)
+def test_command_fault(options: str, where: str, what: str) -> None:
+    found = with_broker_options(options)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+TASK_FAULTS = [
+    pytest.param("name", None, "1: ", "'name' is missing", id="no-name"),
+    pytest.param("name", "1", "1: name: ", "128", id="name"),
+    pytest.param("name", "''", "1: name: ", "128", id="name-empty"),
+    pytest.param("name", "x" * 129, "1: name: ", "128", id="name-long"),
+    pytest.param("backend", None, "", "'backend' is missing", id="no-backend"),
+    pytest.param(
+        "backend", "rabbit", "2: backend: ", "'rabbit.yml'", id="backend"
+    ),
+    pytest.param(
+        "backend", "1", "2: backend: ", "name of a file", id="backend-type"
+    ),
+    pytest.param(
+        "backend_options",
+        "{}",
+        "3: backend_options: ",
+        "'queue' is missing",
+        id="no-channel",
+    ),
+    pytest.param(
+        "backend_options",
+        None,
+        "backend_options: ",
+        "'queue' is missing",
+        id="no-backend-options",
+    ),
+    pytest.param(
+        "backend_options",
+        "{queue: 1}",
+        "backend_options.queue: ",
+        "a queue",
+        id="channel",
+    ),
+    pytest.param(
+        "backend_options",
+        "{queue: q, x: 1}",
+        "backend_options.x: ",
+        "no known",
+        id="backend-option",
+    ),
+    pytest.param(
+        "backend_options",
+        "x",
+        "3: backend_options: ",
+        "mapping",
+        id="backend-options",
+    ),
+    pytest.param("broker", None, "", "'broker' is missing", id="no-broker"),
+    pytest.param(
+        "backend", "''", "2: backend: ", "name of a file", id="backend-empty"
+    ),
+    pytest.param("broker", "''", "4: broker: ", "a broker", id="no-name"),
+    pytest.param("broker", "1", "4: broker: ", "quotes", id="broker-a-number"),
+    pytest.param(
+        "broker", "", "4: broker: ", "it is empty", id="broker-empty"
+    ),
+    pytest.param(
+        "broker", "robot", "4: broker: ", "command, fake", id="broker"
+    ),
+    pytest.param(
+        "broker_options",
+        "x",
+        "5: broker_options: ",
+        "mapping",
+        id="broker-options",
+    ),
+    pytest.param(
+        "broker_options",
+        "{bad: yes}",
+        "5: broker_options: ",
+        "not fit together",
+        id="refused-by-the-broker",
+    ),
+    pytest.param(
+        "description", "1", "6: description: ", "string", id="description"
+    ),
+    pytest.param("enabled", "1", "6: enabled: ", "yes or no", id="enabled"),
+    pytest.param(
+        "enabled", "'yes'", "6: enabled: ", "yes or no", id="enabled-quoted"
+    ),
+    pytest.param("max_running", "0", "6: max_running: ", "1 to", id="running"),
+    pytest.param(
+        "max_running", "1.5", "6: max_running: ", "1 to", id="running-half"
+    ),
+    pytest.param("max_queued", "-1", "6: max_queued: ", "0 to", id="queued"),
+    pytest.param(
+        "max_queued", "100001", "6: max_queued: ", "0 to", id="queued-many"
+    ),
+    pytest.param("allow_src", "web*", "6: allow_src: ", "list", id="allow"),
+    pytest.param(
+        "allow_src", "[1]", "6: allow_src[0]: ", "string", id="allow-item"
+    ),
+    pytest.param(
+        "data_schema", "x", "6: data_schema: ", "JSON Schema", id="schema"
+    ),
+    pytest.param(
+        "data_schema",
+        "{type: dict}",
+        "6: data_schema.type: ",
+        "'dict' is no type; known are array, boolean,",
+        id="schema-type",
+    ),
+    pytest.param(
+        "data_schema",
+        "{properties: {a: {minimum: x}}}",
+        "data_schema.properties.a.minimum: ",
+        "must be a number; this is a string",
+        id="schema-deep",
+    ),
+    pytest.param(
+        "data_schema",
+        "{$ref: 'http://localhost/x'}",
+        "6: data_schema.$ref: ",
+        "complete in itself",
+        id="schema-elsewhere",
+    ),
+    pytest.param(
+        "data_schema",
+        "{pattern: '('}",
+        "6: data_schema.pattern: ",
+        "regular expression",
+        id="schema-pattern",
+    ),
+    pytest.param(
+        "data_schema",
+        "{patternProperties: {'(': {}}}",
+        "6: data_schema.patternProperties.(: ",
+        "regular expression",
+        id="schema-pattern-properties",
+    ),
+    pytest.param(
+        "data_schema",
+        "{$ref: '#/$defs/x'}",
+        "6: data_schema.$ref: ",
+        "'#/$defs/x'",
+        id="schema-dangling",
+    ),
+    pytest.param(
+        "data_schema",
+        "\n  type: object\n  $ref: '#'",
+        "8: data_schema.$ref: ",
+        "refers to itself without end",
+        id="schema-endless",
+    ),
+    pytest.param("timeout", "1", "6: timeout: ", "no known key", id="unknown"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "where", "what"), TASK_FAULTS)
+def test_task_fault(key: str, value: Any, where: str, what: str) -> None:
+    keys = {
+        "name": "x",
+        "backend": "main",
+        "backend_options": "{queue: q}",
+        "broker": "fake",
+        "broker_options": "{}",
+    }
+    keys[key] = value
+    text = "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None)
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert config is None
+    (fault,) = map(str, faults)
+    assert where in fault
+    assert what in fault
+
+
+def test_all_faults_of_a_task_at_once() -> None:
+    text = (
+        "nam: x\nbackend: redis\nbackend_options: {}\nbroker: command\n"
+        "broker_options: {args: 1}\nmax_running: 0\n"
+    )
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert config is None
+    assert sorted((fault.line, fault.where) for fault in faults) == [
+        (1, ""),
+        (1, "nam"),
+        (3, "backend_options"),
+        (5, "broker_options"),
+        (5, "broker_options.args"),
+        (6, "max_running"),
+    ]
+
+
+NO_TASKS = [
+    pytest.param("", "x.yml: is empty: ", id="empty"),
+    pytest.param("---\n# name: x\n", "x.yml: is empty: ", id="comment"),
+    pytest.param("[]", "x.yml:1: must be a mapping", id="list"),
+    pytest.param("- name: x", "without '- '", id="list-of-tasks"),
+    pytest.param("x", "x.yml:1: must be a mapping", id="string"),
+    pytest.param("1", "x.yml:1: must be a mapping", id="number"),
+]
+
+
+@pytest.mark.parametrize(("text", "what"), NO_TASKS)
+def test_a_task_is_a_mapping(text: str, what: str) -> None:
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert config is None
+    (fault,) = map(str, faults)
+    assert what in fault
+
+
+def test_says_where_a_key_belongs() -> None:
+    text = (
+        "name: x\nbackend: redis\ncontrol_channel: c\nbroker: command\n"
+        "run: ping\n"
+    )
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert [str(fault) for fault in sorted(faults) if fault.line > 1] == [
+        "x.yml:3: control_channel: is no known key; it belongs into "
+        "backend_options",
+        "x.yml:5: run: is no known key; it belongs into broker_options",
+    ]
+
+
+MEANT = [
+    pytest.param("backend: redis.yml", "; is 'redis' meant?", id="file"),
+    pytest.param("backend: rediss", "; is 'redis' meant?", id="backend"),
+    pytest.param("backend: x", "; known are faulty, main, redis", id="none"),
+    pytest.param(
+        "backend: faulty",
+        "'faulty.yml' in the folder backends is not usable",
+        id="faulty-backend",
+    ),
+    pytest.param("broker: comand", "; is 'command' meant?", id="broker"),
+    pytest.param("broker: cron", "; known are command, fake", id="no-broker"),
+]
+
+
+@pytest.mark.parametrize(("line", "meant"), MEANT)
+def test_says_which_name_is_meant(line: str, meant: str) -> None:
+    key = line.partition(":")[0]
+    lines = [line if x.startswith(f"{key}:") else x for x in PING.split("\n")]
+    found = document("\n".join(lines))
+    backends = {**BACKENDS, "faulty": None}
+    _, (fault,) = settings.task(found, PLUGINS, backends, {})
+    assert str(fault).endswith(meant)
+
+
+def test_says_which_type_is_meant() -> None:
+    found = document("type: Redis", "second.yml")
+    _, (fault,) = settings.backend(found, PLUGINS)
+    assert str(fault) == (
+        "second.yml:1: type: 'Redis' is not known; is 'redis' meant?"
+    )
+
+
+def test_the_name_of_a_file_is_a_type() -> None:
+    _, (fault,) = settings.backend(document("port: 1", "main.yml"), PLUGINS)
+    assert str(fault) == (
+        "main.yml:1: the key 'type' is missing, and 'main' is no type; "
+        "known are fake, redis"
+    )
+
+
+ONLY = Plugins({"redis": RedisBackend}, {"command": CommandBroker})
+
+
+def places(faults: List[Fault]) -> List[Tuple[int, str]]:
+    return sorted((fault.line, fault.where) for fault in faults)
+
+
+def test_all_faults_of_the_agent_at_once() -> None:
+    text = (
+        "max_request: 5\nmax_response: 6\nmax_running: 0\nnode:\n"
+        "  state: active\n  state_command: [x]\n  name: 1\nfoo: 1\n"
+    )
+    _, faults = settings.agent(document(text))
+    assert places(faults) == [
+        (1, "max_request"),
+        (2, "max_response"),
+        (3, "max_running"),
+        (6, "node.state_command"),
+        (7, "node.name"),
+        (8, "foo"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["type: rabbit", "type: 5", "foo: 1"])
+def test_all_faults_of_a_backend_at_once(line: str) -> None:
+    text = f"{line}\nhots: x\nport: y\nhost: z\nunix_socket: /s\n"
+    config, faults = settings.backend(document(text, "main.yml"), ONLY)
+    assert config is None
+    expected = [
+        (2, "hots"),
+        (3, "port"),
+        (5, "unix_socket"),
+        (5, "unix_socket"),
+    ]
+    if line == "foo: 1":
+        expected = [(1, ""), (1, "foo"), *expected]
+    else:
+        expected = [(1, "type"), *expected]
+    assert places(faults) == expected
+
+
+def test_options_of_no_plugin_are_no_fault_where_one_could_be_meant() -> None:
+    """The fake ones know neither; each has keys that the other has not."""
+    text = "type: rabbit\nhost: x\n"
+    _, faults = settings.backend(document(text), PLUGINS)
+    assert places(faults) == [(1, "type")]
+
+
+NO_BROKER = [
+    pytest.param("broker: comand", "broker", id="misspelt"),
+    pytest.param("broker: 5", "broker", id="a-number"),
+    pytest.param("# broker", "", id="missing"),
+]
+
+
+@pytest.mark.parametrize(("line", "where"), NO_BROKER)
+def test_all_faults_of_the_options_of_no_broker(line: str, where: str) -> None:
+    text = (
+        f"{line}\nname: x\nbackend: redis\n"
+        "backend_options: {control_channel: c}\n"
+        "broker_options:\n  run: x\n  args: it's\n  timeout: soon\n"
+    )
+    _, faults = settings.task(document(text), ONLY, BACKENDS, {})
+    first = (1, where) if where else (2, "")
+    assert places(faults) == [
+        first,
+        (7, "broker_options.args"),
+        (8, "broker_options.timeout"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["faulty", "redsi", "5"])
+def test_all_faults_of_the_options_of_no_backend(name: str) -> None:
+    text = (
+        f"name: x\nbackend: {name}\nbackend_options:\n  control_channel: 5\n"
+        "  foo: 1\nbroker: command\nbroker_options: {run: x}\n"
+    )
+    backends = {**BACKENDS, "faulty": None}
+    _, faults = settings.task(document(text), ONLY, backends, {})
+    assert places(faults) == [
+        (2, "backend"),
+        (4, "backend_options.control_channel"),
+        (5, "backend_options.foo"),
+    ]
+
+
+def test_a_quote_that_is_not_closed_beside_other_faults() -> None:
+    found = with_broker_options("rum: x\ntimeout: x\nargs: it's\nrun: a")
+    _, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert places(faults) == [
+        (6, "broker_options.rum"),
+        (7, "broker_options.timeout"),
+        (8, "broker_options.args"),
+    ]
+
+
+def test_a_broker_is_not_made_of_what_is_not_known() -> None:
+    text = (
+        "name: x\nbackend: main\nbackend_options: {queue: q}\nbroker: fake\n"
+        "broker_options: {bad: !!bool maybe}\nmax_running: 0\n"
+    )
+    found = yamlfile.read(Path("x.yml"), text)
+    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    assert config is None
+    assert places(faults) == [(6, "max_running")]
+
+
+def test_a_channel_is_not_made_of_what_is_not_known() -> None:
+    class Backend(FakeBackend):
+        @classmethod
+        def channel(cls, task_options: Mapping[str, Any]) -> str:
+            return str(task_options["queue"].lower())
+
+    text = (
+        "name: x\nbackend: main\nbackend_options: {queue: !!bool maybe}\n"
+        "broker: fake\nmax_running: 0\n"
+    )
+    found = yamlfile.read(Path("x.yml"), text)
+    plugins = Plugins({"fake": Backend}, {"fake": FakeBroker})
+    _, faults = settings.task(found, plugins, BACKENDS, {})
+    assert places(faults) == [(5, "max_running")]
+
+
+def test_a_size_that_is_not_known() -> None:
+    found = yamlfile.read(Path("x.yml"), "max_request: .inf\nfoo: 1\n")
+    config, faults = settings.agent(found)
+    assert config is None
+    assert places(faults) == [(2, "foo")]
+
+
+def test_a_name_that_is_taken_beside_other_faults() -> None:
+    taken, _ = settings.task(document(PING), PLUGINS, BACKENDS, {})
+    assert taken is not None
+    others = {(taken.backend, taken.channel, taken.name): taken}
+    text = PING.replace("name:", "foo: 1\nname:")
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    assert places(faults) == [(3, "foo"), (4, "name")]
+    text += "enabled: no\n"
+    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    assert places(faults) == [(3, "foo")]
+
+
+SCHEMAS = [
+    pytest.param("{$ref: '#/$defs/x', $defs: {x: {}}}", id="definition"),
+    pytest.param("{items: {$ref: '#'}}", id="itself"),
+    pytest.param("{$ref: '#a', $defs: {x: {$anchor: a}}}", id="anchor"),
+    pytest.param("{$ref: '#/$defs/a~1b', $defs: {a/b: {}}}", id="escaped"),
+    pytest.param("yes", id="boolean"),
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_data_schema(schema: str) -> None:
+    text = PING + f"data_schema: {schema}\n"
+    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    assert faults == []
+    assert config is not None

@@ -1,0 +1,440 @@
+"""Faults of a schema, in words and at their lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ngcp_task_agent.config import schemas
+from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config.yaml_file import UNKNOWN
+
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "title": "a name"},
+        "count": {"type": "integer", "minimum": 1, "title": "1 or more"},
+        "plain": {"type": "string"},
+        "number": {"type": "number"},
+        "two": {"type": ["string", "null"]},
+        "list": {"type": "array", "items": {"type": "integer"}},
+        "flag": {"type": "boolean"},
+        "map": {"type": "object"},
+        "words": {"type": "array", "items": {"format": "regex"}},
+        "short": {"maxLength": 3},
+        "command": {"format": "shell-words"},
+        "names": {"propertyNames": {"maxLength": 3, "title": "short names"}},
+        "one": {"not": {"required": ["b", "a"]}, "title": "a or b"},
+    },
+}
+
+
+def check_schema(text: str) -> List[str]:
+    document = yamlfile.read(Path("x.yml"), text)
+    found = schemas.check_schema(document.value)
+    return [str(document.fault(*fault)) for fault in found]
+
+
+_KEYS = (
+    "command, count, flag, list, map, name, names, number, one, plain, short, "
+    "two, words"
+)
+_STRING = "must be a string"
+_REGEX = "must be a regular expression that Python understands"
+_UNCLOSED = "missing ), unterminated subpattern at position 0"
+
+FAULTS = [
+    pytest.param(
+        "count: 1", "x.yml:1: the key 'name' is missing", id="missing"
+    ),
+    pytest.param(
+        "name: x\ncout: 1",
+        "x.yml:2: cout: is no known key; is 'count' meant?",
+        id="misspelt",
+    ),
+    pytest.param(
+        "name: x\nzzz: 1",
+        f"x.yml:2: zzz: is no known key; known are {_KEYS}",
+        id="unknown",
+    ),
+    pytest.param(
+        "name: [x]",
+        "x.yml:1: name: must be a name; this is a list",
+        id="title",
+    ),
+    pytest.param(
+        "name: x\ncount: 0", "x.yml:2: count: must be 1 or more", id="range"
+    ),
+    pytest.param(
+        "name: x\ncount: 1.0",
+        "x.yml:2: count: must be 1 or more",
+        id="float-is-no-integer",
+    ),
+    pytest.param(
+        "name: x\ncount: yes",
+        "x.yml:2: count: must be 1 or more; this is yes or no",
+        id="boolean-is-no-integer",
+    ),
+    pytest.param(
+        "name: x\nnumber: yes",
+        "x.yml:2: number: must be a number; this is yes or no",
+        id="boolean-is-no-number",
+    ),
+    pytest.param(
+        "name: x\nplain: 1",
+        f"x.yml:2: plain: {_STRING}; put it in quotes",
+        id="string",
+    ),
+    pytest.param(
+        "name: x\nflag: 1",
+        "x.yml:2: flag: must be yes or no; this is a number",
+        id="boolean",
+    ),
+    pytest.param(
+        "name: x\nlist: 1",
+        "x.yml:2: list: must be a list; this is a number",
+        id="list",
+    ),
+    pytest.param(
+        "name: x\nmap: 1",
+        "x.yml:2: map: must be a mapping of keys to values; this is a number",
+        id="map",
+    ),
+    pytest.param(
+        "name: x\nlist:\n- 1\n- x",
+        "x.yml:4: list[1]: must be a whole number; this is a string",
+        id="item",
+    ),
+    pytest.param(
+        "name: x\ntwo: 1",
+        f"x.yml:2: two: {_STRING} or nothing; put it in quotes",
+        id="one-of-two-types",
+    ),
+    pytest.param(
+        "name: x\nshort: long",
+        "x.yml:2: short: must be within the rule maxLength: 3",
+        id="rule-without-title",
+    ),
+    pytest.param(
+        "name: x\nwords: [a+, '(']",
+        f"x.yml:2: words[1]: {_REGEX}: {_UNCLOSED}",
+        id="regex",
+    ),
+    pytest.param(
+        "name: x\nwords: ['a{9999999999}']",
+        f"x.yml:2: words[0]: {_REGEX}: the repetition number is too large",
+        id="regex-too-large",
+    ),
+    pytest.param(
+        "name: x\nwords: ['" + "(" * 5000 + "']",
+        f"x.yml:2: words[0]: {_REGEX}: it is nested too deep",
+        id="regex-too-deep",
+    ),
+    pytest.param(
+        "name: x\nwords: ['(?P<" + "a" * 200 + "-b>x)']",
+        f"x.yml:2: words[0]: {_REGEX}: bad character in group name '"
+        + "a" * 51
+        + "…",
+        id="regex-with-a-long-reason",
+    ),
+    pytest.param(
+        "name: x\ncommand: it's",
+        "x.yml:2: command: a quote is not closed",
+        id="quote",
+    ),
+    pytest.param(
+        "name: x\ncommand: a\\",
+        "x.yml:2: command: nothing follows the last backslash",
+        id="backslash",
+    ),
+    pytest.param(
+        "name: x\nnames:\n  abc: 1\n  abcd: 1",
+        "x.yml:4: names.abcd: must be short names",
+        id="name",
+    ),
+    pytest.param(
+        "name: x\none:\n  a: 1\n  b: 1\n  c: 1",
+        "x.yml:4: one.b: must be a or b",
+        id="keys-that-exclude-each-other",
+    ),
+    pytest.param(
+        "[]",
+        "x.yml:1: must be a mapping of keys to values; this is a list",
+        id="not-a-mapping",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FAULTS)
+def test_fault(text: str, expected: str) -> None:
+    document = yamlfile.read(Path("x.yml"), text)
+    found = schemas.check(document, document.value, SCHEMA)
+    assert [str(fault) for fault in found] == [expected]
+
+
+_QUOTES = "put it in quotes"
+_NO_QUOTES = "write it without quotes"
+_NO_UNIT = "write the number alone, without a unit"
+
+HINTS = [
+    pytest.param("string", "10", f"; {_QUOTES}", id="number"),
+    pytest.param("string", "1.5", f"; {_QUOTES}", id="fraction"),
+    pytest.param("string", "yes", f"; {_QUOTES}", id="yes"),
+    pytest.param("string", "2026-01-31", f"; {_QUOTES}", id="date"),
+    pytest.param("string", "2026-01-31 10:00:00", f"; {_QUOTES}", id="time"),
+    pytest.param("string", "", "; it is empty", id="nothing"),
+    pytest.param(
+        "string", "{a: 1}", "; these are keys with values", id="mapping"
+    ),
+    pytest.param("integer", "'8'", f"; {_NO_QUOTES}", id="quoted"),
+    pytest.param("number", "'0.5'", f"; {_NO_QUOTES}", id="quoted-fraction"),
+    pytest.param("number", "5s", f"; {_NO_UNIT}", id="unit"),
+    pytest.param("number", "'10 s'", f"; {_NO_UNIT}", id="quoted-unit"),
+    pytest.param("number", "1.5 min", f"; {_NO_UNIT}", id="unit-and-space"),
+    pytest.param("number", "soon", "; this is a string", id="no-number"),
+    pytest.param("integer", "1.5", "", id="float"),
+    pytest.param("boolean", "'yes'", f"; {_NO_QUOTES}", id="quoted-yes"),
+    pytest.param("boolean", "maybe", "; this is a string", id="no-boolean"),
+    pytest.param("array", "web*", "; write ['web*']", id="one-item"),
+    pytest.param("array", "it's", "; write ['it''s']", id="item-with-quote"),
+    pytest.param("array", "a, b", "; this is a string", id="two-items"),
+    pytest.param("array", "5", "; this is a number", id="one-number"),
+    pytest.param("array", "2026-01-31", "; this is a date", id="one-date"),
+    pytest.param("array", "x" * 99, "; this is a string", id="long-item"),
+    pytest.param("array", '"a\\nb"', "; this is a string", id="item-of-lines"),
+    pytest.param(
+        "object", "- a: 1", "; write its keys without '- '", id="item-of-keys"
+    ),
+    pytest.param("object", "- a", "; this is a list", id="items"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "hint"), HINTS)
+def test_says_what_to_do_about_a_type(kind: str, text: str, hint: str) -> None:
+    document = yamlfile.read(Path("x.yml"), f"a:\n  {text}\n")
+    schema = {"properties": {"a": {"type": kind, "title": "so and so"}}}
+    (fault,) = schemas.check(document, document.value, schema)
+    assert str(fault) == f"x.yml:1: a: must be so and so{hint}"
+
+
+def test_all_faults_at_once() -> None:
+    document = yamlfile.read(Path("x.yml"), "a: 1\nb: 2\nflag: x\n")
+    found = schemas.check(document, document.value, SCHEMA)
+    assert sorted((fault.line, fault.where) for fault in found) == [
+        (1, ""),
+        (1, "a"),
+        (2, "b"),
+        (3, "flag"),
+    ]
+
+
+def test_several_missing_keys_are_told_once_each() -> None:
+    document = yamlfile.read(Path("x.yml"), "{}")
+    schema = {"required": ["a", "b", "c"]}
+    found = schemas.check(document, {}, schema)
+    assert sorted(fault.what for fault in found) == [
+        f"the key '{key}' is missing" for key in "abc"
+    ]
+
+
+def test_sound() -> None:
+    text = "{name: x, count: 1, list: [1], words: ['a.*'], number: 1}"
+    document = yamlfile.read(Path("x.yml"), text)
+    assert schemas.check(document, document.value, SCHEMA) == []
+
+
+def test_value_inside_a_document() -> None:
+    document = yamlfile.read(Path("x.yml"), "a:\n  b:\n    name: 1\n")
+    at = ("a", "b")
+    (fault,) = schemas.check(document, document.value["a"]["b"], SCHEMA, at)
+    assert str(fault) == "x.yml:3: a.b.name: must be a name; put it in quotes"
+
+
+REFERENCES = [
+    pytest.param("$ref: http://x/y", "1: $ref", "'http://x/y'", id="address"),
+    pytest.param("$ref: o.json#/a", "1: $ref", "'o.json#/a'", id="file"),
+    pytest.param("a: 1\n$ref: '#/b'", "2: $ref", "'#/b'", id="nowhere"),
+    pytest.param("$ref: '#a'", "1: $ref", "'#a'", id="no-such-anchor"),
+    pytest.param("a: 1\n$ref: '#/a'", "2: $ref", "'#/a'", id="to-no-schema"),
+    pytest.param(
+        "allOf:\n- {}\nitems: {$ref: '#/allOf/1'}",
+        "3: items.$ref",
+        "'#/allOf/1'",
+        id="to-no-item",
+    ),
+    pytest.param(
+        "allOf:\n- {}\n- $ref: x", "3: allOf[1].$ref", "'x'", id="in-a-list"
+    ),
+    pytest.param(
+        "a:\n  b:\n    $dynamicRef: x",
+        "3: a.b.$dynamicRef",
+        "'x'",
+        id="dynamic",
+    ),
+    pytest.param("not:\n  $id: x", "2: not.$id", "'$id: x'", id="id"),
+]
+
+
+@pytest.mark.parametrize(("text", "place", "reference"), REFERENCES)
+def test_reference_to_elsewhere(text: str, place: str, reference: str) -> None:
+    (fault,) = check_schema(text)
+    what = "but must be complete in itself"
+    assert fault == f"x.yml:{place}: refers to {reference}, {what}"
+
+
+ENDLESS = [
+    pytest.param("$ref: '#'", ["1: $ref"], id="itself"),
+    pytest.param("$ref: ''", ["1: $ref"], id="itself-by-nothing"),
+    pytest.param("allOf:\n- {}\n- $ref: '#'", ["3: allOf[1].$ref"], id="all"),
+    pytest.param("not:\n  $ref: '#'", ["2: not.$ref"], id="not"),
+    pytest.param(
+        "if: {type: 'null'}\nthen:\n  $ref: '#'", ["3: then.$ref"], id="then"
+    ),
+    pytest.param(
+        "dependentSchemas:\n  a:\n    $ref: '#'",
+        ["3: dependentSchemas.a.$ref"],
+        id="dependent",
+    ),
+    pytest.param(
+        "anyOf:\n- $ref: '#/$defs/a'\n$defs:\n  a: {$ref: '#/$defs/b'}\n"
+        "  b: {oneOf: [{$dynamicRef: '#'}]}",
+        ["5: $defs.b.oneOf[0].$dynamicRef"],
+        id="in-a-circle",
+    ),
+    pytest.param(
+        "items:\n  $anchor: x\n  else: {$ref: '#x'}\n"
+        "contains:\n  $ref: '#/contains'",
+        ["3: items.else.$ref", "5: contains.$ref"],
+        id="two",
+    ),
+    pytest.param(
+        "$ref: '#/not/allOf/0'\nnot:\n  allOf:\n  - $ref: '#/not'",
+        ["4: not.allOf[0]"],
+        id="into-the-middle",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "places"), ENDLESS)
+def test_reference_without_end(text: str, places: List[str]) -> None:
+    assert check_schema(text) == [
+        f"x.yml:{place}: refers to itself without end" for place in places
+    ]
+
+
+SOUND = [
+    pytest.param("yes", id="boolean"),
+    pytest.param("{$ref: '#/$defs/a', $defs: {a: {}}}", id="inside"),
+    pytest.param("{$ref: '#/allOf/0', allOf: [{}]}", id="to-an-item"),
+    pytest.param("{$ref: '#a', $defs: {x: {$anchor: a}}}", id="anchor"),
+    pytest.param("{properties: {$ref: {}}}", id="a-property's-name"),
+    pytest.param("{items: {$ref: '#'}}", id="deeper-in-the-data"),
+    pytest.param("{const: {$ref: '#'}}", id="no-schema"),
+    pytest.param(
+        "{allOf: [{$ref: '#/$defs/a'}, {$ref: '#/$defs/a'}], $defs: {a: {}}}",
+        id="twice",
+    ),
+    pytest.param(
+        "{anyOf: [{type: string}, {properties: {a: {$ref: '#'}}}]}", id="tree"
+    ),
+]
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_sound_schema(text: str) -> None:
+    assert check_schema(text) == []
+
+
+def test_references_that_double_are_no_circle() -> None:
+    """Followed one after the other they would be 2 to the 40th."""
+    definitions = {
+        str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2}
+        for n in range(40)
+    }
+    schema = {"$ref": "#/$defs/0", "$defs": {**definitions, "40": {}}}
+    assert schemas.check_schema(schema) == []
+
+
+NO_SCHEMAS = [
+    pytest.param(
+        "properties:\n  a:\n    type: strin",
+        "x.yml:3: properties.a.type: 'strin' is no type; is 'string' meant?",
+        id="type",
+    ),
+    pytest.param(
+        "type:\n  5",
+        "x.yml:1: type: '5' is no type; known are array, boolean, integer, "
+        "null, number, object, string",
+        id="type-a-number",
+    ),
+    pytest.param(
+        "properties:\n  a: string",
+        "x.yml:2: properties.a: must be a JSON Schema; write {type: string}",
+        id="type-alone",
+    ),
+    pytest.param(
+        "items:\n  a",
+        "x.yml:1: items: must be a JSON Schema; this is a string",
+        id="no-schema",
+    ),
+    pytest.param(
+        "required: name",
+        "x.yml:1: required: must be a list; write ['name']",
+        id="required",
+    ),
+    pytest.param(
+        "minLength: -1",
+        "x.yml:1: minLength: must be within the rule minimum: 0",
+        id="rule",
+    ),
+    pytest.param(
+        "\npattern: '('",
+        f"x.yml:2: pattern: {_REGEX}: {_UNCLOSED}",
+        id="expression",
+    ),
+    pytest.param(
+        "dependencies:\n  a: 5",
+        "x.yml:2: dependencies.a: is not valid in a JSON Schema",
+        id="else",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), NO_SCHEMAS)
+def test_says_what_is_wrong_in_a_schema(text: str, expected: str) -> None:
+    assert check_schema(text) == [expected]
+
+
+def test_says_which_of_several_types_is_none() -> None:
+    ((_, what),) = schemas.check_schema({"type": ["string", "nul"]})
+    assert what == "'nul' is no type; is 'null' meant?"
+
+
+def test_all_faults_of_a_schema_at_once() -> None:
+    found = check_schema(
+        "properties:\n  a: {type: dict}\n  b: {minLength: -1}\n"
+        "  c: {$ref: x}\n  d: {enum: [2026-01-31]}\n  e: {type: 2026-01-31}\n"
+        "allOf:\n- $ref: '#'\n"
+    )
+    assert sorted(fault.split(": ")[:2] for fault in found) == [
+        ["x.yml:2", "properties.a.type"],
+        ["x.yml:3", "properties.b.minLength"],
+        ["x.yml:4", "properties.c.$ref"],
+        ["x.yml:5", "properties.d.enum[0]"],
+        ["x.yml:6", "properties.e.type"],
+        ["x.yml:8", "allOf[0].$ref"],
+    ]
+
+
+def test_what_has_a_fault_has_no_second_one() -> None:
+    document = yamlfile.read(
+        Path("x.yml"), "name: 2026-13-45\ncount: 1\nlist: [.inf, x]\n"
+    )
+    (fault,) = schemas.check(document, document.value, SCHEMA)
+    assert fault.where == "list[1]"
+    assert schemas.check_schema({"type": UNKNOWN, "items": UNKNOWN}) == []
+    assert schemas.check_schema({"type": ["string", UNKNOWN]}) == []

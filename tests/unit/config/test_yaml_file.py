@@ -1,0 +1,357 @@
+"""YAML files: values with their lines, and every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Tuple
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config.yaml_file import UNKNOWN, Document, Fault
+
+PATH = Path("/etc/ngcp-task-agent/tasks/x.yml")
+
+
+def read(text: str) -> Document:
+    return yamlfile.read(PATH, text)
+
+
+SOUND = [
+    pytest.param("", None, id="nothing"),
+    pytest.param("---\n", None, id="only-a-mark"),
+    pytest.param("# a comment\n", None, id="only-a-comment"),
+    pytest.param("name: x", {"name": "x"}, id="mapping"),
+    pytest.param("---\nname: x\n...\n", {"name": "x"}, id="marks"),
+    pytest.param(
+        "a: [1, 2.5, yes, null, x]",
+        {"a": [1, 2.5, True, None, "x"]},
+        id="types",
+    ),
+    pytest.param("a: {b: {c: 1}}", {"a": {"b": {"c": 1}}}, id="nested"),
+    pytest.param("a: &x [1]\nb: *x", {"a": [1], "b": [1]}, id="alias"),
+    pytest.param(
+        "a: &x {b: 1}\nc: {<<: *x, d: 2}",
+        {"a": {"b": 1}, "c": {"b": 1, "d": 2}},
+        id="merge",
+    ),
+    pytest.param('"yes": 1', {"yes": 1}, id="quoted-key"),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), SOUND)
+def test_reads(text: str, value: Any) -> None:
+    document = read(text)
+    assert document.faults == []
+    assert document.value == value
+
+
+_DATE = "is not a usable date; if it is a text, put it in quotes"
+_NUMBER = "is not a usable number; if it is a text, put it in quotes"
+
+FAULTS = [
+    pytest.param("a: 1\na: 2", 2, "a", "second time", id="duplicate"),
+    pytest.param(
+        "x:\n  a: 1\n  b: 2\n  a: 3",
+        4,
+        "x.a",
+        "second time",
+        id="duplicate-inside",
+    ),
+    pytest.param(
+        "- {a: 1,\n   a: 2}", 2, "[0].a", "second time", id="duplicate-in-list"
+    ),
+    pytest.param("a: 1\n1: 2", 2, "", "'1' is no key", id="number-as-key"),
+    pytest.param("yes: 2", 1, "", "'yes' is no key", id="boolean-as-key"),
+    pytest.param("a:\n  ~: 2", 2, "a", "'~' is no key", id="null-as-key"),
+    pytest.param("[a]: 2", 1, "", "no key", id="list-as-key"),
+    pytest.param("a: .inf", 1, "a", "finite", id="infinity"),
+    pytest.param("a: 1\nb: [1, .NaN]", 2, "b[1]", "finite", id="nan"),
+    pytest.param("a: [1", 1, "", "not YAML", id="no-end"),
+    pytest.param("a: 1\n\tb: 2", 2, "", "not YAML", id="tab"),
+    pytest.param("a: b: c", 1, "", "not YAML", id="two-colons"),
+    pytest.param("a: 'x", 1, "", "not YAML", id="quote-without-end"),
+    pytest.param("a: *x", 1, "", "not YAML", id="no-such-anchor"),
+    pytest.param(
+        "a: 1\n---\nb: 2", 2, "", "file of its own", id="two-documents"
+    ),
+    pytest.param(
+        'a:\n  - "x\n  \x01"', 3, "a[0]", "U+0001", id="control-character"
+    ),
+    pytest.param("a: 1\nb: |\n  \0\n", 3, "b", "U+0000", id="nul"),
+    pytest.param(
+        "a:\n  \x7fb: 1", 2, "a", "U+007F", id="control-character-in-key"
+    ),
+    pytest.param(
+        "a: 1\n# \x1b", 2, "", "U+001B", id="control-character-in-comment"
+    ),
+    pytest.param(
+        "a: 1\n\0\n", 2, "", "U+0000", id="control-character-that-is-no-yaml"
+    ),
+    pytest.param(
+        "b: 1\na: !!python/object:os.system x",
+        2,
+        "a",
+        "the tag !!python/object:os.system cannot be used",
+        id="python-object",
+    ),
+    pytest.param("b: 1\na: !x y", 2, "a", "tag !x", id="unknown-tag"),
+    pytest.param("b: 1\na: !!set {x}", 2, "a", "tag !!set", id="set"),
+    pytest.param("a:\n- !!omap []", 2, "a[0]", "tag !!omap", id="omap"),
+    pytest.param("b: 1\na: !!binary aA==", 2, "a", "!!binary", id="binary"),
+    pytest.param("b: 1\na: !!str [x]", 2, "a", "tag !!str", id="no-string"),
+    pytest.param("b: 1\na: !!map x", 2, "a", "tag !!map", id="no-mapping"),
+    pytest.param(
+        "%YAML 9.9\n---\na: 1", 1, "", "not YAML", id="another-version"
+    ),
+    pytest.param(
+        "a: 1\nb:\n- 2001-99-99", 3, "b[0]", _DATE, id="impossible-date"
+    ),
+    pytest.param("b: 1\na: !!int x", 2, "a", _NUMBER, id="no-int"),
+    pytest.param("b: 1\na: !!int ''", 2, "a", _NUMBER, id="empty-int"),
+    pytest.param("b: 1\na: 0x_", 2, "a", _NUMBER, id="int-without-digits"),
+    pytest.param("b: 1\na: !!float x", 2, "a", _NUMBER, id="no-float"),
+    pytest.param(
+        "b: 1\na: !!bool maybe", 2, "a", "not yes or no", id="no-boolean"
+    ),
+    pytest.param("b: 1\na: !!timestamp soon", 2, "a", _DATE, id="no-date"),
+    pytest.param("2001-99-99", 1, "", _DATE, id="all-of-the-file"),
+    pytest.param("a: 1\n<<: 1", 2, "<<", "a mapping", id="merged-number"),
+    pytest.param("a: 1\n<<: [1]", 2, "<<", "a mapping", id="merged-list"),
+    pytest.param(
+        '"a\\nb": .inf', 1, '"a\\nb"', "finite", id="key-of-two-lines"
+    ),
+    pytest.param(
+        'a: 1\nb: "\\UFFFFFFFF"', 2, "", "not YAML", id="no-such-character"
+    ),
+    pytest.param(
+        "a: &x [*x]", 1, "a" + "[0]" * 20, "too deep", id="holds-itself"
+    ),
+    pytest.param('a: "x\\0y"', 1, "a", "NUL", id="escaped-nul"),
+    pytest.param(
+        'a: 1\nb: ["\\ud800"]',
+        2,
+        "b[0]",
+        "surrogate",
+        id="escaped-half-a-pair",
+    ),
+    pytest.param('"\\0": 1', 1, "", "no key", id="nul-in-key"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "where", "what"), FAULTS)
+def test_finds(text: str, line: int, where: str, what: str) -> None:
+    (fault,) = read(text).faults
+    assert what in fault.what
+    assert (fault.line, fault.where) == (line, where)
+    assert "\n" not in str(fault)
+
+
+_COLON = "put the value in quotes: it holds a ':'"
+_REST = "if the whole value is a text, put it in quotes"
+_OTHER = "put the whole value in quotes of the other kind"
+_ABOVE = "the line before lacks a ': ', or this one is indented too far"
+_INDENTED = "it is indented like no line above"
+_SIDE = "keys and the items of a list cannot stand side by side"
+_LIST = "begin a list on a line of its own, or put a text in quotes"
+
+
+def _text(letter: str) -> str:
+    return f"if the {letter} begins a text, put that in quotes"
+
+
+def _open(letter: str) -> str:
+    return f"if the {letter} of line 1 begins a text, put that in quotes"
+
+
+HINTS = [
+    pytest.param("a: b: c", 1, _COLON, id="colon"),
+    pytest.param("a: say 'x', \"y\": z", 1, _COLON, id="colon-and-quotes"),
+    pytest.param("a: b:", 1, _COLON, id="colon-at-the-end"),
+    pytest.param("a:1\nb: 2", 2, _ABOVE, id="no-space-after-the-colon"),
+    pytest.param("a b\nb: 2", 2, _ABOVE, id="no-colon"),
+    pytest.param("a: 1\n  b: 2", 2, _ABOVE, id="indented-too-far"),
+    pytest.param("a:\n  b: 1\n c: 2", 3, _INDENTED, id="indented-less"),
+    pytest.param("a:\n  - b\n - c", 3, _INDENTED, id="item-indented-less"),
+    pytest.param("a: *", 1, _text("*"), id="star"),
+    pytest.param("a: *.example.org", 1, _text("*"), id="star-and-more"),
+    pytest.param("a: *b", 1, _text("*"), id="no-such-anchor"),
+    pytest.param("a: [b, *]", 1, _text("*"), id="star-in-a-list"),
+    pytest.param("a: &", 1, _text("&"), id="ampersand"),
+    pytest.param("a: %b", 1, _text("%"), id="percent"),
+    pytest.param("a: @b", 1, _text("@"), id="at"),
+    pytest.param("a: `b`", 1, _text("`"), id="backtick"),
+    pytest.param("a: !b", 1, _text("!"), id="exclamation-mark"),
+    pytest.param("a: |b", 1, _text("|"), id="bar"),
+    pytest.param("a: >b", 1, _text(">"), id="greater"),
+    pytest.param("a: ? b", 1, _text("?"), id="question-mark"),
+    pytest.param("a: [b]+", 1, _REST, id="expression"),
+    pytest.param("a: [[b]+]", 1, _open("["), id="expression-in-a-list"),
+    pytest.param("a: [b\nc: d", 2, _open("["), id="list-without-end"),
+    pytest.param("a: {b: 1\nc: d", 2, _open("{"), id="mapping-without-end"),
+    pytest.param("a: {b}+", 1, _REST, id="braces"),
+    pytest.param("a: 'it's'", 1, _OTHER, id="quote-in-quotes"),
+    pytest.param('a: "b" c', 1, _OTHER, id="more-after-quotes"),
+    pytest.param(
+        "a: 'b\nc: 'd'", 2, "is a ' missing in a line above?", id="quote-above"
+    ),
+    pytest.param("a: 'b\nc: d\n", 1, "the quote ' has no end", id="quote"),
+    pytest.param('a: "b\nc: d', 1, 'the quote " has no end', id="quotes"),
+    pytest.param(
+        'a: "\\d+"',
+        1,
+        "in single quotes a backslash is nothing special",
+        id="backslash",
+    ),
+    pytest.param("a:\n\tb: 1", 2, "use spaces, not tabs", id="tab"),
+    pytest.param("a: b\t# c", 1, "use spaces, not tabs", id="tab-later"),
+    pytest.param("a: - b", 1, _LIST, id="item-behind-a-key"),
+    pytest.param("- a\nb: 1", 2, _SIDE, id="key-after-items"),
+    pytest.param("a:\n  b: 1\n  - c", 3, _SIDE, id="item-after-keys"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "hint"), HINTS)
+def test_says_what_to_do(text: str, line: int, hint: str) -> None:
+    (fault,) = read(text).faults
+    assert (fault.line, fault.what.partition("; ")[2]) == (line, hint)
+
+
+def test_says_nothing_where_the_slip_is_not_known() -> None:
+    (fault,) = read("a: ,b").faults
+    assert ";" not in fault.what
+
+
+def test_all_faults_at_once() -> None:
+    document = read(
+        "a: 1\na: 2\nb: .inf\n3: 4\nc: 2026-13-45\nd: !!bool maybe\n"
+        "e: x\x01\nf: !x y\n# \x02\n"
+    )
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (2, "a"),
+        (3, "b"),
+        (4, ""),
+        (5, "c"),
+        (6, "d"),
+        (7, "e"),
+        (8, "f"),
+        (9, ""),
+    ]
+
+
+def test_what_has_no_fault_is_known() -> None:
+    document = read("a: 1\nb: [x, .inf]\n3: 4\nc: {d: 2026-13-45, e: y}\n")
+    assert document.is_read
+    assert document.value == {
+        "a": 1,
+        "b": ["x", UNKNOWN],
+        "c": {"d": UNKNOWN, "e": "y"},
+    }
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: &x [*x]", "[" * 50_000])
+def test_what_cannot_be_read_is_not_known(text: str) -> None:
+    document = read(text)
+    assert not document.is_read
+    assert document.value is None
+
+
+def test_a_character_and_what_is_not_yaml() -> None:
+    document = read("a: x\x01\nb: 'y\n")
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (1, ""),
+        (2, ""),
+    ]
+
+
+def test_merged_values() -> None:
+    """Those of the mapping itself come first, then in the list's order."""
+    text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {<<: [*b, *a], y: 3}"
+    assert read(text).value["c"] == {"x": 2, "y": 3, "z": 2}
+
+
+def test_looks_below_what_is_no_key() -> None:
+    document = read("1: {a: .inf}\n[b]: .nan\n")
+    assert [(fault.line, fault.where) for fault in document.faults] == [
+        (1, ""),
+        (1, "1.a"),
+        (2, ""),
+        (2, "?"),
+    ]
+
+
+def test_deep_nesting() -> None:
+    assert read("[" * 20 + "]" * 20).faults == []
+    assert read("[" * 30 + "]" * 30).faults
+    (fault,) = read("[" * 50_000).faults
+    assert str(fault) == f"{PATH}:1: is nested too deep"
+
+
+def test_aliases_cannot_blow_up() -> None:
+    """Each line holds ten of the line before: a billion in the last."""
+    lines = ["a0: &a0 [x]"]
+    for n in range(1, 10):
+        inner = ", ".join([f"*a{n - 1}"] * 10)
+        lines.append(f"a{n}: &a{n} [{inner}]")
+    (fault,) = read("\n".join(lines)).faults
+    assert "too many" in fault.what
+    (fault,) = read("a: &x [*x, *x, *x]").faults
+    assert "too deep" in fault.what
+
+
+PLACES = [
+    pytest.param((), 1, "", id="whole"),
+    pytest.param(("name",), 1, "name", id="key"),
+    pytest.param(("node", "labels", "site"), 4, "node.labels.site", id="deep"),
+    pytest.param(("list", 1), 7, "list[1]", id="item"),
+    pytest.param(("list", 1, "x"), 7, "list[1].x", id="missing-in-item"),
+    pytest.param(("node", "nix"), 2, "node.nix", id="missing-key"),
+    pytest.param(("nix",), 1, "nix", id="missing-at-the-top"),
+]
+
+
+@pytest.mark.parametrize(("steps", "line", "where"), PLACES)
+def test_knows_where_a_value_stands(
+    steps: Tuple[Any, ...], line: int, where: str
+) -> None:
+    document = read(
+        "name: x\nnode:\n  labels:\n    site: y\nlist:\n  - a\n  - b\n"
+    )
+    fault = document.fault(steps, "is wrong")
+    assert (fault.line, fault.where) == (line, where)
+
+
+def test_fault_as_text() -> None:
+    assert str(Fault(PATH, 3, "a.b", "is wrong")) == f"{PATH}:3: a.b: is wrong"
+    assert str(Fault(PATH, 0, "", "is wrong")) == f"{PATH}: is wrong"
+
+
+@given(st.text() | st.text("a:-[]{}&*x!<>|'\"\\0 \n\t#%,?.~1=", max_size=40))
+@example("? a")
+@example("a: !!set {x}")
+@example("!!omap [a: 1]")
+@example("!!pairs [a: 1]")
+@example("!!binary x")
+@example("!!merge a: 1")
+@example("<<: 5")
+@example("<<: [1]")
+@example("!!null x: 1")
+@example("a: !!float ''")
+@example("a: !!str [x]")
+@example("a: !!map x")
+@example("- !!timestamp 2001-01-01 24:61:61")
+@example("a: 1:99:99999999999999999999")
+@example("a: =")
+@example("&a ? *a")
+def test_any_text_is_a_value_or_faults(text: str) -> None:
+    document = read(text)
+    if not document.faults:
+        assert document.is_read
+        assert document.value == yaml.safe_load(text)
+    for fault in document.faults:
+        assert fault.what
+        assert fault.line
+        assert "\n" not in str(fault)

@@ -1,0 +1,426 @@
+"""The agent: starts, reloads and drains, with a backend in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from ngcp_task_agent import background
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.config import loader as config_module
+from ngcp_task_agent.config.loader import Config, Loader
+from ngcp_task_agent.config.plugins import Plugins
+from ngcp_task_agent.daemon.agent import Agent
+from ngcp_task_agent.daemon.systemd import Notifier
+from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.logs import journal
+from tests.unit.fakes import FakeBackend, Records, body, until, write
+
+
+class Noting(Notifier):
+    """Notes what systemd would be told."""
+
+    def __init__(self) -> None:
+        self.told: List[str] = []
+
+    def ready(self) -> None:
+        self.told.append("ready")
+
+    def reloading(self) -> None:
+        self.told.append("reloading")
+
+    def stopping(self, within: float) -> None:
+        self.told.append("stopping")
+
+    def status(self, text: str) -> None:
+        self.last_status = text
+
+
+class Bench:
+    """An agent in this process and the backends that it has made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: List[FakeBackend] = []
+        self.notifier = Noting()
+        write(
+            folder / "agent.yml",
+            "node: {name: sp1, state: active, status: online, roles: []}\n"
+            "stop_timeout: 0.2\n",
+        )
+        write(folder / "backends/fake.yml", "port: 1\n")
+        self.task("echo", "{run: echo, args: hello}")
+
+    def task(self, name: str, options: str, more: str = "") -> None:
+        write(
+            self.folder / f"tasks/{name}.yml",
+            f"name: {name}\nbackend: fake\nbackend_options: {{queue: q}}\n"
+            f"broker: command\nbroker_options: {options}\n{more}",
+        )
+
+    async def start(self) -> None:
+        self.agent = Agent(Loader(self.folder), self.notifier)
+        self.running = asyncio.create_task(self.agent.run())
+        await until(
+            lambda: "ready" in self.notifier.told or self.running.done()
+        )
+
+    @property
+    def backend(self) -> FakeBackend:
+        return self.made[-1]
+
+    def send(self, task: str, **fields: Any) -> None:
+        self.backend.arrive(body(task=task, **fields), "q")
+
+    async def answers(self, count: int) -> List[Dict[str, Any]]:
+        await until(lambda: len(self.backend.sent) >= count)
+        return [json.loads(message) for _, message, _ in self.backend.sent]
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        os.kill(os.getpid(), number)
+        return await self.running
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """An agent that has ended ignores the signals that end it."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path / "etc")
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+
+    class Kept(FakeBackend):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.made.append(self)
+
+    plugins = Plugins({"fake": Kept}, {"command": CommandBroker})
+    monkeypatch.setattr(config_module.plugins, "find", lambda: plugins)
+    return made
+
+
+async def test_runs_tasks_until_a_signal(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    assert bench.backend.channels == {"q"}
+    bench.send("echo")
+    accepted, done = await bench.answers(2)
+    assert (accepted["status"], done["status"]) == ("accepted", "done")
+    assert (done["src"], done["data"]) == ("sp1", "hello\n")
+    assert await bench.stop() == 0
+    assert bench.backend.calls == ["start", "stop_listening", "stop"]
+    assert bench.notifier.told == ["ready", "stopping"]
+    assert bench.notifier.last_status.isascii()
+    for kind in (journal.STARTED, journal.STOPPING, journal.STOPPED):
+        assert len(journal_records.of(kind)) == 1
+    assert "1 accepted, 1 done" in journal_records.texts(journal.STOPPED)[0]
+
+
+async def test_nothing_to_run(bench: Bench, journal_records: Records) -> None:
+    (bench.folder / "backends/fake.yml").unlink()
+    await bench.start()
+    assert await bench.running == 78
+    assert journal_records.of(journal.NOTHING_TO_RUN)
+
+
+async def test_faulty_files_are_left_out(
+    bench: Bench, journal_records: Records
+) -> None:
+    bench.task("bad", "{run: 1}")
+    await bench.start()
+    bench.send("bad")
+    (answer,) = await bench.answers(1)
+    assert answer["reason"] == "unknown task 'bad'"
+    (text,) = journal_records.texts(journal.CONFIG_FAULT)
+    assert "bad.yml:5: broker_options.run: " in text
+    assert await bench.stop(signal.SIGINT) == 0
+
+
+async def test_stop_ends_what_runs_with_an_answer(bench: Bench) -> None:
+    bench.task("slow", "{run: sleep, args: '600'}", "max_running: 1\n")
+    await bench.start()
+    bench.send("slow")
+    bench.send("slow")
+    await bench.answers(2)
+    assert await bench.stop() == 0
+    answers = await bench.answers(4)
+    statuses = sorted(answer["status"] for answer in answers)
+    assert statuses == ["accepted", "accepted", "error", "error"]
+    assert all("stopping" in a["reason"] for a in answers if a["reason"])
+
+
+async def test_a_second_signal_hurries(bench: Bench) -> None:
+    path = bench.folder / "agent.yml"
+    path.write_text(path.read_text().replace("0.2", "600"))
+    bench.task("slow", "{run: sleep, args: '600'}")
+    await bench.start()
+    bench.send("slow")
+    await bench.answers(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: "stopping" in bench.notifier.told)
+    assert await bench.stop() == 0
+    assert bench.backend.statuses() == ["accepted", "error"]
+
+
+async def test_at_no_moment_would_a_signal_end_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.start()
+    handlers: List[Any] = []
+    really = signal.signal
+
+    def note(number: int, handler: Any) -> Any:
+        handlers.append(handler)
+        return really(number, handler)
+
+    monkeypatch.setattr(signal, "signal", note)
+    assert await bench.stop() == 0
+    assert signal.SIG_DFL not in handlers
+    assert signal.default_int_handler not in handlers
+
+
+def rewrite(name: str, old: str, new: str) -> Callable[[Bench], None]:
+    def change(bench: Bench) -> None:
+        path = bench.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+async def test_reload(bench: Bench, journal_records: Records) -> None:
+    await bench.start()
+    backend = bench.backend
+    rewrite("tasks/echo.yml", "hello", "goodbye")(bench)
+    bench.task("new", "{run: 'true'}")
+    assert await bench.agent.reload() == ()
+    # A backend whose file stays keeps its connection.
+    assert bench.made == [backend]
+    bench.send("echo")
+    bench.send("new")
+    answers = await bench.answers(4)
+    assert "goodbye\n" in [answer["data"] for answer in answers]
+    assert journal_records.of(journal.RELOADED)
+    assert bench.notifier.told == ["ready", "reloading", "ready"]
+    assert await bench.stop() == 0
+
+
+async def test_reload_by_signal(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    (bench.folder / "tasks/echo.yml").unlink()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: journal_records.of(journal.RELOADED))
+    assert bench.backend.channels == frozenset()
+    assert await bench.stop() == 0
+
+
+async def test_reload_with_faults_keeps_what_was(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    rewrite("tasks/echo.yml", "run: echo", "runs: echo")(bench)
+    rewrite("backends/fake.yml", "port: 1", "port: x")(bench)
+    faults = await bench.agent.reload()
+    assert len(faults) == 3
+    (text,) = journal_records.texts(journal.RELOAD_FAULTY)
+    assert text == (
+        "reloaded, but with 3 faults: 2 files keep what they said before; "
+        "fake: listening, 1 task, 0 running"
+    )
+    bench.send("echo")
+    await bench.answers(2)
+    assert bench.backend.statuses() == ["accepted", "done"]
+    assert len(bench.made) == 1
+    assert await bench.stop() == 0
+
+
+async def test_reload_that_cannot_read_keeps_what_was(
+    bench: Bench, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(loader: Loader) -> Config:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    await bench.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(Loader, "load", fails)
+        with pytest.raises(ControlError, match="Too many open files"):
+            await bench.agent.reload()
+    (text,) = journal_records.texts(journal.RELOAD_FAULTY)
+    assert "not reloaded: " in text
+    bench.send("echo")
+    await bench.answers(2)
+    assert bench.backend.statuses() == ["accepted", "done"]
+    assert await bench.stop() == 0
+
+
+async def test_reload_tells_what_becomes_of_faulty_files(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    bench.task("new", "{}")
+    await bench.agent.reload()
+    rewrite("tasks/echo.yml", "run: echo", "runs: echo")(bench)
+    bench.task("newer", "{}")
+    await bench.agent.reload()
+    (bench.folder / "backends/fake.yml").rename(
+        bench.folder / "backends/other.yml"
+    )
+    await bench.agent.reload()
+    texts = journal_records.texts(journal.RELOAD_FAULTY)
+    assert [text.partition(";")[0] for text in texts] == [
+        "reloaded, but with 1 fault: 1 file is left out",
+        "reloaded, but with 4 faults: 1 file keeps what it said before, "
+        "2 files are left out",
+        "reloaded, but with 8 faults: 4 files are left out",
+    ]
+    assert await bench.stop() == 0
+
+
+async def test_reload_changes_the_sizes_of_messages(bench: Bench) -> None:
+    bench.task("much", "{run: head, args: -c 9000 /dev/zero}")
+    await bench.start()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(2)
+    assert answers[1]["data"] == "\0" * 9000
+    path = bench.folder / "agent.yml"
+    sound = path.read_text()
+    path.write_text(f"{sound}max_request: 4096\n")
+    await bench.agent.reload()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(3)
+    assert "limit is 4096" in answers[2]["reason"]
+    path.write_text(f"{sound}max_response: 20000\n")
+    await bench.agent.reload()
+    bench.send("much", data="x" * 9000)
+    answers = await bench.answers(5)
+    # Each of the bytes is six in JSON.
+    assert answers[4]["chunks"] > 1
+    await bench.answers(4 + answers[4]["chunks"])
+    assert await bench.stop() == 0
+
+
+async def test_reload_changes_what_may_run_at_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    script = f"echo >> {begun}; exec sleep 600"
+    bench.task("slow", f"{{run: sh, args: [-c, '{script}']}}")
+    path = bench.folder / "agent.yml"
+    sound = path.read_text()
+    path.write_text(f"{sound}max_running: 1\n")
+    await bench.start()
+    bench.send("slow")
+    await until(begun.exists)
+    bench.send("slow")
+    await bench.answers(2)
+    path.write_text(f"{sound}max_running: 2\n")
+    await bench.agent.reload()
+    await until(lambda: begun.read_text() == "\n\n")
+    assert await bench.stop() == 0
+
+
+async def test_reload_changes_how_long_a_stop_waits(bench: Bench) -> None:
+    rewrite("agent.yml", "0.2", "600")(bench)
+    bench.task("slow", "{run: sleep, args: '600'}")
+    await bench.start()
+    bench.send("slow")
+    await bench.answers(1)
+    rewrite("agent.yml", "600", "0.2")(bench)
+    await bench.agent.reload()
+    assert await asyncio.wait_for(bench.stop(), 60) == 0
+    assert bench.backend.statuses() == ["accepted", "error"]
+
+
+async def test_nobody_knows_who_a_node_with_a_faulty_file_is(
+    bench: Bench, journal_records: Records
+) -> None:
+    """Only what it is called can be found otherwise."""
+    rewrite("agent.yml", "0.2", "soon")(bench)
+    await bench.start()
+    for option in ("state=active", "status=online", "role=*"):
+        bench.send("echo", dst=f"*|{option}", src="in vain")
+    bench.send("echo", dst="*|state=unknown;status=unknown")
+    answers = await bench.answers(2)
+    assert [answer["dst"] for answer in answers] == ["client"] * 2
+    rewrite("agent.yml", "soon", "0.2")(bench)
+    await bench.agent.reload()
+    bench.send("echo", dst="sp1|state=active;status=online")
+    answers = await bench.answers(4)
+    assert answers[3]["status"] == "done"
+    assert await bench.stop() == 0
+    assert "3 ignored" in journal_records.texts(journal.STOPPED)[0]
+
+
+async def test_running_tasks_end_as_they_began(bench: Bench) -> None:
+    bench.task("slow", "{run: sh, args: [-c, 'sleep 0.3; echo old']}")
+    await bench.start()
+    bench.send("slow")
+    await bench.answers(1)
+    rewrite("tasks/slow.yml", "old", "new")(bench)
+    await bench.agent.reload()
+    answers = await bench.answers(2)
+    assert answers[1]["data"] == "old\n"
+    assert await bench.stop() == 0
+
+
+async def test_backend_that_changes_is_replaced(bench: Bench) -> None:
+    bench.task("slow", "{run: sleep, args: '0.3'}")
+    await bench.start()
+    old = bench.backend
+    bench.send("slow")
+    await bench.answers(1)
+    rewrite("backends/fake.yml", "1", "2")(bench)
+    await bench.agent.reload()
+    assert len(bench.made) == 2
+    assert bench.backend.options == {"port": 2}
+    # The old one lives until its last answer has left.
+    await until(lambda: "stop" in old.calls)
+    assert old.statuses() == ["accepted", "done"]
+    bench.send("echo")
+    await bench.answers(2)
+    assert await bench.stop() == 0
+
+
+async def test_a_bug_ends_the_agent(
+    bench: Bench, journal_records: Records
+) -> None:
+    """Better restarted than half alive."""
+    await bench.start()
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    background.start(fail())
+    assert await asyncio.wait_for(bench.running, 30) == 1
+    assert journal_records.of(journal.BUG)[0].exc_info
+
+
+async def test_another_bug_is_only_told(
+    bench: Bench, journal_records: Records
+) -> None:
+    await bench.start()
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "something odd", "exception": ZeroDivisionError()}
+    )
+    assert journal_records.of(journal.BUG)[0].exc_info
+    bench.send("echo")
+    await bench.answers(2)
+    assert await bench.stop() == 0

@@ -1,0 +1,175 @@
+"""The daemon's command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from ngcp_task_agent import __version__
+from ngcp_task_agent.daemon import cli, control
+from ngcp_task_agent.errors import ControlError
+from tests.parts import ROOT
+from tests.unit.fakes import write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "etc/backends/redis.yml", "")
+    write(
+        tmp_path / "etc/tasks/x.yml",
+        "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
+        "broker: command\nbroker_options: {run: sh}\n",
+    )
+    return tmp_path / "etc"
+
+
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"ngcp-task-agent {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--nonsense"], ["x"], ["--log-level", "loud"], ["--check", "--reload"]],
+)
+def test_wrong_command_line(
+    argv: List[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    assert "usage: ngcp-task-agent" in capfd.readouterr().err
+
+
+def test_check(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    said = f"{folder}: no fault; 1 backend, 1 task\n"
+    assert capfd.readouterr().out == said
+    (folder / "tasks/x.yml").unlink()
+    write(folder / "backends/second.yml", "type: redis\n")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    said = f"{folder}: no fault; 2 backends, 0 tasks\n"
+    assert capfd.readouterr().out == said
+
+
+def test_check_with_a_warning(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "tasks/x.yml"
+    path.write_text(path.read_text().replace("sh", "no-such-program"))
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 0
+    assert "there is no program 'no-such-program'" in capfd.readouterr().out
+
+
+def test_check_with_faults(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "agent.yml", "a: 1\nb: 2\n")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 78
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{folder}/agent.yml:1: a: ")
+    assert lines[1].startswith(f"{folder}/agent.yml:2: b: ")
+
+
+def test_check_of_a_file_whose_name_is_not_utf_8(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "tasks/\udcff.yml", "")
+    assert cli.main(["--check", "--config-dir", str(folder)]) == 78
+    said = capfd.readouterr().out
+    assert said.startswith(f"{folder}/tasks/\\udcff.yml: is empty")
+
+
+def test_check_with_nothing_to_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--check", "--config-dir", str(tmp_path)]) == 78
+    assert "nothing to run" in capfd.readouterr().out
+
+
+def test_reload(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    faults: List[str] = []
+
+    async def ask(socket: Path) -> List[str]:
+        return faults
+
+    monkeypatch.setattr(control, "ask_reload", ask)
+    assert cli.main(["--reload"]) == 0
+    faults.append("a.yml:1: x")
+    assert cli.main(["--reload"]) == 78
+    assert "a.yml:1: x\n" in capfd.readouterr().err
+
+
+def test_reload_without_an_agent(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(socket: Path) -> List[str]:
+        raise ControlError("no agent is listening")
+
+    monkeypatch.setattr(control, "ask_reload", ask)
+    assert cli.main(["--reload"]) == 1
+    assert capfd.readouterr().err == "ngcp-task-agent: no agent is listening\n"
+
+
+def serve(run: str) -> subprocess.CompletedProcess[str]:
+    """The daemon with these lines in the place of what the agent does."""
+    script = f"""
+import asyncio, threading, time
+from ngcp_task_agent.daemon import cli
+from ngcp_task_agent.logs import journal
+
+class Agent:
+    def __init__(self, *_):
+        pass
+
+    async def run(self):
+{textwrap.indent(textwrap.dedent(run), " " * 8)}
+
+cli.Agent = Agent
+cli.main([])
+"""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("status", [0, 1, 78])
+def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
+    """A name service that does not answer, for one; the log is written."""
+    done = serve(
+        f"""
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 1000)
+        journal.record(journal.STOPPED, "last words")
+        return {status}
+        """
+    )
+    assert done.returncode == status
+    assert done.stderr.endswith(" last words\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_room_for_more_threads() -> None:
+    """Commands count against the same limits as the agent's threads."""
+    done = serve(
+        """
+        def full(thread):
+            raise RuntimeError("can't start new thread")
+
+        threading.Thread.start = full
+        works = [asyncio.to_thread(time.sleep, 0.01) for _ in range(50)]
+        await asyncio.gather(*works)
+        return 0
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")

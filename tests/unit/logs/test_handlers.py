@@ -1,0 +1,363 @@
+"""Records are written, or lost and counted; nobody waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import threading
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+from ngcp_task_agent.logs import handlers as logwriter
+from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
+
+
+def record(text: str, **fields: Any) -> logging.LogRecord:
+    made = logging.getLogger("a.logger").makeRecord(
+        "a.logger", logging.INFO, "/a/file.py", 7, text, (), None, "function"
+    )
+    vars(made).update(fields)
+    return made
+
+
+class Slow(LogWriter):
+    """Writes when it is let; loses what comes before it works."""
+
+    def __init__(self) -> None:
+        super().__init__(self.tell)
+        self.go = threading.Event()
+        self.works = True
+        self.done: List[bytes] = []
+
+    def tell(self, count: int) -> None:
+        self.handle(record(f"{count} lost"))
+
+    def render(self, record: logging.LogRecord) -> Tuple[bytes, ...]:
+        return (record.getMessage().encode(),)
+
+    def write(self, what: Tuple[bytes, ...]) -> None:
+        assert self.go.wait(60)
+        if not self.works:
+            raise OSError
+        self.done.extend(what)
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    slow = Slow()
+    yield slow
+    slow.go.set()
+
+
+def test_order(slow: Slow) -> None:
+    texts = [str(number) for number in range(1000)]
+    for text in texts:
+        slow.handle(record(text))
+    slow.drain(0.01)  # in vain
+    slow.go.set()
+    slow.drain(30)
+    assert [what.decode() for what in slow.done] == texts
+
+
+def test_lost_when_too_many_wait(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logwriter, "_KEEP", 30)
+    for number in range(10):
+        slow.handle(record(f"record {number:03}"))
+    slow.go.set()
+    slow.drain(30)
+    slow.handle(record("next"))
+    slow.drain(30)
+    assert slow.done == [
+        *(b"record 000", b"record 001", b"record 002"),
+        *(b"7 lost", b"next"),
+    ]
+
+
+def test_lost_while_it_does_not_work(slow: Slow) -> None:
+    slow.go.set()
+    slow.works = False
+    for number in range(3):
+        slow.handle(record(str(number)))
+        slow.drain(30)
+    slow.works = True
+    for text in ("works", "next", "last"):
+        slow.handle(record(text))
+        slow.drain(30)
+    assert slow.done == [b"works", b"3 lost", b"next", b"last"]
+
+
+def test_a_record_that_cannot_be_rendered_is_lost(slow: Slow) -> None:
+    slow.go.set()
+    broken = record("x")
+    broken.args = (1,)  # one too many for the text
+    slow.handle(broken)
+    for text in ("works", "next"):
+        slow.handle(record(text))
+        slow.drain(30)
+    assert b"1 lost" in slow.done
+
+
+def test_no_thread(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    slow.go.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        slow.handle(record("lost"))
+        slow.drain(30)
+    for text in ("works", "next"):
+        slow.handle(record(text))
+        slow.drain(30)
+    assert slow.done == [b"works", b"1 lost", b"next"]
+
+
+@contextlib.contextmanager
+def piped() -> Iterator[int]:
+    """Standard error is a pipe; this is its other end."""
+    before = os.dup(2)
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+    try:
+        yield read
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(read)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_pipe_that_nobody_reads(blocking: bool) -> None:
+    texts = [f"{number} " + "x" * 1000 for number in range(300)]
+    got = b""
+    with piped() as pipe:
+        os.set_blocking(2, blocking)
+        writer = ErrorWriter(lambda count: None)
+        for text in texts:
+            writer.handle(record(text))
+        while got.count(b"\n") < len(texts):
+            assert select.select([pipe], [], [], 30)[0]
+            got += os.read(pipe, 65536)
+        writer.drain(30)
+    assert got.decode().splitlines() == texts
+
+
+def test_a_pipe_without_another_end() -> None:
+    with piped() as pipe:
+        os.dup2(2, pipe)
+        writer = ErrorWriter(lambda count: None)
+        writer.handle(record("x"))
+        writer.drain(30)
+
+
+class Journal:
+    """The end of the journal's socket that journald holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(30)
+
+    def read(self) -> Dict[str, str]:
+        """The fields of the next record."""
+        fields: Dict[str, str] = {}
+        for field in self._socket.recv(1 << 20).split(b"\0"):
+            name, _, value = field.decode().partition("=")
+            assert name not in fields
+            fields[name] = value
+        return fields
+
+    def close(self) -> None:
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    # A socket's path must be short.
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield Path("journal")
+    os.chdir(before)
+
+
+@pytest.fixture
+def told() -> List[int]:
+    return []
+
+
+class Sender:
+    """Sends fields as ``systemd.journal.sendv``, to another place.
+
+    :ivar blocked: how often it would have stopped the interpreter
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.blocked = 0
+        self._path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+
+    def send(self, *fields: bytes) -> None:
+        try:
+            self.socket.sendto(b"\0".join(fields), self._path)
+        except BlockingIOError:
+            self.blocked += 1
+            raise
+
+
+@pytest.fixture
+def sender(path: Path) -> Iterator[Sender]:
+    sender = Sender(path)
+    yield sender
+    sender.socket.close()
+    assert not sender.blocked
+
+
+@pytest.fixture
+def writer(
+    path: Path, told: List[int], sender: Sender
+) -> Iterator[JournalWriter]:
+    writer = JournalWriter(told.append, "agent", sender.send, str(path))
+    yield writer
+    writer.drain(30)
+    writer.close()
+
+
+def test_fields(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
+    writer.handle(
+        record(
+            "two\nlines \ud800 =\u20ac",
+            MESSAGE_ID="a" * 32,
+            NGCP_TASK="x=y",
+            NGCP_TASK_DURATION_USEC=1234,
+        )
+    )
+    assert journal.read() == {
+        "MESSAGE": "two\nlines \\ud800 =\u20ac",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "agent",
+        "LOGGER": "a.logger",
+        "CODE_FILE": "/a/file.py",
+        "CODE_LINE": "7",
+        "CODE_FUNC": "function",
+        "MESSAGE_ID": "a" * 32,
+        "NGCP_TASK": "x=y",
+        "NGCP_TASK_DURATION_USEC": "1234",
+    }
+    journal.close()
+
+
+def test_a_traceback(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
+    try:
+        raise ZeroDivisionError("by nothing")
+    except ZeroDivisionError as error:
+        bug = record("a bug")
+        bug.exc_info = type(error), error, error.__traceback__
+    writer.handle(bug)
+    message = journal.read()["MESSAGE"].splitlines()
+    assert message[:2] == ["a bug", "Traceback (most recent call last):"]
+    assert message[-1] == "ZeroDivisionError: by nothing"
+    journal.close()
+
+
+def test_a_message_that_is_too_long(path: Path, writer: JournalWriter) -> None:
+    journal = Journal(path)
+    writer.handle(record("x" * 10_000_000))
+    assert set(journal.read()["MESSAGE"]) == {"x"}
+    journal.close()
+
+
+LEVELS = [
+    *((logging.CRITICAL, "2"), (logging.ERROR, "3"), (logging.WARNING, "4")),
+    *((logging.INFO, "6"), (logging.DEBUG, "7"), (15, "7")),
+]
+
+
+@pytest.mark.parametrize(("level", "priority"), LEVELS)
+def test_priorities(
+    level: int, priority: str, path: Path, writer: JournalWriter
+) -> None:
+    journal = Journal(path)
+    writer.handle(record("x", levelno=level))
+    assert journal.read()["PRIORITY"] == priority
+    journal.close()
+
+
+def test_a_journal_that_hangs(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
+    journal = Journal(path)
+    texts = [str(number) for number in range(3000)]
+    for text in texts:
+        writer.handle(record(text))
+    assert [journal.read()["MESSAGE"] for _ in texts] == texts
+    # It goes on as before.
+    writer.drain(30)
+    writer.handle(record("last"))
+    assert journal.read()["MESSAGE"] == "last"
+    assert not told
+    journal.close()
+
+
+def test_a_journal_that_starts_again(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
+    for _ in range(2):
+        journal = Journal(path)
+        writer.handle(record("here"))
+        assert journal.read()["MESSAGE"] == "here"
+        journal.close()
+        writer.handle(record("lost"))
+        writer.handle(record("lost"))
+    journal = Journal(path)
+    writer.handle(record("here"))
+    writer.handle(record("next"))
+    assert [journal.read()["MESSAGE"] for _ in "12"] == ["here", "next"]
+    assert told == [2, 2]
+    journal.close()
+
+
+def test_a_journal_that_ends_while_it_hangs(
+    path: Path, writer: JournalWriter, told: List[int]
+) -> None:
+    journal = Journal(path)
+    for number in range(3000):
+        writer.handle(record(str(number)))
+    journal.close()
+    writer.drain(30)
+    journal = Journal(path)
+    for text in ("here", "next"):
+        writer.handle(record(text))
+        assert journal.read()["MESSAGE"] == text
+    (lost,) = told
+    assert 0 < lost < 3000
+    journal.close()
+
+
+def test_another_journal_while_one_hangs(
+    path: Path, writer: JournalWriter
+) -> None:
+    hanging = Journal(path)
+    texts = [str(number) for number in range(3000)]
+    for text in texts:
+        writer.handle(record(text))
+    path.unlink()
+    journal = Journal(path)
+    waited = texts.index(journal.read()["MESSAGE"])
+    assert waited > 0
+    for text in texts[waited + 1 :]:
+        assert journal.read()["MESSAGE"] == text
+    journal.close()
+    hanging.close()

@@ -1,0 +1,557 @@
+"""Processes: started, drained, ended, and nothing of them left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.process import run as process_module
+from ngcp_task_agent.process.run import (
+    Cause,
+    Outcome,
+    Process,
+)
+from ngcp_task_agent.process.spawn import Command, find_program
+from ngcp_task_agent.process.users import User, find_user, own_user
+from tests.parts import is_running
+from tests.unit.fakes import has_children, needs_root, until
+
+Program = Callable[..., str]
+
+
+def command(*argv: str, **options: Any) -> Command:
+    defaults: Dict[str, Any] = {
+        "user": own_user(),
+        "environment": {"PATH": "/usr/bin:/bin"},
+        "max_output": 1 << 20,
+        # Only so that a failing test ends.
+        "timeout": 60.0,
+    }
+    return Command(list(argv), **{**defaults, **options})
+
+
+def sh(script: str, *args: str, **options: Any) -> Command:
+    return command("/bin/sh", "-c", script, "sh", *args, **options)
+
+
+async def run(what: Command) -> Outcome:
+    return await Process(what).run()
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits long for a stubborn child."""
+    monkeypatch.setattr(process_module, "KILL_AFTER", 0.1)
+
+
+async def test_output_and_exit_status() -> None:
+    outcome = await run(sh("echo out; echo err >&2; exit 3"))
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (3, None)
+    assert outcome.stdout == b"out\n"
+    assert outcome.last_words == b"err\n"
+
+
+async def test_ends_by_a_signal() -> None:
+    outcome = await run(sh("kill -USR1 $$"))
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (None, signal.SIGUSR1)
+
+
+async def test_arguments_are_no_shell_s_affair() -> None:
+    words = ["$HOME", "a b", "'", '"', ";ls", "", "-n", "\u20ac", "*"]
+    outcome = await run(sh('printf "%s|" "$@"', *words))
+    assert outcome.stdout.decode() == "".join(f"{word}|" for word in words)
+
+
+async def test_environment_is_exact() -> None:
+    outcome = await run(command("/usr/bin/env", environment={"A": "\u20ac"}))
+    assert outcome.stdout.decode() == "A=\u20ac\n"
+
+
+async def test_standard_input_is_empty() -> None:
+    outcome = await run(sh("cat; readlink /proc/self/fd/0"))
+    assert outcome.stdout == b"/dev/null\n"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+async def test_standard_input_is_data(size: int) -> None:
+    outcome = await run(command("/bin/cat", stdin=b"x" * size))
+    assert outcome.stdout == b"x" * size
+
+
+async def test_data_that_nobody_reads_blocks_nobody() -> None:
+    outcome = await run(command("/bin/true", stdin=b"x" * 1_000_000))
+    assert outcome.exit_status == 0
+
+
+async def test_session_and_signals() -> None:
+    """A session of its own, and no signal ignored or blocked."""
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        outcome = await run(
+            # The leader itself, not a child of its own.
+            sh(
+                "cut -d' ' -f5,6 /proc/$$/stat; echo $$;"
+                "exec cat /proc/$$/status"
+            )
+        )
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+    group_and_session, pid, *status = outcome.stdout.decode().splitlines()
+    assert group_and_session.split() == [pid, pid]
+    fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    assert int(fields["SigBlk"], 16) == 0
+    # The two after the first 31 are the C library's own.
+    assert int(fields["SigIgn"], 16) & 0x7FFFFFFF == 0
+
+
+async def test_no_descriptor_is_inherited() -> None:
+    """But what the tests themselves were given to hand on."""
+    inherited = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.get_inheritable(int(name)):
+                inherited.add(int(name))
+        except OSError:
+            pass  # the listing's own
+    outcome = await run(sh("echo /proc/self/fd/*"))
+    has = {int(path.rpartition(b"/")[2]) for path in outcome.stdout.split()}
+    # The shell's own folder has the next free number.
+    assert len(has - inherited - {0, 1, 2}) <= 1
+
+
+async def test_only_the_end_of_standard_error_is_kept() -> None:
+    outcome = await run(sh("seq 100000 >&2"))
+    assert len(outcome.last_words) == 4096
+    assert outcome.last_words.endswith(b"99999\n100000\n")
+
+
+async def test_timeout() -> None:
+    outcome = await run(sh("echo begun; exec sleep 600", timeout=0.2))
+    assert outcome.cause is Cause.TIMEOUT
+    assert outcome.signal == signal.SIGTERM
+    assert outcome.stdout == b"begun\n"
+
+
+async def test_stubborn_child(hurry: None) -> None:
+    script = "trap '' TERM; echo begun; while :; do sleep 600; done"
+    outcome = await run(sh(script, timeout=0.2))
+    assert outcome.cause is Cause.TIMEOUT
+    assert outcome.signal == signal.SIGKILL
+
+
+async def test_child_that_cleans_up_when_asked_to_end() -> None:
+    script = (
+        "trap 'echo clean; exit 7' TERM; echo begun;"
+        "while :; do sleep 0.01; done"
+    )
+    process = Process(sh(script))
+    running = asyncio.create_task(process.run())
+    await asyncio.sleep(0.3)
+    process.stop()
+    process.stop()
+    outcome = await running
+    assert outcome.cause is Cause.STOPPED
+    assert (outcome.exit_status, outcome.stdout) == (7, b"begun\nclean\n")
+
+
+async def test_stopped_before_it_began() -> None:
+    process = Process(sh("sleep 600"))
+    process.stop()
+    assert (await process.run()).cause is Cause.STOPPED
+
+
+async def test_cancelled() -> None:
+    running = asyncio.create_task(run(sh("sleep 600")))
+    await asyncio.sleep(0.1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    # It is reaped when it goes, an instant later: the fixture looks.
+    await until(lambda: not has_children())
+
+
+TOO_MUCH = [
+    pytest.param("cat /dev/zero", id="endless-output"),
+    pytest.param("cat /dev/zero >&2", id="endless-errors"),
+    pytest.param("trap '' TERM; cat /dev/zero; cat /dev/zero", id="stubborn"),
+    pytest.param("head -c 100001 /dev/zero", id="one-byte"),
+    pytest.param("head -c 100001 /dev/zero >&2", id="one-byte-of-errors"),
+]
+
+
+@pytest.mark.parametrize("script", TOO_MUCH)
+async def test_too_much_output(script: str, hurry: None) -> None:
+    """Also when the command has ended before anybody noticed."""
+    for _ in range(3):
+        outcome = await run(sh(script, max_output=100_000))
+        assert outcome.cause is Cause.OUTPUT
+        assert len(outcome.stdout) <= 100_000
+
+
+async def test_too_much_output_of_a_command_that_has_ended() -> None:
+    for _ in range(10):
+        outcome = await run(sh("echo 12345678", max_output=8))
+        assert outcome.cause is Cause.OUTPUT
+        assert outcome.stdout == b"12345678"
+
+
+async def test_as_much_output_as_it_may() -> None:
+    outcome = await run(sh("head -c 100000 /dev/zero", max_output=100_000))
+    assert outcome.cause is Cause.EXITED
+    assert len(outcome.stdout) == 100_000
+
+
+async def test_grandchild_that_keeps_the_pipe() -> None:
+    begin = time.monotonic()
+    outcome = await run(sh("sleep 600 & echo $!"))
+    assert outcome.cause is Cause.EXITED
+    assert outcome.exit_status == 0
+    assert time.monotonic() - begin < 30
+    await until(lambda: not is_running(int(outcome.stdout)))
+
+
+async def test_grandchild_without_the_pipe_is_ended_too() -> None:
+    outcome = await run(sh("sleep 600 >/dev/null 2>&1 & echo $!"))
+    await until(lambda: not is_running(int(outcome.stdout)))
+
+
+async def test_grandchild_in_a_session_of_its_own(tmp_path: Path) -> None:
+    """It escapes, as a service that was started shall; it holds up nobody."""
+    file = tmp_path / "pid"
+    script = (
+        'setsid sh -c \'echo $$ > "$0"; exec sleep 600\' "$1" &'
+        'while [ ! -s "$1" ]; do sleep 0.01; done; echo begun'
+    )
+    begin = time.monotonic()
+    outcome = await run(sh(script, str(file)))
+    assert outcome.stdout == b"begun\n"
+    assert time.monotonic() - begin < 30
+    pid = int(file.read_text())
+    assert is_running(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+async def test_group_is_ended_with_its_leader(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    script = 'sleep 600 & echo $! > "$1"; wait'
+    outcome = await run(sh(script, str(file), timeout=0.3))
+    assert outcome.cause is Cause.TIMEOUT
+    await until(lambda: not is_running(int(file.read_text())))
+
+
+async def test_many_at_once() -> None:
+    outcomes = await asyncio.gather(
+        *(run(sh('echo "$1"', str(n))) for n in range(50))
+    )
+    assert [int(outcome.stdout) for outcome in outcomes] == list(range(50))
+
+
+CANNOT_START: List[Any] = [
+    pytest.param("/nowhere/x", [], "does not exist", id="missing"),
+    pytest.param("/", [], "not executable", id="a-folder"),
+    pytest.param("/bin/true", ["x" * 3_000_000], "too long", id="too-long"),
+]
+
+
+@pytest.mark.parametrize(("path", "args", "why"), CANNOT_START)
+async def test_cannot_start(path: str, args: List[str], why: str) -> None:
+    with pytest.raises(CannotStart, match=why) as caught:
+        await run(command(path, *args))
+    assert path in str(caught.value)
+
+
+async def test_cannot_start_without_an_interpreter(program: Program) -> None:
+    path = program("#!/nowhere/interpreter\n")
+    with pytest.raises(CannotStart, match="or the interpreter it names"):
+        await run(command(path))
+
+
+USERS = ["own", pytest.param("nobody", marks=needs_root)]
+NO_PROGRAMS = [
+    pytest.param(b"\0\1\2\3", id="binary"),
+    pytest.param(b"echo x\n", id="script-without-interpreter"),
+    pytest.param(b"#! \t\n/bin/sh\n", id="interpreter-without-name"),
+    pytest.param(b"", id="empty"),
+]
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("content", NO_PROGRAMS)
+async def test_cannot_start_what_is_no_program(
+    content: bytes, name: str, tmp_path: Path
+) -> None:
+    """The same for all users: no shell runs what the system does not."""
+    path = tmp_path / "program"
+    path.write_bytes(content)
+    path.chmod(0o755)
+    user = own_user() if name == "own" else find_user(name)
+    with pytest.raises(CannotStart, match="no program that the system can"):
+        await run(command(str(path), user=user))
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["nul", "half-pair"])
+async def test_cannot_start_with_impossible_words(word: str) -> None:
+    """Nothing checks the words of another package's broker."""
+    with pytest.raises(CannotStart):
+        await run(command("/bin/true", word))
+    with pytest.raises(CannotStart):
+        await run(command("/bin/true", environment={"A": word}))
+
+
+async def test_cannot_start_what_is_no_longer_executable(
+    program: Program,
+) -> None:
+    path = program("exit 0", mode=0o644)
+    with pytest.raises(CannotStart, match="not executable"):
+        await run(command(path))
+
+
+@needs_root
+async def test_as_another_user() -> None:
+    user = find_user("nobody")
+    script = "id -u; id -g; id -G; echo out > /dev/stdout"
+    outcome = await run(sh(script, user=user))
+    uid, gid, groups, out = outcome.stdout.decode().splitlines()
+    assert (int(uid), int(gid)) == (user.uid, user.gid)
+    assert set(map(int, groups.split())) == set(
+        os.getgrouplist(user.name, user.gid)
+    )
+    assert out == "out"
+    assert outcome.exit_status == 0
+
+
+@needs_root
+async def test_another_user_s_group_is_ended() -> None:
+    user = find_user("nobody")
+    outcome = await run(sh("echo $$; sleep 600", user=user, timeout=0.3))
+    assert outcome.cause is Cause.TIMEOUT
+    await until(lambda: not is_running(int(outcome.stdout)))
+
+
+@pytest.fixture
+def open_program() -> Iterator[Program]:
+    """Makes a file in a folder that every user may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+
+        def make(text: str, mode: int) -> str:
+            path = Path(folder) / "program"
+            path.write_text(text)
+            path.chmod(mode)
+            return str(path)
+
+        yield make
+
+
+UNREADABLE = [("/bin/sh", 0o700), ("/bin/sh", 0o711), ("/bin/bash", 0o711)]
+
+
+@needs_root
+@pytest.mark.parametrize(("interpreter", "mode"), UNREADABLE)
+async def test_a_script_that_another_user_may_not_read(
+    interpreter: str, mode: int, open_program: Program
+) -> None:
+    """Its interpreter ends with a status of its own choice."""
+    path = open_program(f"#!{interpreter}\n", mode=mode)
+    with pytest.raises(CannotStart) as caught:
+        await run(command(path, user=find_user("nobody")))
+    assert str(caught.value) == f"'{path}' is not readable for 'nobody'"
+
+
+@needs_root
+async def test_a_script_that_nobody_can_be_asked_about(
+    open_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What failed is told, not that the question failed too."""
+    path = open_program("#!/bin/sh\n", mode=0o711)
+    real, started = os.posix_spawn, 0
+
+    def spawn(*args: Any, **more: Any) -> int:
+        nonlocal started
+        started += 1
+        if started > 1:
+            raise BlockingIOError(11, "x")
+        return real(*args, **more)
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    outcome = await run(command(path, user=find_user("nobody")))
+    assert b"Permission denied" in outcome.last_words
+    assert started == 2
+
+
+@needs_root
+async def test_a_script_in_a_folder_that_another_user_may_not_enter(
+    open_program: Program,
+) -> None:
+    path = open_program("#!/bin/sh\n", mode=0o755)
+    Path(path).parent.chmod(0o700)
+    with pytest.raises(CannotStart, match="is not readable for 'nobody'"):
+        await run(command(path, user=find_user("nobody")))
+
+
+@needs_root
+async def test_a_script_that_is_denied_something_else(
+    open_program: Program,
+) -> None:
+    path = open_program("#!/bin/sh\ncat /etc/shadow; exit 2\n", mode=0o755)
+    outcome = await run(command(path, user=find_user("nobody")))
+    assert (outcome.exit_status, outcome.stdout) == (2, b"")
+    assert b"Permission denied" in outcome.last_words
+
+
+def test_an_own_user_needs_no_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program itself is started, not setpriv."""
+    started: List[Any] = []
+
+    def spawn(path: str, argv: List[str], *args: Any, **more: Any) -> int:
+        started.append(path)
+        raise OSError(2, "x")
+
+    monkeypatch.setattr(os, "posix_spawn", spawn)
+    with pytest.raises(CannotStart):
+        asyncio.run(run(command("/bin/true")))
+    assert started in (["/bin/true"], [b"/bin/true"])
+
+
+FOUND: List[Any] = [
+    pytest.param("/bin/sh", "/bin/sh", id="path"),
+    pytest.param("env", "/usr/bin/env", id="name"),
+]
+
+
+@pytest.mark.parametrize(("name", "path"), FOUND)
+def test_find_program(
+    name: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not the agent's own path counts.
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert find_program(name) == path
+
+
+def test_find_no_program(tmp_path: Path, program: Program) -> None:
+    missing = str(tmp_path / "missing")
+    plain = program("exit 0", "plain", mode=0o644)
+    for run_, why in (
+        (missing, f"there is no program '{missing}'"),
+        ("no-such-program", "there is no program 'no-such-program' in /usr"),
+        (str(tmp_path), f"'{tmp_path}' is not a file"),
+        (plain, f"'{plain}' is not executable"),
+    ):
+        with pytest.raises(CannotStart) as caught:
+            find_program(run_)
+        assert why in str(caught.value)
+
+
+async def test_where_descriptors_are_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*args: Any) -> Any:
+        raise OSError(24, "x")
+
+    monkeypatch.setattr(os, "pipe2", full)
+    with pytest.raises(CannotStart, match="Too many open files"):
+        await run(command("/bin/true"))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "pidfd_open", full)
+    # What cannot be watched must not run.
+    with pytest.raises(CannotStart, match="Too many open files"):
+        await run(sh("sleep 600"))
+
+
+async def test_not_even_a_kill_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that the kernel does not let go: answered all the same."""
+    monkeypatch.setattr(process_module, "KILL_AFTER", 0.05)
+    monkeypatch.setattr(process_module, "_REAP_WITHIN", 0.05)
+    killed: List[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pid, number: killed.append(pid))
+    outcome = await run(command("/bin/sleep", "600", timeout=0.05))
+    assert outcome.cause is Cause.TIMEOUT
+    assert (outcome.exit_status, outcome.signal) == (None, None)
+    os.kill(killed[0], signal.SIGKILL)
+    # It is reaped when it goes.
+    await until(lambda: not has_children())
+
+
+TRACED = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+libc.prctl(0x59616D61, -1, 0, 0, 0)  # PR_SET_PTRACER: whoever wants to
+leader = os.getpid()
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    null = os.open("/dev/null", os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    failed = libc.ptrace(0x4206, leader, None, None)  # PTRACE_SEIZE
+    os.write(write, b"0" if failed else b"%d" % os.getpid())
+    time.sleep(float(sys.argv[1]))
+    os._exit(0)
+print(os.read(read, 10).decode())
+sys.stdout.flush()
+os._exit(7)
+"""
+
+
+async def test_a_debugger_holds_what_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as it likes; nobody else waits for it."""
+    monkeypatch.setattr(process_module, "_REAP_WITHIN", 0.1)
+    outcome = await run(command(sys.executable, "-c", TRACED, "30"))
+    tracer = int(outcome.stdout)
+    if not tracer:
+        pytest.skip("processes cannot be traced here")
+    os.kill(tracer, signal.SIGKILL)
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (None, None)
+    await until(lambda: not has_children())
+
+
+async def test_a_debugger_lets_go_of_what_has_ended() -> None:
+    outcome = await run(command(sys.executable, "-c", TRACED, "0.3"))
+    assert outcome.cause is Cause.EXITED
+    assert (outcome.exit_status, outcome.signal) == (7, None)
+
+
+def test_user_is_own() -> None:
+    assert own_user().is_own
+    other = User("x", os.geteuid() + 1, 0, "/", "/bin/sh")
+    assert not other.is_own
+
+
+async def test_output_is_whole_though_the_loop_was_busy() -> None:
+    """A pipe can hold a megabyte, and the loop can be late to read it."""
+    script = (
+        "import fcntl, os\n"
+        "fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ\n"
+        "os.write(1, b'x' * (1 << 20))\n"
+    )
+    loop = asyncio.get_running_loop()
+
+    done = False
+
+    def be_busy() -> None:
+        if not done:
+            time.sleep(0.3)
+            loop.call_soon(be_busy)
+
+    loop.call_soon(be_busy)
+    busy = command(sys.executable, "-c", script, max_output=2 << 20)
+    outcome = await Process(busy).run()
+    done = True
+    assert outcome.cause is Cause.EXITED
+    assert len(outcome.stdout) == 1 << 20

@@ -1,0 +1,176 @@
+"""Users that commands run as."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import threading
+import time
+from typing import Iterator, List
+
+import pytest
+
+from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.process import users
+from ngcp_task_agent.process.users import PATH, ask_user, find_user, own_user
+from tests.unit.fakes import until
+
+
+def test_own_user() -> None:
+    user = own_user()
+    assert user.is_own
+    assert user.uid == os.geteuid()
+
+
+def test_own_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 7)
+    user = own_user()
+    assert (user.name, user.home, user.shell) == (
+        str(2**31 - 7),
+        "/",
+        "/bin/sh",
+    )
+
+
+def test_find_user() -> None:
+    entry = pwd.getpwnam("nobody")
+    user = find_user("nobody")
+    assert (user.name, user.uid, user.gid) == (
+        "nobody",
+        entry.pw_uid,
+        entry.pw_gid,
+    )
+    assert user.environment() == {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": entry.pw_dir,
+        "USER": "nobody",
+        "LOGNAME": "nobody",
+        "SHELL": entry.pw_shell,
+    }
+
+
+@pytest.mark.parametrize("name", ["no-such-user", "", "a\0b", "\ud800", "0"])
+def test_no_such_user(name: str) -> None:
+    with pytest.raises(CannotStart, match="there is no user"):
+        find_user(name)
+
+
+def test_user_without_home_and_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = pwd.struct_passwd(("x", "x", 1, 2, "", "", ""))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: entry)
+    user = find_user("x")
+    assert (user.home, user.shell) == ("/", "/bin/sh")
+
+
+class NameService:
+    """In the place of the system's; does not answer before it shall."""
+
+    def __init__(self) -> None:
+        self.asked: List[str] = []
+        self.answer = threading.Event()
+
+    def getpwnam(self, name: str) -> pwd.struct_passwd:
+        self.asked.append(name)
+        if not name.startswith("quick"):
+            # Long after the test would have failed.
+            self.answer.wait(60)
+        return pwd.struct_passwd((name, "x", 1, 2, "", "", ""))
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameService]:
+    service = NameService()
+    monkeypatch.setattr(pwd, "getpwnam", service.getpwnam)
+    yield service
+    service.answer.set()
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name == "user":
+            thread.join(30)
+
+
+async def test_who_asks_the_same_shares_the_answer(
+    service: NameService,
+) -> None:
+    asking = [asyncio.create_task(ask_user("slow")) for _ in range(100)]
+    await until(lambda: service.asked)
+    # Nobody else waits for it: neither for a name nor for a thread.
+    assert (await ask_user("quick")).name == "quick"
+    assert await asyncio.to_thread(lambda: 1) == 1
+    assert service.asked.count("slow") == 1
+    service.answer.set()
+    assert {(await asked).name for asked in asking} == {"slow"}
+    # What was answered is asked again: the user may have changed.
+    await ask_user("slow")
+    assert service.asked.count("slow") == 2
+
+
+async def test_the_name_service_does_not_answer(
+    service: NameService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "ASK_WITHIN", 0.05)
+    for _ in range(2):
+        with pytest.raises(CannotStart) as caught:
+            await ask_user("slow")
+    assert "the name service did not tell within" in str(caught.value)
+    assert "who 'slow' is" in str(caught.value)
+    assert service.asked == ["slow"]
+
+
+def test_an_answer_that_never_comes_holds_up_no_end(
+    service: NameService,
+) -> None:
+    async def leave() -> None:
+        asyncio.ensure_future(ask_user("slow"))
+        await until(lambda: service.asked)
+
+    asyncio.run(leave())
+    assert not service.answer.is_set()
+
+
+def test_an_answer_after_the_end_is_nobody_s(
+    service: NameService, caplog: pytest.LogCaptureFixture
+) -> None:
+    test_an_answer_that_never_comes_holds_up_no_end(service)
+    threads = [t for t in threading.enumerate() if t.name == "user"]
+    assert threads
+    service.answer.set()
+    for thread in threads:
+        thread.join(30)
+    assert not caplog.records
+
+
+def test_many_answers_that_never_come_are_waited_for_together(
+    service: NameService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "FIND_WITHIN", 1.0)
+    begin = time.monotonic()
+    for number in range(30):
+        with pytest.raises(CannotStart, match="the name service did not"):
+            find_user(f"slow{number}")
+    assert time.monotonic() - begin < 20
+    # Whoever is known is found all the same.
+    assert find_user("quick").name == "quick"
+
+
+async def test_no_thread_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        with pytest.raises(CannotStart, match="can't start new thread"):
+            await ask_user("nobody")
+    assert (await ask_user("nobody")).name == "nobody"
+
+
+def test_own_user_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not change, and whoever asks may not have time to wait."""
+    user = own_user()
+
+    def hangs(uid: int) -> pwd.struct_passwd:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(pwd, "getpwuid", hangs)
+    assert own_user() == user

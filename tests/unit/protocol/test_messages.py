@@ -1,0 +1,470 @@
+"""Requests and responses: every rule of the fields, chunks, limits."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from datetime import datetime
+from typing import Any, Dict, List
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ngcp_task_agent.protocol.messages import (
+    MAX_DEPTH,
+    MAX_NESTED,
+    Malformed,
+    Origin,
+    Request,
+    Response,
+    parse_request,
+)
+from tests.unit.fakes import body, message
+
+LIMIT = 1 << 20
+UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
+
+
+def refused(what: bytes, limit: int = LIMIT) -> Malformed:
+    with pytest.raises(Malformed) as caught:
+        parse_request(what, limit)
+    assert str(caught.value)
+    return caught.value
+
+
+def test_reads_every_field() -> None:
+    before = time.time()
+    text = body(
+        uuid=UUID,
+        task="ping_10_10_10_10",
+        src="sp1",
+        dst="sp1",
+        options={"feedback_channel": "fb_ctrl_7056", "unknown": 1},
+        data={"extra_args": "a b"},
+        timestamp=1.0,
+        datetime="yesterday",
+        unknown=["x"],
+    )
+    request = parse_request(text, LIMIT)
+    assert request.uuid == UUID
+    assert request.task == "ping_10_10_10_10"
+    assert (request.src, request.dst) == ("sp1", "sp1")
+    assert request.options["feedback_channel"] == "fb_ctrl_7056"
+    assert request.data == {"extra_args": "a b"}
+    assert request.size == len(text)
+    assert request.origin == Origin(UUID, "ping_10_10_10_10", "sp1")
+    # A client's own time is overwritten.
+    assert before <= request.timestamp <= time.time()
+    received = datetime.fromisoformat(request.datetime)
+    assert received.timestamp() == pytest.approx(request.timestamp)
+    assert received.tzinfo is not None
+
+
+def test_data_is_optional() -> None:
+    fields = message()
+    del fields["data"]
+    assert parse_request(json.dumps(fields).encode(), LIMIT).data is None
+
+
+SOUND = [
+    pytest.param({"uuid": UUID.upper()}, id="uuid-in-upper-case"),
+    pytest.param({"task": "x" * 128}, id="longest-task"),
+    pytest.param({"src": "x" * 255}, id="longest-src"),
+    pytest.param({"src": "\U0001f600" * 255}, id="length-is-in-characters"),
+    pytest.param({"dst": "x" * 4096}, id="longest-dst"),
+    pytest.param({"task": " x "}, id="spaces"),
+    pytest.param({"options": {}}, id="no-options"),
+    pytest.param({"data": [1, {"a": None}]}, id="data-of-any-kind"),
+    pytest.param({"data": "\0\ud800"}, id="data-with-anything-in-it"),
+]
+
+
+@pytest.mark.parametrize("fields", SOUND)
+def test_takes(fields: Dict[str, Any]) -> None:
+    request = parse_request(body(**fields), LIMIT)
+    for name, value in fields.items():
+        assert getattr(request, name) == value
+
+
+FAULTS = [
+    pytest.param({"uuid": None}, "uuid", id="no-uuid"),
+    pytest.param({"uuid": 7}, "uuid", id="uuid-a-number"),
+    pytest.param({"uuid": ""}, "uuid", id="uuid-empty"),
+    pytest.param({"uuid": "cb88ac76"}, "uuid", id="uuid-short"),
+    pytest.param({"uuid": UUID.replace("-", "")}, "uuid", id="no-hyphens"),
+    pytest.param({"uuid": f"{{{UUID}}}"}, "uuid", id="uuid-in-braces"),
+    pytest.param({"uuid": f"{UUID}\n"}, "uuid", id="uuid-line-feed"),
+    pytest.param({"uuid": "g" + UUID[1:]}, "uuid", id="uuid-not-hex"),
+    pytest.param({"uuid": "\u0661" + UUID[1:]}, "uuid", id="uuid-not-ascii"),
+    pytest.param({"task": None}, "task", id="no-task"),
+    pytest.param({"task": ""}, "task", id="task-empty"),
+    pytest.param({"task": "x" * 129}, "task", id="task-long"),
+    pytest.param({"task": ["ping"]}, "task", id="task-a-list"),
+    pytest.param({"task": "a\0b"}, "task", id="task-nul"),
+    pytest.param({"task": "\ud800"}, "task", id="task-half-a-pair"),
+    pytest.param({"src": None}, "src", id="no-src"),
+    pytest.param({"src": ""}, "src", id="src-empty"),
+    pytest.param({"src": "x" * 256}, "src", id="src-long"),
+    pytest.param({"src": {}}, "src", id="src-an-object"),
+    pytest.param({"src": "\0"}, "src", id="src-nul"),
+    pytest.param({"dst": None}, "dst", id="no-dst"),
+    pytest.param({"dst": ""}, "dst", id="dst-empty"),
+    pytest.param({"dst": "x" * 4097}, "dst", id="dst-long"),
+    pytest.param({"dst": ["sp1"]}, "dst", id="dst-a-list"),
+    pytest.param({"dst": "\udfff"}, "dst", id="dst-half-a-pair"),
+    pytest.param({"options": None}, "options", id="no-options"),
+    pytest.param({"options": "x"}, "options", id="options-a-string"),
+    pytest.param({"options": []}, "options", id="options-a-list"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), FAULTS)
+def test_refuses_and_names_the_field(
+    fields: Dict[str, Any], named: str
+) -> None:
+    fault = refused(body(**fields))
+    assert str(fault).split()[0] == named
+    # What is sound goes into the answer, and the answer has a way.
+    if named != "options":
+        assert fault.options == {"feedback_channel": "feedback"}
+    if "task" not in fields:
+        assert fault.origin.task == "ping"
+
+
+@pytest.mark.parametrize("name", ["uuid", "task", "src", "dst", "options"])
+def test_refuses_a_request_without(name: str) -> None:
+    fields = message()
+    del fields[name]
+    fault = refused(json.dumps(fields).encode())
+    assert str(fault).startswith(f"{name} must be")
+
+
+def test_the_first_of_several_faults_is_named() -> None:
+    fault = refused(body(task=1, src=1, dst=1, options=1))
+    assert str(fault).startswith("task ")
+    fault = refused(body(uuid=1, task=1))
+    assert str(fault).startswith("uuid ")
+
+
+def test_ref_is_what_was_sent_even_if_it_is_no_uuid() -> None:
+    assert refused(body(uuid="seven")).origin.uuid == "seven"
+    assert refused(body(uuid=7)).origin.uuid is None
+    assert refused(body(uuid="x" * 10_000)).origin.uuid is None
+    assert refused(body(uuid="\ud800")).origin.uuid is None
+
+
+def nested(levels: int) -> bytes:
+    """A message whose innermost list is so many levels deep."""
+    inner = levels - 1
+    deep = "[" * inner + "]" * inner
+    return body(data="@").replace(b'"@"', deep.encode())
+
+
+NO_MESSAGE = [
+    pytest.param(b"", "not JSON", id="nothing"),
+    pytest.param(b"hello", "not JSON", id="text"),
+    pytest.param(b'{"uuid":', "not JSON", id="half"),
+    pytest.param(b"{}{}", "not JSON", id="two"),
+    pytest.param(b"{'uuid': 'x'}", "not JSON", id="single-quotes"),
+    pytest.param(b"[]", "not a JSON object", id="list"),
+    pytest.param(b'"x"', "not a JSON object", id="string"),
+    pytest.param(b"null", "not a JSON object", id="null"),
+    pytest.param(b"\xff\xfe", "not UTF-8", id="not-utf-8"),
+    pytest.param(body().decode().encode("utf-16"), "UTF-8", id="utf-16"),
+    pytest.param(b'{"a": NaN}', "not JSON", id="nan"),
+    pytest.param(b'{"a": -Infinity}', "not JSON", id="infinity"),
+    pytest.param(b'{"a": 1e999}', "not JSON", id="number-without-bounds"),
+    pytest.param(b'{"a": "\x01"}', "not JSON", id="control-character"),
+    pytest.param(b"\xef\xbb\xbf{}", "not JSON", id="byte-order-mark"),
+    pytest.param(nested(MAX_DEPTH + 1), "deep", id="too-deep"),
+    pytest.param(nested(40_000), "deep", id="deeper-than-python-goes"),
+]
+
+
+@pytest.mark.parametrize(("what", "reason"), NO_MESSAGE)
+def test_refuses_what_is_no_message(what: bytes, reason: str) -> None:
+    assert reason in str(refused(what))
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["[", "{"])
+def test_refuses_brackets_without_end(opening: bytes) -> None:
+    reason = str(refused(opening * 40_000))
+    # How deep Python's parser goes depends on its version and the stack:
+    # beyond that it does not get to see that the end is missing.
+    assert "deep" in reason or "not JSON" in reason
+
+
+def test_takes_what_is_just_not_too_deep() -> None:
+    assert parse_request(nested(MAX_DEPTH), LIMIT).data
+    # Many brackets are not deep.
+    many = body(data=[[{}]] * 1000)
+    assert parse_request(many, LIMIT).data == [[{}]] * 1000
+
+
+def test_refuses_more_arrays_and_objects_than_it_is_worth() -> None:
+    many = body(data=[[]] * (MAX_NESTED - 3))
+    assert parse_request(many, LIMIT).data
+    fault = refused(body(data=[{}] * MAX_NESTED))
+    assert f"more than {MAX_NESTED} arrays and objects" in str(fault)
+    # Who sent it can still be read, and where the answer shall go.
+    assert fault.origin.uuid
+    assert fault.options["feedback_channel"]
+
+
+def test_limit_counts_the_bytes_of_the_message() -> None:
+    text = body()
+    assert parse_request(text, len(text)).size == len(text)
+    fault = refused(text, len(text) - 1)
+    assert f"{len(text)} bytes" in str(fault)
+    assert f"limit is {len(text) - 1}" in str(fault)
+
+
+def test_huge_numbers_cost_nothing() -> None:
+    fault = None
+    try:
+        parse_request(
+            body(data=0).replace(b"0}", b"9" * 500_000 + b"}"), 1 << 20
+        )
+    except Malformed as error:
+        fault = error
+    # Python versions without the limit just take it.
+    assert fault is None or "not JSON" in str(fault)
+
+
+SALVAGED = [
+    pytest.param(lambda text: text[:-1], id="cut"),
+    pytest.param(lambda text: text + b"\xff", id="not-utf-8"),
+    pytest.param(lambda text: text + b"x" * 300_000, id="long-end"),
+    pytest.param(lambda text: b"x" * 300_000 + text, id="long-begin"),
+    pytest.param(
+        lambda text: text[:-1] + b',"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        id="deep",
+    ),
+]
+
+
+@pytest.mark.parametrize("spoil", SALVAGED)
+def test_an_unreadable_message_is_still_answered(spoil: Any) -> None:
+    text = body(
+        uuid=UUID,
+        task='a "quoted" task',
+        src="caf\u00e9",
+        options={"feedback_channel": "fb"},
+    )
+    fault = refused(spoil(text), 100_000)
+    assert fault.origin == Origin(UUID, 'a "quoted" task', "caf\u00e9")
+    assert fault.options == {"feedback_channel": "fb"}
+
+
+def test_an_unreadable_message_without_a_channel_has_no_address() -> None:
+    fault = refused(b'{"uuid": "x", "task": 5, "src": "\\ud800"')
+    assert fault.origin == Origin("x", None, None)
+    assert fault.options == {}
+
+
+def test_an_answer_goes_where_the_request_says_not_its_data() -> None:
+    inner = {"task": "x", "src": "x", "options": {"feedback_channel": "x"}}
+    text = body(data=inner, options={"feedback_channel": "fb"}, task="t")
+    fault = refused(text.replace(b"}}", b"}NaN}"), 100_000)
+    assert fault.origin.task == "t"
+    assert fault.options == {"feedback_channel": "fb"}
+    # Cut off where its data happens to end.
+    fault = refused(b'{"data": ' + json.dumps(inner).encode())
+    assert (fault.origin, fault.options) == (Origin(), {})
+
+
+def test_salvaging_takes_no_time() -> None:
+    """A megabyte of what looks like fields, and of what never ends."""
+    for part in (
+        b'"uuid" ',
+        b'"uuid":"',
+        b'"src":"\\"',
+        b'"task"' + b" " * 99,
+    ):
+        text = part * (1_000_000 // len(part))
+        begin = time.perf_counter()
+        refused(text, 1000)
+        assert time.perf_counter() - begin < 5
+
+
+@given(st.binary(max_size=200))
+@example(b'{"uuid":"\\')
+@example(b"\x00\x00\x00{")
+def test_any_bytes_are_a_request_or_malformed(what: bytes) -> None:
+    try:
+        request = parse_request(what, 100)
+    except Malformed as fault:
+        Response(fault.origin, "n", "rejected", str(fault)).encode(LIMIT)
+        return
+    assert isinstance(request, Request)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(message(), json_values),
+    )
+)
+def test_any_fields_are_a_request_or_malformed(fields: Dict[str, Any]) -> None:
+    what = json.dumps({**message(), **fields}).encode()
+    try:
+        request = parse_request(what, LIMIT)
+    except Malformed as fault:
+        encoded = Response(fault.origin, "n", "rejected", str(fault)).encode(
+            LIMIT
+        )
+        assert json.loads(encoded[0])["status"] == "rejected"
+        return
+    assert 1 <= len(request.task) <= 128
+    assert 1 <= len(request.src) <= 255
+    assert 1 <= len(request.dst) <= 4096
+    assert uuid.UUID(request.uuid)
+    assert isinstance(request.options, dict)
+
+
+ORIGIN = Origin(UUID, "ping", "client")
+FIELDS = (
+    "uuid ref task src dst timestamp datetime chunk chunks status reason data"
+).split()
+
+
+def encoded(response: Response, limit: int = LIMIT) -> List[Dict[str, Any]]:
+    return [json.loads(m.decode()) for m in response.encode(limit)]
+
+
+def test_response_has_every_field() -> None:
+    before = time.time()
+    (got,) = encoded(Response(ORIGIN, "sp1", "done", "", "out\n"))
+    assert list(got) == FIELDS
+    assert uuid.UUID(got["uuid"]) != uuid.UUID(UUID)
+    assert got["ref"] == UUID
+    assert (got["task"], got["src"], got["dst"]) == ("ping", "sp1", "client")
+    assert before <= got["timestamp"] <= time.time()
+    sent = datetime.fromisoformat(got["datetime"])
+    assert sent.timestamp() == pytest.approx(got["timestamp"])
+    assert sent.tzinfo is not None
+    assert (got["chunk"], got["chunks"]) == (1, 1)
+    assert (got["status"], got["reason"]) == ("done", "")
+    assert got["data"] == "out\n"
+
+
+@pytest.mark.parametrize("status", ["accepted", "rejected"])
+def test_response_without_data(status: str) -> None:
+    (got,) = encoded(Response(ORIGIN, "sp1", status, "why"))
+    assert list(got) == FIELDS
+    assert got["data"] is None
+    assert got["reason"] == "why"
+
+
+def test_response_to_what_could_not_be_read() -> None:
+    (got,) = encoded(Response(Origin(), "sp1", "rejected", "why"))
+    assert (got["ref"], got["task"], got["dst"]) == (None, None, None)
+
+
+def test_no_output_is_an_empty_string() -> None:
+    (got,) = encoded(Response(ORIGIN, "sp1", "done", "", ""))
+    assert got["data"] == ""
+
+
+def test_every_response_has_its_own_uuid() -> None:
+    responses = [Response(ORIGIN, "sp1", "accepted") for _ in range(10)]
+    assert len({response.uuid for response in responses}) == 10
+
+
+def test_reason_is_bounded() -> None:
+    (got,) = encoded(Response(ORIGIN, "n", "error", "\U0001f600" * 5000, ""))
+    assert len(got["reason"]) == 1000
+
+
+def test_response_is_utf_8() -> None:
+    (raw,) = Response(
+        ORIGIN, "n", "done", "", "\u00e4\u20ac\U0001f600"
+    ).encode(LIMIT)
+    assert "\u00e4\u20ac\U0001f600".encode() in raw
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_data_in_bytes(shift: int) -> None:
+    # Characters of one to four bytes, also across the blocks' edges.
+    data = b"-" * shift + "a\u00e4\u20ac\U0001f600".encode() * 20_000
+    data += b"\xff\xf0\x9f"
+    response = Response(Origin(UUID), "sp1", "done", data=data)
+    (message,) = response.encode(1 << 20)
+    assert json.loads(message)["data"] == data.decode(errors="replace")
+
+
+def test_large_data_is_split_in_order() -> None:
+    text = "".join(f"line {n}\n" for n in range(5000))
+    response = Response(ORIGIN, "sp1", "done", "", text)
+    got = encoded(response, 16384)
+    assert len(got) > 1
+    assert [g["chunk"] for g in got] == list(range(1, len(got) + 1))
+    assert {g["chunks"] for g in got} == {len(got)}
+    assert "".join(g["data"] for g in got) == text
+    same = [
+        {k: g[k] for k in FIELDS if k not in ("chunk", "data")} for g in got
+    ]
+    assert all(g == same[0] for g in same)
+
+
+# What is cut badly by anyone who cuts bytes.
+letters = st.sampled_from(
+    ["a", "\\", '"', "\n", "\0", "\x1f", "\u00e4", "\u20ac", "\U0001f600"]
+)
+
+
+@given(
+    st.text() | st.text(letters, max_size=300),
+    st.integers(min_value=400, max_value=900),
+    st.sampled_from(["", "why", "\u20ac" * 10]),
+)
+@example("\\" * 200, 401, "")
+@example("\0" * 100, 402, "")
+@example("a" + "\\" * 201, 400, "")
+@example("\\u1234" * 50, 404, "")
+@example("\U0001f600" * 100, 403, "")
+@example("x" * 65535 + "\\\\", 500, "")
+def test_chunks_join_to_the_same_text(
+    text: str, limit: int, reason: str
+) -> None:
+    messages = Response(ORIGIN, "sp1", "error", reason, text).encode(limit)
+    got = [json.loads(message.decode()) for message in messages]
+    assert "".join(g["data"] for g in got) == text
+    assert all(len(message) <= limit for message in messages)
+    assert {g["chunks"] for g in got} == {len(got)}
+    assert {g["reason"] for g in got} == {reason}
+
+
+def test_the_largest_fields_fit_in_the_least_limit() -> None:
+    wide = "\U0001f600"
+    origin = Origin("x" * 128, wide * 128, wide * 255)
+    reason = "\0" * 1000
+    response = Response(origin, wide * 100, "error", reason, "\0" * 50_000)
+    messages = response.encode(16384)
+    assert all(len(message) <= 16384 for message in messages)
+    parts = [json.loads(message)["data"] for message in messages]
+    assert "".join(parts) == "\0" * 50_000
+
+
+def test_what_fits_is_not_split() -> None:
+    text = "x" * 1000
+    (whole,) = Response(ORIGIN, "sp1", "done", "", text).encode(LIMIT)
+    # The reserve for the numbers of chunks is small.
+    assert (
+        len(
+            encoded(Response(ORIGIN, "sp1", "done", "", text), len(whole) + 80)
+        )
+        == 1
+    )

@@ -1,0 +1,470 @@
+"""The dispatcher: every row of the protocol's table of checks."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any, Callable, Dict, List, Optional
+
+import pytest
+
+from ngcp_task_agent.backends.base import Arrival
+from ngcp_task_agent.brokers.base import Broker, Result
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests import dispatch
+from ngcp_task_agent.requests.dispatch import Dispatcher
+from ngcp_task_agent.requests.slots import Slots
+from ngcp_task_agent.requests.task import Task
+from tests.unit.fakes import (
+    CHANNEL,
+    FakeBackend,
+    FakeBroker,
+    Records,
+    body,
+    identity,
+    message,
+    until,
+)
+
+NODE = identity("sp1", "sp1.example.org", roles=["proxy"])
+
+
+class Bench:
+    """A dispatcher with one backend, and tasks of fake brokers."""
+
+    def __init__(
+        self, node: Identity = NODE, max_request: int = 1 << 16
+    ) -> None:
+        self.dispatcher = Dispatcher(lambda: node, max_request, 1 << 20)
+        self.backend = FakeBackend(receive=self.dispatcher.receive)
+        self.tasks: Dict[str, Task] = {}
+
+    def add(
+        self,
+        name: str = "ping",
+        broker: Optional[Broker] = None,
+        max_running: int = 8,
+        max_queued: int = 8,
+        **policy: Any,
+    ) -> Task:
+        self.tasks[name] = Task(
+            name,
+            broker or FakeBroker(result=Result(data="out")),
+            Slots(64),
+            max_running,
+            max_queued,
+            **policy,
+        )
+        self.dispatcher.set_routes({("fake", CHANNEL): self.tasks})
+        return self.tasks[name]
+
+    async def ask(self, what: Any = b"", **fields: Any) -> List[Any]:
+        """Send one message; all answers to it."""
+        before = len(self.backend.sent)
+        self.backend.arrive(what or body(**fields))
+        for task in self.tasks.values():
+            await task.finished()
+        return self.backend.responses()[before:]
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        return dict(self.dispatcher.counts)
+
+
+async def test_accepted_then_done() -> None:
+    bench = Bench()
+    bench.add()
+    fields = message(uuid=str(uuid.uuid4()).upper())
+    accepted, done = await bench.ask(json.dumps(fields).encode())
+    for response in (accepted, done):
+        assert response["ref"] == fields["uuid"]
+        assert response["task"] == "ping"
+        assert (response["src"], response["dst"]) == ("sp1", "client")
+    assert (accepted["status"], done["status"]) == ("accepted", "done")
+    assert done["data"] == "out"
+    assert {address for address, _, _ in bench.backend.sent} == {"feedback"}
+    assert bench.counts == {"accepted": 1, "done": 1}
+
+
+REJECTED: List[Any] = [
+    pytest.param(b"nonsense", None, id="not-json"),
+    pytest.param(b"[]", None, id="not-an-object"),
+    pytest.param(b"\xff", None, id="not-utf-8"),
+    pytest.param(b"[" * 10_000, None, id="too-deep"),
+    pytest.param(
+        b'{"options": {"feedback_channel": "fb"}, x}',
+        "is not JSON",
+        id="not-json-but-a-channel",
+    ),
+    pytest.param(body(data="x" * 70_000), "limit is 65536", id="too-large"),
+    pytest.param(
+        body(options={"feedback_channel": "fb"}) + b"\xff",
+        "UTF-8",
+        id="not-utf-8-but-a-channel",
+    ),
+    pytest.param(body(uuid="x"), "uuid must be", id="uuid"),
+    pytest.param(body(task=None), "task must be", id="task"),
+    pytest.param(body(src=1), "src must be", id="src"),
+    pytest.param(body(dst=""), "dst must be", id="dst"),
+    pytest.param(body(options=[]), None, id="options"),
+    pytest.param(body(dst="sp1,,x"), "target 2", id="dst-malformed"),
+    pytest.param(
+        body(dst="sp1|state"), "'state' has no '='", id="dst-option-malformed"
+    ),
+    pytest.param(body(options={}), None, id="no-feedback-channel"),
+    pytest.param(
+        body(options={"feedback_channel": CHANNEL}),
+        None,
+        id="feedback-channel-is-a-control-channel",
+    ),
+    pytest.param(body(task="pong"), "unknown task 'pong'", id="unknown-task"),
+    pytest.param(
+        body(task="Ping"), "unknown task 'Ping'", id="task-in-another-case"
+    ),
+    pytest.param(
+        body(task="fussy"), "allow_src: 'client'", id="src-not-allowed"
+    ),
+    pytest.param(
+        body(task="typed", data=1), "data_schema: ", id="data-not-allowed"
+    ),
+    pytest.param(
+        body(task="command", data={"extra_args": "x"}),
+        "extra_args are not allowed",
+        id="extra-args-not-allowed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "reason"), REJECTED)
+async def test_rejected(
+    what: bytes, reason: Optional[str], journal_records: Records
+) -> None:
+    """With a reason for the client, or None where nothing can be sent."""
+    bench = Bench()
+    bench.add()
+    bench.add("fussy", allow_src=(Pattern("web*"),))
+    bench.add("typed", data_schema={"type": "object"})
+    bench.add("command", CommandBroker({"run": "true"}))
+    answers = await bench.ask(what)
+    if reason is None:
+        assert answers == []
+    else:
+        (answer,) = answers
+        assert answer["status"] == "rejected"
+        assert reason in answer["reason"]
+        assert answer["data"] is None
+    assert bench.counts == {"rejected": 1}
+    (record,) = journal_records.of(journal.REQUEST_REJECTED)
+    assert record.NGCP_TASK_STATUS == "rejected"
+    assert not journal_records.of(journal.BUG)
+
+
+IGNORED: List[Any] = [
+    pytest.param({}, id="name"),
+    pytest.param({"dst": "sp1|state=standby"}, id="state"),
+    pytest.param({"dst": "*|role=db"}, id="role"),
+    pytest.param({"dst": "local"}, id="local-of-another-machine"),
+    pytest.param({"task": "nobody's"}, id="unknown-task"),
+    pytest.param({"options": {}}, id="without-a-feedback-channel"),
+]
+
+
+@pytest.mark.parametrize("fields", IGNORED)
+async def test_ignored(
+    fields: Dict[str, Any], journal_records: Records
+) -> None:
+    bench = Bench()
+    bench.add()
+    assert await bench.ask(**{"dst": "sp2", **fields}) == []
+    assert bench.counts == {"ignored": 1}
+    (record,) = journal_records.of(journal.REQUEST_IGNORED)
+    assert record.levelname == "DEBUG"
+    assert record.NGCP_TASK_STATUS == "ignored"
+
+
+async def test_local_through_an_own_server() -> None:
+    bench = Bench()
+    task = bench.add()
+    bench.backend.arrive(body(dst="local"), via_own_server=True)
+    await task.finished()
+    assert bench.backend.statuses() == ["accepted", "done"]
+
+
+ONE_WAY = [
+    pytest.param("sp1", "sp1", True, id="own-name"),
+    pytest.param("SP1.example.org", "*", True, id="another-own-name"),
+    pytest.param("sp1", "local", True, id="local"),
+    pytest.param("client", "sp1", False, id="from-elsewhere"),
+    pytest.param("client", "*", False, id="from-elsewhere-to-all"),
+    pytest.param("localhost", "sp1", False, id="localhost"),
+]
+
+
+@pytest.mark.parametrize(("src", "dst", "is_taken"), ONE_WAY)
+async def test_where_answers_reach_this_node_alone(
+    src: str, dst: str, is_taken: bool, journal_records: Records
+) -> None:
+    bench = Bench()
+    task = bench.add()
+    what = body(src=src, dst=dst)
+    bench.dispatcher.receive(
+        Arrival(bench.backend, CHANNEL, what, one_way=True)
+    )
+    await task.finished()
+    if is_taken:
+        assert bench.backend.statuses() == ["accepted", "done"]
+        return
+    assert bench.backend.statuses() == []
+    assert bench.counts == {"ignored": 1}
+    (record,) = journal_records.of(journal.REQUEST_IGNORED)
+    assert "is a replica" in record.getMessage()
+    # It was not seen: it may come another way.
+    bench.backend.arrive(what)
+    await task.finished()
+    assert bench.backend.statuses() == ["accepted", "done"]
+
+
+async def test_the_first_failing_check_wins(journal_records: Records) -> None:
+    """One request with every fault; then the first is mended, and so on."""
+    bench = Bench()
+    bench.add(allow_src=(Pattern("web*"),))
+    known = str(uuid.uuid4())
+    assert len(await bench.ask(uuid=known, src="web1")) == 2
+    fields: Dict[str, Any] = {
+        "uuid": known,
+        "task": "pong",
+        "src": 1,
+        "dst": "a|b",
+        "options": {},
+    }
+    for mended, reason in (
+        ({}, "src must be"),
+        ({"src": "client"}, "'b' has no '='"),
+        ({"dst": "sp2"}, "ignored"),
+        ({"dst": "sp1"}, "feedback_channel is missing"),
+        ({"options": {"feedback_channel": CHANNEL}}, "is a control channel"),
+        ({"options": {"feedback_channel": "fb"}}, "duplicate request"),
+        ({"uuid": str(uuid.uuid4())}, "unknown task 'pong'"),
+        ({"task": "ping", "uuid": str(uuid.uuid4())}, "allow_src: 'client'"),
+    ):
+        fields.update(mended)
+        await bench.ask(**fields)
+        last = list(journal_records)[-1]
+        assert reason in last.getMessage()
+
+
+async def test_what_cannot_be_answered_was_not_seen() -> None:
+    """The client may mend it, and send it again."""
+    bench = Bench()
+    bench.add()
+    known = str(uuid.uuid4())
+    for options in ({}, {"feedback_channel": CHANNEL}):
+        assert await bench.ask(uuid=known, options=options) == []
+    assert len(await bench.ask(uuid=known)) == 2
+
+
+@pytest.mark.parametrize("feedback", [CHANNEL, "second", "of-another"])
+async def test_no_answer_goes_to_a_control_channel(
+    feedback: str, journal_records: Records
+) -> None:
+    """Of any backend: two may well be connected to one server."""
+    bench = Bench()
+    bench.add()
+    bench.dispatcher.set_routes(
+        {
+            ("fake", CHANNEL): bench.tasks,
+            ("fake", "second"): {},
+            ("another", "of-another"): {},
+        }
+    )
+    for what in (
+        body(options={"feedback_channel": feedback}),
+        body(options={"feedback_channel": feedback}, task=""),
+    ):
+        assert await bench.ask(what) == []
+    (text, _) = journal_records.texts(journal.REQUEST_REJECTED)
+    assert f"'{feedback}' is a control channel of this agent" in text
+    assert bench.counts == {"rejected": 2}
+
+
+async def test_duplicates() -> None:
+    bench = Bench()
+    bench.add()
+    known = str(uuid.uuid4())
+    assert len(await bench.ask(uuid=known)) == 2
+    (answer,) = await bench.ask(uuid=known)
+    assert (answer["status"], answer["reason"]) == (
+        "rejected",
+        "duplicate request",
+    )
+    # A uuid is the same in any case.
+    assert len(await bench.ask(uuid=known.upper())) == 1
+    # What was ignored was not seen.
+    other = str(uuid.uuid4())
+    assert await bench.ask(uuid=other, dst="sp2") == []
+    assert len(await bench.ask(uuid=other)) == 2
+
+
+async def test_duplicates_are_those_of_one_control_channel() -> None:
+    bench = Bench()
+    task = bench.add()
+    routes = {("fake", CHANNEL): bench.tasks, ("fake", "b"): bench.tasks}
+    bench.dispatcher.set_routes(routes)
+    text = body()
+    bench.backend.arrive(text)
+    bench.backend.arrive(text, "b")
+    await task.finished()
+    assert sorted(bench.backend.statuses()) == ["accepted"] * 2 + ["done"] * 2
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_duplicates_are_forgotten_after_ten_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dispatch, "time", clock)
+    bench = Bench()
+    bench.add()
+    known = str(uuid.uuid4())
+    await bench.ask(uuid=known)
+    clock.now += 599
+    assert len(await bench.ask(uuid=known)) == 1
+    clock.now += 2
+    assert len(await bench.ask(uuid=known)) == 2
+
+
+async def test_a_flood_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "_REMEMBER_MOST", 10)
+    bench = Bench()
+    bench.add()
+    for _ in range(50):
+        await bench.ask()
+    assert len(bench.dispatcher._seen) <= 10
+
+
+async def test_busy() -> None:
+    bench = Bench()
+    broker = FakeBroker()
+    task = bench.add("slow", broker, max_running=1, max_queued=1)
+    for _ in range(3):
+        bench.backend.arrive(body(task="slow"))
+    await until(lambda: task.running and len(bench.backend.sent) == 3)
+    assert sorted(bench.backend.statuses()) == [
+        "accepted",
+        "accepted",
+        "rejected",
+    ]
+    (refused,) = (r for r in bench.backend.responses() if r["reason"])
+    assert refused["reason"].startswith("busy: ")
+    task.refuse()
+    task.end()
+    await task.finished()
+
+
+async def test_tasks_of_several_channels() -> None:
+    bench = Bench()
+    one = bench.add("one")
+    bench.dispatcher.set_routes(
+        {("fake", "a"): {"one": one}, ("fake", "b"): {}}
+    )
+    bench.backend.arrive(body(task="one"), "a")
+    bench.backend.arrive(body(task="one"), "b")
+    bench.backend.arrive(body(task="one"), "c")
+    await one.finished()
+    assert sorted(bench.backend.statuses()) == [
+        "accepted",
+        "done",
+        "rejected",
+        "rejected",
+    ]
+
+
+async def test_no_message_ends_the_service(journal_records: Records) -> None:
+    def fails() -> Identity:
+        raise ZeroDivisionError("a bug")
+
+    dispatcher = Dispatcher(fails, 1000, 1000)
+    dispatcher.receive(Arrival(FakeBackend(), CHANNEL, b"{}"))
+    (record,) = journal_records.of(journal.BUG)
+    assert record.exc_info
+
+
+SECRET = "s3cr3t-w0rd"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({"extra_args": SECRET}, id="extra-args"),
+        pytest.param({"extra_args": [SECRET, "x"]}, id="list"),
+        pytest.param(json.dumps({"extra_args": SECRET}), id="string"),
+        pytest.param({"password": SECRET}, id="data"),
+        pytest.param(SECRET, id="text"),
+        pytest.param([{"a": SECRET}], id="list-of-objects"),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"run": "echo", "extra_args": True}, id="done"),
+        pytest.param({"run": "false", "extra_args": True}, id="error"),
+        pytest.param({"run": "cat", "stdin": "data"}, id="stdin"),
+        pytest.param({"run": "nowhere", "extra_args": True}, id="missing"),
+        pytest.param({"run": "echo", "extra_args": ["x"]}, id="rejected"),
+        pytest.param({"run": "echo"}, id="no-extra-args"),
+        pytest.param(
+            {
+                "run": "sh",
+                "args": ["-c", 'echo "$0 $NGCP_TASK_DATA" >&2; exit 1'],
+                "extra_args": True,
+            },
+            id="standard-error",
+        ),
+    ],
+)
+async def test_nothing_secret_above_debug(
+    options: Dict[str, Any], data: Any, journal_records: Records
+) -> None:
+    bench = Bench()
+    bench.add("command", CommandBroker(options))
+    assert await bench.ask(task="command", data=data)
+    bench.add("typed", data_schema={"const": 1})
+    assert await bench.ask(task="typed", data=data)
+    records = list(journal_records)
+    assert records
+    for record in records:
+        if record.levelname != "DEBUG":
+            assert SECRET not in repr(vars(record)), record
+
+
+FORGED: List[Callable[[str], Dict[str, Any]]] = [
+    lambda text: {"task": text},
+    lambda text: {"src": text},
+    lambda text: {"dst": text},
+    lambda text: {"dst": f"a|{text}"},
+    lambda text: {"uuid": text},
+]
+
+
+@pytest.mark.parametrize("fields", FORGED)
+async def test_no_line_can_be_forged(
+    fields: Callable[[str], Dict[str, Any]], journal_records: Records
+) -> None:
+    bench = Bench()
+    bench.add()
+    await bench.ask(**fields("x\nMay 1 INFO accepted\r\x1b[2J\u2028y"))
+    formatter = journal._OneLine("%(levelname)s %(message)s")
+    for record in journal_records:
+        line = formatter.format(record)
+        assert line.isprintable()

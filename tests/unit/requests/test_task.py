@@ -1,0 +1,524 @@
+"""Tasks: policy, limits, and exactly one ending whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import sys
+from typing import Any, Dict, List, Optional, Tuple, cast
+
+import pytest
+
+from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.protocol.messages import Request
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests.reply import Reply
+from ngcp_task_agent.requests.slots import Slots
+from ngcp_task_agent.requests.task import Task
+from tests.unit.fakes import FakeBackend, FakeBroker, Records, request, until
+
+
+class Bench:
+    """A task between a fake backend and a fake broker."""
+
+    def __init__(
+        self,
+        broker: Optional[Broker] = None,
+        agent_slots: Optional[Slots] = None,
+        max_running: int = 2,
+        max_queued: int = 2,
+        **policy: Any,
+    ) -> None:
+        self.broker: Any = broker or FakeBroker()
+        self.backend = FakeBackend()
+        self.task = Task(
+            "ping",
+            self.broker,
+            agent_slots or Slots(64),
+            max_running,
+            max_queued,
+            **policy,
+        )
+
+    def take(self, data: Any = None, **fields: Any) -> Request:
+        asked = request(data, **fields)
+        reply = Reply(
+            self.backend,
+            "feedback",
+            asked.origin,
+            "sp1",
+            1 << 20,
+            collections.Counter(),
+        )
+        self.task.take(asked, reply)
+        return asked
+
+    def answers(self, asked: Request) -> List[str]:
+        return [
+            response["status"]
+            for response in self.backend.responses()
+            if response["ref"] == asked.uuid
+        ]
+
+    def reasons(self) -> List[str]:
+        return [r["reason"] for r in self.backend.responses() if r["reason"]]
+
+    async def end(self) -> None:
+        """Let everything that runs or waits end."""
+        while self.task.running or self.task._jobs:
+            for work in self.broker.running:
+                work.end.set_result(Result(data="out"))
+            await asyncio.sleep(0)
+        await self.task.finished()
+
+
+async def test_accepted_then_done() -> None:
+    bench = Bench(FakeBroker(result=Result(data="out")))
+    bench.take()
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["accepted", "done"]
+    assert bench.backend.responses()[1]["data"] == "out"
+
+
+class Watching(FakeBroker):
+    """Notes what had been sent when its work began."""
+
+    backend: FakeBackend
+    sent: List[str]
+
+    def prepare(self, request: Request) -> Any:
+        watching = self
+
+        class Noting(CrashingWork):
+            async def run(self) -> Result:
+                watching.sent = watching.backend.statuses()
+                return Result()
+
+        return Noting(None)
+
+
+async def test_accepted_leaves_before_the_work_begins() -> None:
+    broker = Watching()
+    bench = Bench(broker)
+    broker.backend = bench.backend
+    bench.take()
+    await bench.task.finished()
+    assert broker.sent == ["accepted"]
+
+
+async def test_side_by_side_then_in_order() -> None:
+    bench = Bench(max_running=2, max_queued=2)
+    asked = [bench.take() for _ in range(4)]
+    await until(lambda: bench.task.running == 2)
+    # Whoever waits has been accepted too.
+    await until(lambda: bench.backend.statuses() == ["accepted"] * 4)
+    bench.broker.works[1].end.set_result(Result())
+    await until(lambda: bench.broker.works[2].begun)
+    assert not bench.broker.works[3].begun
+    assert bench.answers(asked[1]) == ["accepted", "done"]
+    await bench.end()
+    assert all(bench.answers(a) == ["accepted", "done"] for a in asked)
+    assert bench.task.running == 0
+
+
+async def test_busy() -> None:
+    bench = Bench(max_running=2, max_queued=3)
+    asked = [bench.take() for _ in range(7)]
+    await until(lambda: bench.task.running == 2)
+    assert bench.answers(asked[5]) == bench.answers(asked[6]) == ["rejected"]
+    assert bench.reasons()[0].startswith("busy: ")
+    # With the figures of that moment and the limits.
+    assert "of at most 2 and 3" in bench.reasons()[0]
+    late = bench.take()
+    await until(lambda: bench.answers(late))
+    assert "2 running and 3 waiting, of at most 2 and 3" in bench.reasons()[-1]
+    await bench.end()
+    again = bench.take()
+    await bench.end()
+    assert bench.answers(again) == ["accepted", "done"]
+
+
+async def test_no_queue() -> None:
+    bench = Bench(max_running=1, max_queued=0)
+    first, second = bench.take(), bench.take()
+    await until(lambda: bench.answers(second))
+    assert bench.answers(second) == ["rejected"]
+    await bench.end()
+    assert bench.answers(first) == ["accepted", "done"]
+
+
+async def test_what_a_replaced_task_runs_counts() -> None:
+    bench = Bench(max_running=1)
+    first = bench.take()
+    await until(lambda: bench.broker.running)
+    replaced = bench.task
+    bench.task = Task("ping", bench.broker, Slots(64), 1, 2, before=replaced)
+    second = bench.take()
+    await until(lambda: bench.answers(second) == ["accepted"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [work.begun for work in bench.broker.works] == [True, False]
+    bench.broker.works[0].end.set_result(Result())
+    await replaced.finished()
+    assert bench.answers(first) == ["accepted", "done"]
+    await bench.end()
+    assert bench.answers(second) == ["accepted", "done"]
+
+
+async def test_all_tasks_share_the_agent_s_slots() -> None:
+    slots = Slots(1)
+    one = Bench(agent_slots=slots, max_running=5, max_queued=1)
+    other = Bench(agent_slots=slots, max_running=5, max_queued=1)
+    one.take()
+    await until(lambda: one.task.running == 1)
+    waits, refused = other.take(), other.take()
+    await until(lambda: other.answers(refused))
+    assert other.answers(waits) == ["accepted"]
+    assert other.answers(refused) == ["rejected"]
+    assert other.task.running == 0
+    await one.end()
+    await other.end()
+    assert other.answers(waits) == ["accepted", "done"]
+
+
+ALLOWED = [
+    pytest.param("web01", True, id="fits"),
+    pytest.param("WEB01", True, id="in-another-case"),
+    pytest.param("db01", False, id="does-not-fit"),
+    pytest.param("xweb01", False, id="only-in-part"),
+]
+
+
+@pytest.mark.parametrize(("src", "allowed"), ALLOWED)
+async def test_allow_src(src: str, allowed: bool) -> None:
+    bench = Bench(
+        FakeBroker(result=Result()),
+        allow_src=(Pattern("web*"), Pattern("sp1")),
+    )
+    bench.take(src=src)
+    await bench.task.finished()
+    if allowed:
+        assert bench.backend.statuses() == ["accepted", "done"]
+    else:
+        assert bench.reasons() == [
+            f"allow_src: '{src}' may not ask for this task"
+        ]
+
+
+async def test_allow_nobody() -> None:
+    bench = Bench(allow_src=())
+    bench.take()
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"port": {"maximum": 10}},
+    "required": ["port"],
+}
+DATA = [
+    pytest.param({"port": 1}, None, id="fits"),
+    pytest.param({"port": 99}, "properties/port/maximum: 10", id="value"),
+    pytest.param({}, 'required: ["port"]', id="missing"),
+    pytest.param(None, 'type: "object"', id="nothing"),
+]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+@pytest.mark.parametrize(("data", "rule"), DATA)
+async def test_data_schema(data: Any, rule: Optional[str], size: int) -> None:
+    """Small messages are checked on the spot, large ones in a thread."""
+    bench = Bench(FakeBroker(result=Result()), data_schema=SCHEMA)
+    bench.take(data, size=size)
+    await bench.task.finished()
+    if rule is None:
+        assert bench.backend.statuses() == ["accepted", "done"]
+        return
+    (reason,) = bench.reasons()
+    assert bench.backend.statuses() == ["rejected"]
+    assert reason == f"data_schema: data does not satisfy {rule}"
+
+
+async def test_the_rules_in_their_order_and_then_the_room() -> None:
+    bench = Bench(
+        max_running=1,
+        max_queued=0,
+        allow_src=(Pattern("web*"),),
+        data_schema={"type": "object"},
+    )
+    bench.take({}, src="web1")
+    await until(lambda: bench.task.running == 1)
+    bench.broker.refusal = "extra_args are not allowed"
+    for src, data, reason in (
+        ("client", "x", "allow_src: "),
+        ("web1", "x", "data_schema: "),
+        ("web1", {}, "extra_args "),
+        ("web1", {}, "busy: "),
+    ):
+        if reason == "busy: ":
+            bench.broker.refusal = ""
+        asked = bench.take(data, src=src)
+        await until(functools.partial(bench.answers, asked))
+        assert bench.answers(asked) == ["rejected"]
+        assert bench.reasons()[-1].startswith(reason)
+    await bench.end()
+
+
+async def test_reason_does_not_repeat_the_data() -> None:
+    bench = Bench(data_schema={"enum": ["a"]})
+    bench.take("secret")
+    await bench.task.finished()
+    assert "secret" not in bench.reasons()[0]
+
+
+BROKEN_SCHEMAS: List[Any] = [
+    pytest.param({"$ref": "#"}, id="without-end"),
+    pytest.param({"$ref": "#/nowhere"}, id="dangling"),
+    pytest.param({"pattern": "("}, id="no-regular-expression"),
+]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+@pytest.mark.parametrize("schema", BROKEN_SCHEMAS)
+async def test_a_schema_that_cannot_be_applied_rejects(
+    schema: Dict[str, Any], size: int
+) -> None:
+    bench = Bench(data_schema=schema)
+    bench.take("x", size=size)
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+    assert bench.reasons()[0]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+async def test_data_that_no_rule_expects_rejects(size: int) -> None:
+    bench = Bench(data_schema={"multipleOf": 0.01})
+    bench.take(10**400, size=size)
+    await bench.task.finished()
+    assert bench.reasons() == ["data_schema: cannot be checked: OverflowError"]
+
+
+async def test_few_large_requests_wait_for_their_check() -> None:
+    bench = Bench(data_schema={"pattern": "^(a|a)*b$"}, max_queued=0)
+    for _ in range(20):
+        bench.take("a" * 60, size=1_000_000)
+    await until(lambda: len(bench.reasons()) == 12)
+    assert all("busy" in reason for reason in bench.reasons())
+    await bench.task.finished()
+
+
+ENDLESS: List[Any] = [
+    pytest.param({"pattern": "^(a|a)*b$"}, "a" * 60, id="pattern"),
+    pytest.param(
+        {"uniqueItems": True}, [{"n": n} for n in range(40_000)], id="unique"
+    ),
+]
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+@pytest.mark.parametrize(("schema", "data"), ENDLESS)
+async def test_a_check_that_takes_too_long_rejects(
+    schema: Dict[str, Any], data: Any, size: int
+) -> None:
+    bench = Bench(data_schema=schema)
+    bench.take(data, size=size)
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+    assert "takes more than" in bench.reasons()[0]
+
+
+async def test_a_long_check_holds_up_nobody() -> None:
+    bench = Bench(
+        FakeBroker(result=Result()), data_schema={"pattern": "^(a|a)*b$"}
+    )
+    slow = bench.take("a" * 60, size=1_000_000)
+    quick = bench.take("b")
+    await until(lambda: bench.answers(quick) == ["accepted", "done"])
+    assert not bench.answers(slow)
+    await bench.task.finished()
+
+
+async def test_a_check_that_cannot_be_made_rejects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    bench = Bench(data_schema={})
+    bench.take("x", size=1_000_000)
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+    assert "data_schema: cannot be checked" in bench.reasons()[0]
+
+
+async def test_a_slot_is_held_until_a_large_answer_has_left() -> None:
+    bench = Bench(FakeBroker(result=Result("x" * 100_000)), max_running=1)
+    left = asyncio.Event()
+
+    async def send_large(
+        address: str, encode: Any, size: int, ref: Optional[str]
+    ) -> None:
+        await left.wait()
+        bench.backend.send(address, encode(), ref)
+
+    bench.backend.send_large = send_large  # type: ignore[method-assign]
+    first = bench.take()
+    await until(lambda: bench.answers(first) == ["accepted"])
+    second = bench.take()
+    await until(lambda: bench.answers(second) == ["accepted"])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [work.begun for work in bench.broker.works] == [True, False]
+    assert bench.task.running == 1
+    left.set()
+    await bench.task.finished()
+    for asked in (first, second):
+        assert bench.answers(asked) == ["accepted", "done"]
+
+
+async def test_cancelled_while_a_large_answer_leaves() -> None:
+    bench = Bench(FakeBroker(result=Result("x" * 100_000)))
+    asked = bench.take()
+    await until(lambda: bench.answers(asked))
+    bench.task.cancel()
+    await bench.task.finished()
+    assert bench.answers(asked) == ["accepted", "done"]
+
+
+async def test_what_the_broker_refuses_is_rejected() -> None:
+    bench = Bench()
+    bench.broker.refusal = "extra_args are not allowed"
+    bench.take()
+    await bench.task.finished()
+    assert bench.backend.statuses() == ["rejected"]
+    assert bench.reasons() == ["extra_args are not allowed"]
+
+
+class Crashing(FakeBroker):
+    """A broker with a bug.
+
+    :param returns: what its work returns; None to raise instead
+    """
+
+    def __init__(self, in_prepare: bool, returns: Any = None) -> None:
+        super().__init__()
+        self._in_prepare = in_prepare
+        self._returns = returns
+
+    def prepare(self, request: Request) -> Any:
+        if self._in_prepare:
+            raise ZeroDivisionError("a bug")
+        return CrashingWork(self._returns)
+
+
+class CrashingWork(Work):
+    def __init__(self, returns: Any) -> None:
+        self._returns = returns
+
+    async def run(self) -> Result:
+        if self._returns is None:
+            raise ZeroDivisionError("a bug")
+        if isinstance(self._returns, dict):
+            return Result(**self._returns)
+        return cast(Result, self._returns)
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
+BUGS = [
+    pytest.param((True,), ["rejected"], id="in-prepare"),
+    pytest.param((False,), ["accepted", "error"], id="in-run"),
+    pytest.param((False, "text"), ["accepted", "error"], id="no-result"),
+    pytest.param(
+        (False, {"data": {"a": 1}}), ["accepted", "error"], id="data-no-text"
+    ),
+]
+
+
+@pytest.mark.parametrize(("bug", "statuses"), BUGS)
+async def test_a_bug_of_a_broker_is_answered(
+    bug: Any, statuses: List[str], journal_records: Records
+) -> None:
+    failed: List[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+    bench = Bench(Crashing(*bug), max_running=1)
+    for _ in range(3):
+        bench.take()
+        await bench.task.finished()
+    assert bench.backend.statuses() == statuses * 3
+    assert "the agent has failed" in bench.reasons()[0]
+    (record, *_) = journal_records.of(journal.BUG)
+    assert record.exc_info
+    assert record.NGCP_TASK == "ping"
+    assert record.NGCP_TASK_UUID == bench.backend.responses()[0]["ref"]
+    assert record.NGCP_TASK_SRC == "client"
+    assert not failed
+
+
+async def test_stop_ends_what_waits_at_once() -> None:
+    bench = Bench(max_running=1, max_queued=2)
+    asked = [bench.take() for _ in range(3)]
+    await until(lambda: bench.task.running == 1)
+    bench.task.refuse()
+    await until(lambda: len(bench.answers(asked[2])) == 2)
+    assert bench.answers(asked[0]) == ["accepted"]
+    for waiting in asked[1:]:
+        assert bench.answers(waiting) == ["accepted", "error"]
+    assert "stopping" in bench.reasons()[0]
+    late = bench.take()
+    await until(lambda: bench.answers(late))
+    assert bench.answers(late) == ["rejected"]
+    bench.task.end()
+    await bench.task.finished()
+    assert bench.broker.works[0].stopped
+    assert bench.answers(asked[0]) == ["accepted", "error"]
+
+
+async def test_cancel_still_answers() -> None:
+    bench = Bench()
+    asked = bench.take()
+    await until(lambda: bench.task.running == 1)
+    bench.task.cancel()
+    await bench.task.finished()
+    assert bench.answers(asked) == ["accepted", "error"]
+    assert bench.task.running == 0
+
+
+async def test_cancel_while_waiting_for_a_slot() -> None:
+    bench = Bench(max_running=1)
+    asked = [bench.take(), bench.take()]
+    await until(lambda: bench.task.running == 1)
+    await until(lambda: bench.answers(asked[1]))
+    bench.task.cancel()
+    await bench.task.finished()
+    for one in asked:
+        assert bench.answers(one) == ["accepted", "error"]
+
+
+async def test_finished_waits_for_all() -> None:
+    bench = Bench()
+    await bench.task.finished()
+    bench.take()
+    waiter = asyncio.create_task(bench.task.finished())
+    await until(lambda: bench.task.running == 1)
+    assert not waiter.done()
+    await bench.end()
+    await waiter
+
+
+STEPS: List[Tuple[int, int]] = [(1, 0), (2, 1), (8, 64)]
+
+
+@pytest.mark.parametrize(("running", "queued"), STEPS)
+async def test_a_flood_is_answered_in_full(running: int, queued: int) -> None:
+    """Each request gets one of the two ways; as many as fit are taken."""
+    bench = Bench(max_running=running, max_queued=queued)
+    asked = [bench.take() for _ in range(100)]
+    await bench.end()
+    answers = [bench.answers(one) for one in asked]
+    taken = answers.count(["accepted", "done"])
+    assert taken == min(100, running + queued)
+    assert answers.count(["rejected"]) == 100 - taken
