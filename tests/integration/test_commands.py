@@ -319,7 +319,8 @@ def test_agent_that_is_not_root_cannot_run_as_another_user(
     # Python itself may lie where only root can read it.
     become_nobody = (
         "import os, sys, asyncio.base_events, redis.asyncio, ngcp_task_agent;"
-        "from ngcp_task_agent import cli, plugins; plugins.find();"
+        "from ngcp_task_agent.config import plugins; plugins.find();"
+            "from ngcp_task_agent.daemon import cli;"
         "import importlib.metadata; importlib.metadata.version('redis');"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "sys.exit(cli.main())"
