@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
@@ -14,6 +15,12 @@ import pytest
 
 # No test waits on purpose for longer; it is the bound for a hang.
 TEST_TIMEOUT = 120.0
+
+
+def pytest_configure() -> None:
+    """Undo what nohup(1) and a shell's ``&`` ignore: children inherit it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,7 +20,8 @@ import setproctitle
 from ngcp_task_agent import __version__
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
 from ngcp_task_agent.daemon import control
-from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent, counted
+from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent
+from ngcp_task_agent.daemon.runtime import counted
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
@@ -34,16 +35,16 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the daemon, or what the options ask for; the exit status.
+    """Run the daemon, or do what the options ask for.
 
-    0 after SIGTERM or SIGINT, or for a sound configuration; 1 after a bug,
-    or when there is no agent to reload; 2 for a wrong command line; 74 when
-    standard output cannot be written; 78 for a configuration with faults or
-    with nothing to run.
+    The exit status is 0 after SIGTERM or SIGINT, or for a sound
+    configuration; 1 after a bug, or when there is no agent to reload; 2 for a
+    wrong command line; 74 when standard output cannot be written; 78 for a
+    configuration with faults or with nothing to run.
     """
     out, err = io.StringIO(), io.StringIO()
     try:
-        # Neither argparse nor print() cares whether these can be written.
+        # Neither argparse nor print() reports that these cannot be written.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = _parser().parse_args(argv)
             if options.check:
@@ -51,17 +52,17 @@ def main(argv: Optional[List[str]] = None) -> int:
             if options.reload:
                 sys.exit(_reload())
     except SystemExit as end:
-        return _tell(out.getvalue(), err.getvalue(), int(end.code or 0))
+        return _print(out.getvalue(), err.getvalue(), int(end.code or 0))
     _serve(options.config_dir.absolute(), options.log_level)
 
 
-def _tell(out: str, err: str, status: int) -> int:
-    """Write what there is to say; the exit status."""
+def _print(out: str, err: str, status: int) -> int:
+    """Write the output; return the exit status."""
     try:
         _write(sys.stdout, 1, out)
     except OSError as error:
         status = EX_IOERR
-        # Who stops reading, as head(1) does, need not be told.
+        # A reader that stops early, as head(1) does, wants no message.
         if not isinstance(error, BrokenPipeError):
             err += f"ngcp-task-agent: standard output: {error.strerror}\n"
     with contextlib.suppress(OSError):
@@ -70,9 +71,10 @@ def _tell(out: str, err: str, status: int) -> int:
 
 
 def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
-    """Write to a standard stream past its buffer, which is to stay empty.
+    """Write to a standard stream past its buffer.
 
-    Else Python would try once more when it ends, and fail in its own way.
+    What stays in the buffer Python would write when it ends, and report its
+    own error.
 
     :raises OSError: when it cannot be written
     """
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ngcp-task-agent",
         description="Run configured tasks for clients on a message bus.",
         epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
-        # signals.py has to know the options as they are.
+        # early_signals.py looks for the options as they are.
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -155,12 +157,11 @@ def _reload() -> int:
 
 def _serve(folder: Path, log_level: str) -> NoReturn:
     _open_missing()
-    # When the watchdog ends a hung agent with SIGABRT, this tells where.
+    # The watchdog ends a hung agent with SIGABRT: show where it hung.
     faulthandler.enable(2)
     setproctitle.setproctitle("ngcp-task-agent")
     journal.set_up(log_level)
-    # Commands inherit all of this; descriptors of whoever started the agent
-    # are not theirs.
+    # Commands inherit the rest, but not the descriptors of the agent's parent.
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2:
             with contextlib.suppress(OSError):
@@ -173,7 +174,7 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
 def _open_missing() -> None:
     """Standard streams that are closed become /dev/null.
 
-    Else the next file, or a command's pipe, would get their numbers.
+    Otherwise the next file, or a command's pipe, would get their numbers.
     """
     for fd in range(3):
         try:
@@ -191,15 +192,15 @@ async def _run(folder: Path) -> NoReturn:
         journal.record(journal.BUG, "a bug: the agent has ended", bug=True)
         status = 1
     journal.drain(_DRAIN)
-    # Threads that wait for a name service would be joined by asyncio, and by
-    # Python, however long that takes; all else is done.
+    # asyncio and Python would join threads that wait for a name service,
+    # however long that takes.
     os._exit(status)
 
 
 def _threads() -> ThreadPoolExecutor:
     """The event loop's threads, all started.
 
-    Later there may be no room: commands count against the same limits.
+    Later the limits may leave no room: commands count against them too.
     """
     threads = ThreadPoolExecutor(_THREADS)
     all_there = threading.Barrier(_THREADS)

@@ -1,8 +1,8 @@
 """The control socket: asks the running agent to reload, and waits.
 
-``systemctl reload`` shall return when the new configuration is in force, and
-tell what is wrong with it.  A signal cannot do either, so the unit's
-ExecReload is ``ngcp-task-agent --reload``, which asks over this socket.
+``systemctl reload`` is to return when the new configuration is in force, and
+to report its faults.  A signal can do neither, so the unit's ExecReload is
+``ngcp-task-agent --reload``, which asks over this socket.
 
 One exchange per connection: the client sends ``reload`` and a line feed; the
 agent answers with a line for every fault, and ends the connection with a
@@ -71,13 +71,13 @@ class Control:
                 writer.write(text.encode(errors="backslashreplace"))
                 await asyncio.wait_for(writer.drain(), _ASK_WITHIN)
         except (OSError, ValueError, asyncio.TimeoutError, ControlError):
-            pass  # whoever asked has gone, or the agent is about to
+            pass  # the client has gone, or the agent is stopping
         finally:
             writer.close()
 
 
 async def ask_reload(socket: Path) -> List[str]:
-    """Make the running agent reload; the faults, a line each.
+    """Make the running agent reload; return the faults, a line each.
 
     :raises ControlError: when there is no agent, or it does not answer
     """

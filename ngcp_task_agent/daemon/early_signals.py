@@ -1,6 +1,6 @@
-"""Signals while the agent starts, which takes a while: it loads much code.
+"""Signals until the agent handles them itself.
 
-To be called before that is loaded; then the agent handles them itself.
+The agent loads a lot of code first, so call this before anything is loaded.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, Sequence
 
 
 def at_start(argv: Sequence[str]) -> None:
-    """Let TERM and INT end a service quietly; HUP finds nothing to reload.
+    """Let TERM and INT end the service quietly, and ignore HUP.
 
-    What does not serve ends by the signal, which is no success.
+    ``--check`` and ``--reload`` die of the signal: they have not succeeded.
 
     :param argv: the options
     """
@@ -27,5 +27,6 @@ def at_start(argv: Sequence[str]) -> None:
 
 
 def _end(*_: Any) -> None:
-    # Nothing runs yet; an exception could get lost in what is being loaded.
+    # Nothing runs yet, and a module that is being loaded could swallow an
+    # exception.
     os._exit(0)

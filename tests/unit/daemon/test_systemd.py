@@ -1,4 +1,4 @@
-"""What systemd is told, over a real socket."""
+"""Notices to systemd, over a real socket."""
 
 from __future__ import annotations
 

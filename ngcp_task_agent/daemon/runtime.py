@@ -1,0 +1,241 @@
+"""Runtime: the node, backends and tasks that are in force."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, Coroutine, Dict, FrozenSet, List, Optional, Set, Tuple
+
+from ngcp_task_agent import background
+from ngcp_task_agent.backends.base import LEAVING, Backend
+from ngcp_task_agent.config.loader import Config
+from ngcp_task_agent.config.models import BackendConfig, TaskConfig
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.node.node import Node
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests.dispatch import Dispatcher
+from ngcp_task_agent.requests.slots import Slots
+from ngcp_task_agent.requests.task import Task
+
+_CONNECT = 30.0  # seconds for a backend to begin to listen
+_FLUSH = 5.0  # seconds to deliver the last answers; more while they leave
+_RETIRED_FLUSH = 60.0  # the same, for a backend that a reload has replaced
+_END = 10.0  # seconds for each of the two ways to end what still runs
+
+# Where a task is found: the backend's name, the control channel, its name.
+_Place = Tuple[str, str, str]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as ``1 task`` and ``2 tasks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class Runtime:
+    """Applies one configuration after another, until drain().
+
+    A task or backend whose configuration stays the same goes on undisturbed.
+    One that changes or goes is retired: it takes no more requests, and ends
+    in the background when those that it has taken have ended.
+    """
+
+    def __init__(self) -> None:
+        self._node: Optional[Node] = None
+        self._slots = Slots(0)
+        self._dispatcher = Dispatcher(self.identity, 0, 0)
+        self._stop_timeout = 0.0
+        self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
+        self._tasks: Dict[_Place, Tuple[TaskConfig, Task]] = {}
+        self._retired_backends: Set[Backend] = set()
+        self._retired_tasks: Set[Task] = set()
+        self._retiring: Set[asyncio.Task[None]] = set()
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """Requests since the start, by outcome."""
+        return self._dispatcher.counts
+
+    @property
+    def longest_drain(self) -> float:
+        """Seconds that drain() takes at most."""
+        return self._stop_timeout + 2 * _END + (LEAVING + 1) * _FLUSH
+
+    def identity(self) -> Identity:
+        """This node, now."""
+        assert self._node, "apply() comes first"
+        return self._node.identity()
+
+    def summary(self) -> str:
+        """One line, such as ``redis: subscribed, 12 tasks, 3 running``."""
+        backends = sorted(self._backends.items())
+        parts = [f"{name}: {b.status}" for name, (_, b) in backends]
+        parts.append(counted(len(self._tasks), "task"))
+        parts.append(f"{self._slots.taken} running")
+        return ", ".join(parts)
+
+    async def apply(self, config: Config) -> None:
+        """Put a configuration in force.
+
+        :raises OSError: when the node's name cannot be found out; then
+            nothing has changed
+        """
+        await self._set_node(config)
+        self._slots.limit = config.agent.max_running
+        self._stop_timeout = config.agent.stop_timeout
+        self._dispatcher.max_request = config.agent.max_request
+        self._dispatcher.max_response = config.agent.max_response
+        replaced = {
+            name
+            for name, (was, _) in self._backends.items()
+            if config.backends.get(name) != was
+        }
+        removed = self._set_tasks(config, replaced)
+        await asyncio.gather(
+            *(self._retire_backend(name, removed) for name in replaced)
+        )
+        channels: Dict[str, Set[str]] = {
+            name: set() for name in config.backends
+        }
+        for backend, channel, _ in self._tasks:
+            channels[backend].add(channel)
+        await asyncio.gather(
+            *(
+                self._set_backend(config, name, frozenset(channels[name]))
+                for name in config.backends
+            )
+        )
+
+    async def stop_listening(self) -> None:
+        """Take no more requests.  Bounded in time."""
+        await asyncio.gather(
+            *(b.stop_listening() for _, b in self._backends.values())
+        )
+
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """End what runs, deliver the last answers, and stop everything.
+
+        :param hurry: ends the time that running tasks have
+        """
+        ending = {b for _, b in self._backends.values()}
+        ending |= self._retired_backends
+        for backend in ending:
+            backend.hold_nobody()
+        await self._end_tasks(hurry)
+        await asyncio.gather(*(b.stop(_FLUSH) for b in ending))
+        if self._retiring:
+            await asyncio.wait(set(self._retiring), timeout=_FLUSH)
+        if self._node:
+            await self._node.stop()
+
+    async def _set_node(self, config: Config) -> None:
+        before = self._node
+        node = await asyncio.to_thread(Node, config.agent.node)
+        await node.start()
+        self._node = node
+        if before:
+            await before.stop()
+
+    def _set_tasks(self, config: Config, replaced: Set[str]) -> List[Task]:
+        """Reuse unchanged tasks, create the rest; return those removed."""
+        before, now = dict(self._tasks), {}
+        for task in config.tasks:
+            place = (task.backend, task.channel, task.name)
+            was = before.get(place)
+            if was and was[0] == task and task.backend not in replaced:
+                now[place] = before.pop(place)
+            else:
+                made = self._make_task(config, task, was[1] if was else None)
+                now[place] = task, made
+        self._tasks = now
+        routes: Dict[Tuple[str, str], Dict[str, Task]] = {}
+        for (backend, channel, name), (_, made) in now.items():
+            routes.setdefault((backend, channel), {})[name] = made
+        self._dispatcher.set_routes(routes)
+        removed = [task for _, task in before.values()]
+        self._retired_tasks.update(removed)
+        for left in removed:
+            self._in_background(self._retire_task(left))
+        return removed
+
+    def _make_task(
+        self, config: Config, task: TaskConfig, before: Optional[Task]
+    ) -> Task:
+        allow_src = task.allow_src
+        return Task(
+            name=task.name,
+            broker=config.plugins.brokers[task.broker](task.broker_options),
+            agent_slots=self._slots,
+            max_running=task.max_running,
+            max_queued=task.max_queued,
+            allow_src=(
+                None if allow_src is None else tuple(map(Pattern, allow_src))
+            ),
+            data_schema=task.data_schema,
+            before=before,
+        )
+
+    async def _set_backend(
+        self, config: Config, name: str, channels: FrozenSet[str]
+    ) -> None:
+        if name in self._backends:
+            backend = self._backends[name][1]
+            step = backend.listen(channels)
+        else:
+            settings = config.backends[name]
+            kind = config.plugins.backends[settings.type]
+            backend = kind(name, settings.options, self._dispatcher.receive)
+            self._backends[name] = settings, backend
+            step = backend.start(channels)
+        try:
+            # A plugin may break its promise that this is bounded in time.
+            await asyncio.wait_for(step, _CONNECT)
+        except asyncio.TimeoutError:
+            journal.record(
+                journal.BACKEND_DOWN,
+                f"backend {name}: not ready after {_CONNECT:.0f} s",
+                backend=name,
+            )
+
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = background.start(coroutine)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _retire_task(self, task: Task) -> None:
+        await task.finished()
+        self._retired_tasks.discard(task)
+
+    async def _retire_backend(self, name: str, removed: List[Task]) -> None:
+        _, backend = self._backends.pop(name)
+        self._retired_backends.add(backend)
+        await backend.stop_listening()
+        self._in_background(self._end_backend(backend, removed))
+
+    async def _end_backend(self, backend: Backend, after: List[Task]) -> None:
+        for task in after:
+            await task.finished()
+        await backend.stop(_RETIRED_FLUSH)
+        self._retired_backends.discard(backend)
+
+    async def _end_tasks(self, hurry: asyncio.Event) -> None:
+        tasks = {task for _, task in self._tasks.values()}
+        tasks |= self._retired_tasks
+        self._slots.limit = sys.maxsize
+        for task in tasks:
+            task.refuse()
+        finished = asyncio.gather(*(task.finished() for task in tasks))
+        hurrying = asyncio.ensure_future(hurry.wait())
+        events: Set[asyncio.Future[Any]] = {finished, hurrying}
+        await asyncio.wait(
+            events,
+            timeout=self._stop_timeout,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        hurrying.cancel()
+        for step in (Task.end, Task.cancel):
+            for task in tasks:
+                step(task)
+            await asyncio.wait({finished}, timeout=_END)
+            if finished.done():
+                return
