@@ -55,3 +55,25 @@ def test_configuration_files_are_conffiles(built: List[Path]) -> None:
     ).stdout.split()
     assert files
     assert set(files) == set(conffiles)
+
+
+def test_needrestart_leaves_the_service_alone(
+    built: List[Path], tmp_path: Path
+) -> None:
+    subprocess.run(["dpkg-deb", "-x", built[0], tmp_path], check=True)
+    file = tmp_path / "etc/needrestart/conf.d/ngcp-task-agent.conf"
+    # As needrestart reads it, which wants a hash of regular expressions.
+    script = (
+        "our %nrconf = (override_rc => {}); "
+        'eval do { local (@ARGV, $/) = ($ARGV[0]); <> }; die "$@" if "$@"; '
+        "my ($unit) = 'ngcp-task-agent.service'; "
+        "print map { $nrconf{override_rc}{$_} } "
+        "grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}};"
+    )
+    answer = subprocess.run(
+        ["perl", "-e", script, file],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    assert answer == "0"
