@@ -1,14 +1,14 @@
-# What a developer does here; CONTRIBUTING.md tells more.
+# Targets for developers; see CONTRIBUTING.md.
 
-# Debian's own Python: the packages that the agent runs with come from Debian.
+# Debian's Python, because the agent's libraries are Debian packages.
 PYTHON ?= /usr/bin/python3
 VENV := .venv
-# Of Debian, whose system is tested: bookworm (12) or trixie (13).
+# Debian release for the system tests: bookworm (12) or trixie (13).
 RELEASE ?= bookworm
 SYSTEM_TESTS ?= tests/system
-# Integration tests mostly wait, for real parts.
+# Integration tests run at once; they mostly wait for processes.
 AT_ONCE ?= 4
-# Of make chaos: the same seed gives the same faults and requests.
+# For make chaos: the same seed repeats the same faults and requests.
 SEED ?= $(shell shuf -i 1-999999 -n 1)
 MINUTES ?= 5
 RUN := $(VENV)/bin/python
@@ -18,16 +18,18 @@ export PYTHONPATH := $(CURDIR)
     deb lintian system-test
 
 help:
-	@echo "make demo         see the agent answer a request"
-	@echo "make test         lint, and all tests but those of a whole system"
-	@echo "make matrix       the tests with the other Pythons that are here,"
+	@echo "make demo         watch the agent answer a request"
+	@echo "make test         all of make lint, make unit and make integration"
+	@echo "make matrix       the tests with other installed Pythons,"
 	@echo "                  and with Debian 13's Redis and Valkey"
-	@echo "make chaos        requests while all fails; SEED=, MINUTES=, CHAOS="
-	@echo "make deb          the Debian packages, in build/deb"
-	@echo "make lintian      examine the packages; RELEASE=bookworm or trixie"
-	@echo "make system-test  the tests of a whole system, as root; RELEASE too"
-	@echo "make bench        compare the agent's speed with the floor"
-	@echo "make clean        remove what the others have made"
+	@echo "make chaos        send requests while injecting faults; SEED=,"
+	@echo "                  MINUTES=, CHAOS=OPTIONS; CHAOS=--help lists these"
+	@echo "make deb          build the Debian packages in build/deb"
+	@echo "make lintian      check the packages; RELEASE=bookworm or trixie"
+	@echo "make system-test  test a whole system, as root; RELEASE= as above"
+	@echo "make bench        compare the agent's speed with a bare minimum,"
+	@echo "                  bench/floor.py"
+	@echo "make clean        remove everything that the other targets made"
 
 demo: $(VENV)/demo
 	@tests/demo/run $(RUN)
@@ -50,21 +52,21 @@ integration: $(VENV)/test
 matrix: $(VENV)/test
 	tests/matrix
 
-# CHAOS holds more options: --stop-agents, --kill-agents, --stock-limits.
+# CHAOS: more options, such as --stop-agents, --kill-agents, --stock-limits.
 chaos: $(VENV)/test
 	$(RUN) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(CHAOS)
 
 bench: $(VENV)/demo
 	$(RUN) bench/compare.py
 
-# Built from what a clone would have, so that the tree stays as it is.
+# Builds from a copy without ignored files, so that the tree stays clean.
 deb:
 	@tests/packages deb
 	@rm -rf build/deb
 	@mkdir -p build/deb/source
 	@git ls-files -co --exclude-standard -z \
 	    | tar --null --files-from=- -c | tar -x -C build/deb/source
-	@echo "builds and tests the packages; the log is build/deb/build.log"
+	@echo "building and testing the packages; log: build/deb/build.log"
 	@cd build/deb/source && env -u PYTHONPATH \
 	    PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc \
 	    >../build.log 2>&1 || { cat ../build.log >&2; exit 1; }
@@ -78,8 +80,8 @@ system-test:
 	tests/packages system
 	$(PYTHON) -m tests.system $(RELEASE) $(SYSTEM_TESTS)
 
-# A virtual environment that sees Debian's packages; installs those that are
-# missing, for which it has to be root.
+# A virtual environment on top of Debian's packages.  Installing missing
+# packages needs root.
 $(VENV)/demo: tests/packages
 	tests/packages demo
 	$(PYTHON) -m venv --system-site-packages $(VENV)

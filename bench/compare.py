@@ -1,7 +1,7 @@
-"""Compares the agent with the floor, in turn, on a Redis of its own.
+"""Compare the agent's speed with floor.py's, the bare minimum of the work.
 
-Machines differ and are busy: only the ratios of rounds that follow each other
-mean something.  Prints the median ratio, and the least and the greatest.
+Both run in turn on the same private Redis.  Absolute figures depend on the
+machine and its load: compare the ratios (median, least and greatest).
 
     make bench
 """
@@ -37,7 +37,7 @@ Figures = Dict[str, float]
 def load(
     server: RedisServer, channel: str, at_once: int, requests: int
 ) -> Figures:
-    """Keep so many requests open until all are done."""
+    """Keep ``at_once`` requests open until ``requests`` are done."""
     publisher = server.connect()
     feedback = f"bench-{uuid.uuid4()}"
     answers = server.connect().pubsub(ignore_subscribe_messages=True)

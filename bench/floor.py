@@ -1,7 +1,7 @@
-"""The floor: the least that can do the work, to compare the agent with.
+"""The bare minimum of the agent's work: a baseline for its speed.
 
-It subscribes, starts a process for each message, and publishes ``accepted``
-and ``done``; it checks, limits, logs and ends nothing.
+For each message, it starts a process and publishes ``accepted`` and ``done``.
+It validates nothing, logs nothing, and has no timeouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Set, Tuple
 
 import redis.asyncio as redis
 
-AT_ONCE = 8  # as many as a task of the agent runs by default
+AT_ONCE = 8  # the default max_running of a task
 
 
 class Floor:
@@ -74,7 +74,7 @@ class Floor:
 
 async def main() -> None:
     if sys.version_info < (3, 12):
-        # The watcher of later versions, and a fifth faster.
+        # As in later versions, and a fifth faster than the default here.
         watcher = asyncio.PidfdChildWatcher()
         watcher.attach_loop(asyncio.get_running_loop())
         asyncio.set_child_watcher(watcher)
