@@ -1,7 +1,7 @@
-"""A limit of the time that a piece of work on the event loop may take.
+"""A limit of the processor time that work on the event loop may take.
 
-For regular expressions and schemas, which the administrator has chosen and
-strangers feed: few of either are bounded by themselves.
+For regular expressions and schemas: administrators write them, any client
+feeds them, and few are bounded by themselves.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Iterator, Optional
 class Overrun(BaseException):
     """The time is up.
 
-    No Exception, so that no library on the way takes it for an error of its
-    own.
+    Not an Exception: no library on the way may take it for its own error.
     """
 
 
 @contextlib.contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Interrupt what takes more than so many seconds of the processor.
+    """Interrupt what takes longer.
 
-    Works in the main thread, where Python's regular expressions look for
-    signals as they run.  Counts the processor's time, of all threads, so
-    that a busy machine interrupts nothing that is sound.
+    Works in the main thread alone; Python's regular expressions check for
+    signals, too.  Counts the processor time of all threads: on a busy machine
+    other processes' time does not count.
 
     :raises Overrun:
     """

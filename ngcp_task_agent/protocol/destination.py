@@ -8,21 +8,20 @@
     option   = key "=" value *( "+" value )
 
 A request is for a node when any target matches: its pattern matches one of
-the node's names and all of its options hold.  Options belong to their own
-target.  Spaces around every part are ignored, case never matters, and all
-work is linear in the length of the text.
+the node's names and all its own options hold.  Spaces around every part and
+case never matter, and all work is linear in the length of the text.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import Iterable, NamedTuple, Tuple
 
 from ngcp_task_agent.errors import DestinationError
 from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.protocol.pattern import Pattern
 
 _LOCAL = frozenset({"local", "localhost"})
-_QUOTED = 60  # characters of the part at fault that an error repeats
+QUOTED = 60  # characters of the part at fault in an error
 
 
 class Option(NamedTuple):
@@ -73,45 +72,42 @@ def parse(dst: str) -> Destination:
     :raises DestinationError: quoting the part at fault
     """
     targets = [target.strip() for target in dst.split(",")]
-    for number, target in enumerate(targets, 1):
-        if not target:
-            raise DestinationError(f"dst: target {number}, '', is empty")
-    # What is there twice says nothing new, and costs as much again.
+    if not all(targets):
+        number = targets.index("") + 1
+        raise DestinationError(f"dst: target {number}, '', is empty")
     return Destination(tuple(map(_target, dict.fromkeys(targets))))
 
 
 def _target(text: str) -> Target:
     pattern, bar, rest = text.partition("|")
+    options = _unique(rest, ";") if bar else ()
     if not pattern.strip():
         raise _fault(text, "has no name before '|'")
-    if not bar:
-        return Target(Pattern(pattern.strip()), ())
-    options = [option.strip() for option in rest.split(";")]
     if not all(options):
         raise _fault(text, "has an empty option")
-    return Target(
-        Pattern(pattern.strip()), tuple(map(_option, dict.fromkeys(options)))
-    )
+    return Target(Pattern(pattern.strip()), tuple(map(_option, options)))
 
 
 def _option(text: str) -> Option:
     key, equals, rest = text.partition("=")
+    values = _unique(rest, "+")
     if "|" in text:
         raise _fault(text, "has a second '|'")
     if not equals:
         raise _fault(text, "has no '='")
     if not key.strip():
         raise _fault(text, "has no key before '='")
-    values = [value.strip() for value in rest.split("+")]
     if not all(values):
         raise _fault(text, "has an empty value")
-    return Option(
-        key.strip().lower(), tuple(map(Pattern, dict.fromkeys(values)))
-    )
+    return Option(key.strip().lower(), tuple(map(Pattern, values)))
+
+
+def _unique(text: str, separator: str) -> Iterable[str]:
+    """The parts, each once: a duplicate would cost as much again."""
+    return dict.fromkeys(part.strip() for part in text.split(separator))
 
 
 def _fault(part: str, what: str) -> DestinationError:
-    part = part.strip()
-    if len(part) > _QUOTED:
-        part = part[:_QUOTED] + "..."
+    if len(part) > QUOTED:
+        part = part[:QUOTED] + "..."
     return DestinationError(f"dst: '{part}' {what}")

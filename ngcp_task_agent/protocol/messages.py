@@ -14,33 +14,29 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NoReturn,
-    Optional,
-    Union,
-)
+from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
 
 from ngcp_task_agent.errors import Rejected
-from ngcp_task_agent.protocol.salvage import salvage
 
 MAX_DEPTH = 100  # how deep arrays and objects of a request may be nested
 MAX_NESTED = 50_000  # arrays and objects of a request: each costs memory
 MAX_REASON = 1000  # characters of a response's reason
+LONGEST_NAME = 255  # characters of a node's or a client's name
 
-# The longest text of each field, in characters.
-_LENGTHS = {"uuid": 36, "task": 128, "src": 255, "dst": 4096}
+# The longest text of each field, in characters, in the order of the checks.
+LONGEST = {"uuid": 36, "task": 128, "src": LONGEST_NAME, "dst": 4096}
+
+# UTF-8 cannot encode these.
+SURROGATE = re.compile("[\ud800-\udfff]")
+# Nor can a command's arguments and environment contain NUL.
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+# Bytes at the start of a broken message that are searched for its sender.
+START = 65536
+
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
-# NUL cannot be in an argument or the environment of a command, and a lone
-# surrogate in no UTF-8 text.
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
-
-# Characters, or bytes, of data that are turned into JSON at a time.
-_BLOCK = 65536
+_LONGEST_REF = 128  # characters of a faulty uuid that an answer repeats
+_BLOCK = 65536  # bytes of data encoded at a time
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Request:
-    """A request whose fields are sound."""
+    """A request with valid fields."""
 
     uuid: str
     task: str
@@ -72,18 +68,30 @@ class Request:
 
 
 class Malformed(Rejected):
-    """A message that is no request.
+    """A message that is not a request.
 
-    :ivar origin: what could be read of it, for the answer
+    :param fields: those that could be read
     :ivar options: the request's options, to find out where to answer
     """
 
-    def __init__(
-        self, reason: str, origin: Origin, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, reason: str, fields: Mapping[str, Any]) -> None:
         super().__init__(reason)
-        self.origin = origin
-        self.options = options
+        self.origin = Origin(
+            _text(fields.get("uuid"), _LONGEST_REF),
+            _text(fields.get("task"), LONGEST["task"]),
+            _text(fields.get("src"), LONGEST["src"]),
+        )
+        options = fields.get("options")
+        self.options: Mapping[str, Any] = (
+            options if isinstance(options, dict) else {}
+        )
+
+
+def _text(value: Any, longest: int) -> Optional[str]:
+    """The value if a response can repeat it, else None."""
+    if not isinstance(value, str) or not 1 <= len(value) <= longest:
+        return None
+    return None if UNUSABLE.search(value) else value
 
 
 def parse_request(body: bytes, limit: int) -> Request:
@@ -92,59 +100,124 @@ def parse_request(body: bytes, limit: int) -> Request:
     :param limit: the most bytes that a message may have
     :raises Malformed: with a reason that names the field at fault
     """
+    message: Any = None
+    try:
+        message = _load_object(body, limit)
+        _check_fields(message)
+    except Rejected as fault:
+        fields = _first_fields(body) if message is None else message
+        raise Malformed(str(fault), fields) from None
+    now = time.time()
+    return Request(
+        message["uuid"],
+        message["task"],
+        message["src"],
+        message["dst"],
+        message["options"],
+        message.get("data"),
+        now,
+        _iso(now),
+        len(body),
+    )
+
+
+def _load_object(body: bytes, limit: int) -> Mapping[str, Any]:
     if len(body) > limit:
-        raise _salvage(
-            body, f"the message has {len(body)} bytes, the limit is {limit}"
+        raise Rejected(
+            f"the message has {len(body)} bytes, the limit is {limit}"
         )
-    # Also those within strings, of which no honest request has so many.
+    # Brackets in strings count, too: no honest request has this many.
     if body.count(b"[") + body.count(b"{") > MAX_NESTED:
-        raise _salvage(
-            body, f"the message has more than {MAX_NESTED} arrays and objects"
+        raise Rejected(
+            f"the message has more than {MAX_NESTED} arrays and objects"
         )
     try:
         message = load_json(body.decode())
     except UnicodeDecodeError:
-        raise _salvage(body, "the message is not UTF-8") from None
+        raise Rejected("the message is not UTF-8") from None
     except RecursionError:
-        raise _salvage(body, _TOO_DEEP) from None
-    except json.JSONDecodeError as error:
-        is_cut = not error.doc[error.pos :].strip() or "Unterm" in error.msg
-        raise _salvage(body, _NO_JSON, is_cut) from None
+        raise Rejected(
+            f"the message is nested more than {MAX_DEPTH} levels deep"
+        ) from None
+    except json.JSONDecodeError:
+        raise Rejected("the message is not JSON") from None
     except ValueError:
-        # Such as numbers of thousands of digits.
-        raise _salvage(body, _NO_JSON) from None
+        # Python's limit, unless PYTHONINTMAXSTRDIGITS sets another.
+        raise Rejected("a number has more than 4300 digits") from None
     if not isinstance(message, dict):
-        raise Malformed("the message is not a JSON object", Origin(), {})
-    return _check(message, len(body))
+        raise Rejected("the message is not a JSON object")
+    return message
 
 
-_NO_JSON = "the message is not JSON"
-_TOO_DEEP = f"the message is nested more than {MAX_DEPTH} levels deep"
+def _check_fields(message: Mapping[str, Any]) -> None:
+    for name, longest in LONGEST.items():
+        value = message.get(name)
+        if name == "uuid":
+            if not isinstance(value, str) or not _UUID.fullmatch(value):
+                raise Rejected(
+                    "uuid must be a UUID in its hyphenated form, such as "
+                    "'cb88ac76-f348-4614-866f-43877b893e7e'"
+                )
+        elif not isinstance(value, str) or not 1 <= len(value) <= longest:
+            raise Rejected(
+                f"{name} must be a string of 1 to {longest} characters"
+            )
+        elif UNUSABLE.search(value):
+            raise Rejected(
+                f"{name} must not hold NUL or half a surrogate pair"
+            )
+    if not isinstance(message.get("options"), dict):
+        raise Rejected("options must be an object")
 
 
-def load_json(text: str) -> Any:
-    """Read JSON that can be written as JSON again.
+_NAME = re.compile(r'\s*[{,]\s*"(\w+)"\s*:\s*')
+_LENIENT = json.JSONDecoder(strict=False)
 
-    :raises ValueError: also for NaN, which is none, and for 1e999
-    :raises RecursionError: for more than ``MAX_DEPTH`` levels
+
+def _first_fields(body: bytes) -> Mapping[str, Any]:
+    """The fields of a broken message that come before its first fault.
+
+    Never what is inside ``data``: that may be secret, and must not choose
+    where the answer goes.
     """
-    value = json.loads(
-        text, parse_constant=_no_constant, parse_float=_finite_number
-    )
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
-        raise RecursionError
-    return value
+    text = body[:START].decode("utf-8-sig", "surrogateescape")
+    fields: dict[str, Any] = {}
+    at = 0
+    while name := _NAME.match(text, at):
+        try:
+            fields[name[1]], at = _LENIENT.raw_decode(text, name.end())
+        except (ValueError, RecursionError):
+            break
+    return fields
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise json.JSONDecodeError("JSON does not have", name, 0)
 
 
 def _finite_number(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError("the number is too large")
+        raise json.JSONDecodeError("the number is too large", text, 0)
     return number
+
+
+_STRICT = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite_number
+)
+
+
+def load_json(text: str) -> Any:
+    """Read JSON that can be written as JSON again.
+
+    :raises json.JSONDecodeError: also for NaN and for 1e999
+    :raises ValueError: for an integer of thousands of digits
+    :raises RecursionError: for more than ``MAX_DEPTH`` levels
+    """
+    value = _STRICT.decode(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+        raise RecursionError
+    return value
 
 
 def _is_deep(value: Any) -> bool:
@@ -161,80 +234,14 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def _check(message: Dict[str, Any], size: int) -> Request:
-    """The rules of the fields, in the protocol's order."""
-    options = message.get("options")
-
-    def fault(reason: str) -> Malformed:
-        origin = Origin(
-            _echo(message.get("uuid"), 128),
-            _echo(message.get("task"), _LENGTHS["task"]),
-            _echo(message.get("src"), _LENGTHS["src"]),
-        )
-        return Malformed(
-            reason, origin, options if isinstance(options, dict) else {}
-        )
-
-    for name, longest in _LENGTHS.items():
-        value = message.get(name)
-        if name == "uuid":
-            if not isinstance(value, str) or not _UUID.fullmatch(value):
-                raise fault(
-                    "uuid must be a UUID in its hyphenated form, such as "
-                    "'cb88ac76-f348-4614-866f-43877b893e7e'"
-                )
-        elif not isinstance(value, str) or not 1 <= len(value) <= longest:
-            raise fault(
-                f"{name} must be a string of 1 to {longest} characters"
-            )
-        elif _UNUSABLE.search(value):
-            raise fault(f"{name} must not hold NUL or half a surrogate pair")
-    if not isinstance(options, dict):
-        raise fault("options must be an object")
-    now = time.time()
-    return Request(
-        uuid=message["uuid"],
-        task=message["task"],
-        src=message["src"],
-        dst=message["dst"],
-        options=options,
-        data=message.get("data"),
-        timestamp=now,
-        datetime=_iso(now),
-        size=size,
-    )
-
-
-def _echo(value: Any, longest: int) -> Optional[str]:
-    """A field for a response, or None where it could be no such field."""
-    if not isinstance(value, str) or not 1 <= len(value) <= longest:
-        return None
-    return None if _UNUSABLE.search(value) else value
-
-
-def _salvage(body: bytes, reason: str, is_cut: bool = False) -> Malformed:
-    """The error for a message that was not read, with what stands out."""
-    found = salvage(body, is_cut)
-    channel = _echo(found.get("feedback_channel"), 512)
-    return Malformed(
-        reason,
-        Origin(
-            _echo(found.get("uuid"), 128),
-            _echo(found.get("task"), _LENGTHS["task"]),
-            _echo(found.get("src"), _LENGTHS["src"]),
-        ),
-        {"feedback_channel": channel} if channel else {},
-    )
-
-
 @dataclass(frozen=True)
 class Response:
     """One answer of this node to a request.
 
     :param status: ``accepted``, ``rejected``, ``done`` or ``error``
     :param reason: a sentence for ``rejected`` and ``error``, else empty
-    :param data: the task's output for ``done`` and ``error``, else None; in
-        bytes what is not UTF-8 is replaced
+    :param data: the task's output for ``done`` and ``error``, else None;
+        bytes that are not UTF-8 are replaced
     """
 
     origin: Origin
@@ -244,7 +251,7 @@ class Response:
     data: Union[str, bytes, None] = None
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
-    def encode(self, limit: int) -> List[bytes]:
+    def encode(self, limit: int) -> Sequence[bytes]:
         """The messages to send: one, or the chunks in their order.
 
         May take a while for much data; Python runs other threads meanwhile.
@@ -253,7 +260,7 @@ class Response:
             the fields other than ``data`` can need
         """
         now = time.time()
-        head = {
+        fields = {
             "uuid": self.uuid,
             "ref": self.origin.uuid,
             "task": self.origin.task,
@@ -261,67 +268,49 @@ class Response:
             "dst": self.origin.src,
             "timestamp": now,
             "datetime": _iso(now),
+            "chunk": 1,
+            "chunks": 1,
+            "status": self.status,
+            "reason": self.reason[:MAX_REASON],
+            "data": "",
         }
-        tail = {"status": self.status, "reason": self.reason[:MAX_REASON]}
-        start = _json(head)[:-1]
-        middle = _json(tail)[1:-1]
         if self.data is None:
-            whole = f'{start}, "chunk": 1, "chunks": 1, {middle}'
-            return [f'{whole}, "data": null}}'.encode()]
-        room = limit - len(f"{start}{middle}".encode()) - 80
-        pieces = _cut(_json_text(self.data), room)
-        return [
-            b'%b, "chunk": %d, "chunks": %d, %b, "data": "%b"}'
-            % (start.encode(), chunk, len(pieces), middle.encode(), piece)
-            for chunk, piece in enumerate(pieces, 1)
-        ]
+            fields["data"] = None
+            return [_json(fields)]
+        start = _json(fields)[:-2]
+        room = limit - len(start) - 22  # two larger numbers, and the end
+        pieces = _pieces(self.data, room)
+        messages = []
+        for chunk, piece in enumerate(pieces, 1):
+            if len(pieces) > 1:
+                fields.update(chunk=chunk, chunks=len(pieces))
+                start = _json(fields)[:-2]
+            messages.append(b"".join((start, piece, b'"}')))
+        return messages
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _json_text(data: Union[str, bytes]) -> bytes:
-    """The inside of a JSON string, in blocks: none holds up the others."""
-    return b"".join(_json(text)[1:-1].encode() for text in _blocks(data))
+def _json(value: Any) -> bytes:
+    return _encode(value).encode(errors="replace")
 
 
-def _blocks(data: Union[str, bytes]) -> Iterator[str]:
-    blocks = range(0, len(data), _BLOCK)
+def _pieces(data: Union[str, bytes], room: int) -> Sequence[bytearray]:
+    """The data as insides of JSON strings, each of at most ``room`` bytes."""
     if isinstance(data, str):
-        yield from (data[at : at + _BLOCK] for at in blocks)
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for at in blocks:
-        yield decoder.decode(data[at : at + _BLOCK])
-    yield decoder.decode(b"", final=True)
-
-
-def _cut(text: bytes, room: int) -> List[bytes]:
-    """Cut the inside of a JSON string into pieces of whole characters."""
-    pieces = []
-    at = 0
-    while len(text) - at > room:
-        end = _boundary(text, at, at + room)
-        pieces.append(text[at:end])
-        at = end
-    pieces.append(text[at:])
+        data = data.encode(errors="replace")
+    # A character takes 6 bytes at most, and a block can begin with 3
+    # replacements for bytes that ended the block before.
+    size = min(_BLOCK, max(1, room // 6 - 2))
+    blocks = (data[at : at + size] for at in range(0, len(data), size))
+    pieces = [bytearray()]
+    for text in codecs.iterdecode(blocks, "utf-8", "replace"):
+        inside = _json(text)[1:-1]
+        if len(pieces[-1]) + len(inside) > room:
+            pieces.append(bytearray())
+        pieces[-1] += inside
     return pieces
-
-
-def _boundary(text: bytes, start: int, end: int) -> int:
-    """The last place up to ``end`` that stands between two characters."""
-    while text[end] & 0xC0 == 0x80:  # within a UTF-8 sequence
-        end -= 1
-    slash = text.rfind(b"\\", max(start, end - 5), end)
-    if slash < 0:
-        return end
-    # In a run of backslashes each second one is itself escaped.
-    before = text[start:slash]
-    if (len(before) - len(before.rstrip(b"\\"))) % 2:
-        return end
-    escape = 6 if text[slash + 1] == ord("u") else 2
-    return slash if slash + escape > end else end
 
 
 def _iso(timestamp: float) -> str:

@@ -1,23 +1,20 @@
 """fnmatch patterns, matched without case and in bounded time.
 
-The standard library's fnmatch builds a regular expression for each pattern
-and keeps up to 32,768 of them.  Patterns come from whoever may publish, so
-here nothing is kept, and matching cannot backtrack: the text between two
-stars is searched for once, from left to right, and taken where it is first
-found, which is always right for such patterns.
+Not Python's fnmatch: it compiles a regular expression for each pattern,
+which takes long, and keeps the last 32,768 of them.  Any client may send
+patterns.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterable, List, Sequence, Tuple, Union
+from typing import Callable, Iterable, Iterator, Optional
 
 _SPECIAL = re.compile(r"[*?[]")
+_RANGE = re.compile(r"(.)-(.)|(.)", re.S)
 
-# One character of a pattern that is more than a letter: a test of a letter.
-_Test = Callable[[str], bool]
-# What stands between two stars: plain text, or a test for each character.
-_Segment = Union[str, Tuple[_Test, ...]]
+# Tests one character; None is a star.
+_Test = Optional[Callable[[str], bool]]
 
 
 class Pattern:
@@ -28,125 +25,72 @@ class Pattern:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        text = text.lower()
-        if _SPECIAL.search(text):
-            self._segments = _parse(text)
-            self._shortest = sum(map(len, self._segments))
-        else:
-            # Most are plain names, and a request can hold 2,048 of them.
-            self._segments = [text]
-            self._shortest = len(text)
+        self._lower = text.lower()
+        # Most are plain names, and a request can hold 2,048 of them.
+        self._is_plain = not _SPECIAL.search(text)
+        if not self._is_plain:
+            self._tests = [*_parse(self._lower), "".__eq__]
 
     def __repr__(self) -> str:
         return f"Pattern({self.text!r})"
 
     def matches_any(self, texts: Iterable[str]) -> bool:
-        """Whether any of the texts fits."""
-        for text in texts:
-            if self.matches(text):
-                return True
-        return False
+        return any(map(self.matches, texts))
 
     def matches(self, text: str) -> bool:
-        """Whether the whole text, in any case, fits the pattern."""
+        """Whether the whole text, in any case, matches the pattern.
+
+        Only the last star can take more than it did at first: to let an
+        earlier one take more never helps.  So the work is at most the text's
+        length times that of the longest part between two stars.
+        """
         text = text.lower()
-        first, last = self._segments[0], self._segments[-1]
-        if len(text) < self._shortest:
-            return False
-        if len(self._segments) == 1:
-            if isinstance(first, str):
-                return text == first
-            return len(text) == len(first) and _stands(first, text, 0)
-        start, end = len(first), len(text) - len(last)
-        if not (_stands(first, text, 0) and _stands(last, text, end)):
-            return False
-        for segment in self._segments[1:-1]:
-            found = _find(segment, text, start, end)
-            if found < 0:
+        if self._is_plain:
+            return text == self._lower
+        tests = self._tests
+        at = number = 0
+        star = star_end = -1
+        while at < len(text):
+            test = tests[number]
+            if test is None:
+                star, star_end = number, at
+                number += 1
+            elif test(text[at]):
+                number += 1
+                at += 1
+            elif star >= 0:
+                star_end += 1
+                number, at = star + 1, star_end
+            else:
                 return False
-            start = found + len(segment)
-        return True
+        return not any(tests[number:-1])
 
 
-def _stands(segment: _Segment, text: str, at: int) -> bool:
-    """Whether the segment stands in the text at this place."""
-    if isinstance(segment, str):
-        return text.startswith(segment, at)
-    return all(test(text[at + i]) for i, test in enumerate(segment))
-
-
-def _find(segment: _Segment, text: str, start: int, end: int) -> int:
-    """The first place of the segment in text[start:end], or -1."""
-    if isinstance(segment, str):
-        return text.find(segment, start, end)
-    for at in range(start, end - len(segment) + 1):
-        if _stands(segment, text, at):
-            return at
-    return -1
-
-
-def _parse(text: str) -> List[_Segment]:
-    """The segments between the stars; one more than there are stars."""
-    segments: List[_Segment] = []
-    plain: List[str] = []
-    tests: List[_Test] = []
-
-    def close() -> None:
-        # Plain text is kept as text: str.find is fast.
-        if len(plain) == len(tests):
-            segments.append("".join(plain))
-        else:
-            segments.append(tuple(tests))
-        plain.clear()
-        tests.clear()
-
+def _parse(text: str) -> Iterator[_Test]:
     at = 0
     last = text.rfind("]")
     while at < len(text):
         letter = text[at]
         at += 1
-        if letter == "*":
-            # Two stars in a row are one.
-            if segments and not tests:
-                continue
-            close()
-            continue
-        if letter == "?":
-            tests.append(_any)
-            continue
         if letter == "[":
-            inside = at + (text[at : at + 1] == "!") + 1
-            # A text of brackets alone is not searched to its end each time.
-            end = text.find("]", inside) if inside <= last else -1
-            if end >= 0:
-                tests.append(_one_of(text[at:end]))
+            inside = at + text.startswith("!", at)
+            if inside < last:
+                end = text.index("]", inside + 1)
+                yield _one_of(text[inside:end], inside > at)
                 at = end + 1
                 continue
-        plain.append(letter)
-        tests.append(letter.__eq__)
-    close()
-    return segments
-
-
-def _any(letter: str) -> bool:
-    return True
-
-
-def _one_of(inside: str) -> _Test:
-    """The test for what stands between brackets."""
-    negated = inside.startswith("!")
-    letters: Sequence[str] = inside[1:] if negated else inside
-    ranges: List[Tuple[str, str]] = []
-    at = 0
-    while at < len(letters):
-        if at + 2 < len(letters) and letters[at + 1] == "-":
-            ranges.append((letters[at], letters[at + 2]))
-            at += 3
+        if letter == "*":
+            yield None
         else:
-            ranges.append((letters[at], letters[at]))
-            at += 1
+            yield bool if letter == "?" else letter.__eq__
 
-    def test(letter: str) -> bool:
-        return negated != any(low <= letter <= high for low, high in ranges)
 
-    return test
+def _one_of(inside: str, negated: bool) -> Callable[[str], bool]:
+    """The test for what is between brackets, without the ``!``."""
+    ranges = [
+        (low or single, high or single)
+        for low, high, single in _RANGE.findall(inside)
+    ]
+    return lambda letter: (
+        negated != any(low <= letter <= high for low, high in ranges)
+    )

@@ -1,4 +1,4 @@
-"""A task's ``data_schema``: checks what strangers send, in bounded time."""
+"""A task's ``data_schema``: checks what any client sends, in bounded time."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from typing import Any, Mapping
 
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
-from ngcp_task_agent.process.run import Cause, Outcome, Process
+from ngcp_task_agent.process.run import Cause, Exit, Process
 from ngcp_task_agent.process.spawn import Command
 from ngcp_task_agent.process.users import own_user
 from ngcp_task_agent.requests import validate
 from ngcp_task_agent.requests.slots import Slots
 
-# Bytes of a message whose data is checked on the spot.  For more a process of
-# its own is started: it takes longer than most checks, but holds up nobody,
-# and can be ended.
-SMALL = 4096
-SMALL_WITHIN = 0.1  # seconds of the processor
-LARGE_WITHIN = 1.5  # seconds, so that the answer comes before clients go
+# Bytes of a message whose data is checked on the event loop.  More is checked
+# in a process: starting it takes longer than most checks, but the loop stays
+# free, and it can be ended.
+ON_LOOP_BYTES = 4096
+ON_LOOP_SECONDS = 0.1  # seconds of the processor
+IN_PROCESS_SECONDS = 1.5  # seconds, so that the answer comes before clients go
 
-_MOST_WAITING = 8
+_MOST_WAITING = 8  # large requests; each holds its data in memory
 
 
 class DataSchema:
-    """Checks data against one schema."""
-
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
         self._validator = validate.validator(schema)
-        # Whoever floods a task starts one process at a time.
-        self._slots = Slots(1)
+        # A flood of large requests starts one process at a time.
+        self._processes = Slots(1)
         self._waiting = 0
 
     async def check(self, data: Any, size: int) -> None:
@@ -42,42 +40,34 @@ class DataSchema:
         :raises Rejected: when the data breaks a rule, which is named, or
             cannot be checked in time
         """
-        if size > SMALL:
-            await self._check_elsewhere(data)
+        if size > ON_LOOP_BYTES:
+            await self._check_large(data)
             return
         try:
-            with cpu_limit(SMALL_WITHIN):
-                validate.check(self._validator, data)
+            with cpu_limit(ON_LOOP_SECONDS):
+                validate.check_data(self._validator, data)
         except Overrun:
-            raise _too_long(SMALL_WITHIN) from None
+            raise _too_long(ON_LOOP_SECONDS) from None
 
-    async def _check_elsewhere(self, data: Any) -> None:
+    async def _check_large(self, data: Any) -> None:
         if self._waiting >= _MOST_WAITING:
-            # Each holds as much memory as its request needs.
             raise Rejected(
                 f"data_schema: busy: {_MOST_WAITING} large requests wait to "
                 "be checked"
             )
-        deadline = time.monotonic() + LARGE_WITHIN
+        deadline = time.monotonic() + IN_PROCESS_SECONDS
         self._waiting += 1
         try:
-            await self._check_in_turn(data, deadline)
+            async with self._processes:
+                outcome = await self._run(data, deadline)
+        except CannotStart as error:
+            raise Rejected(
+                f"data_schema: cannot be checked: {error}"
+            ) from None
         finally:
             self._waiting -= 1
-
-    async def _check_in_turn(self, data: Any, deadline: float) -> None:
-        async with self._slots:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise _too_long(LARGE_WITHIN)
-            try:
-                outcome = await self._run(data, left)
-            except CannotStart as error:
-                raise Rejected(
-                    f"data_schema: cannot be checked: {error}"
-                ) from None
         if outcome.cause is Cause.TIMEOUT:
-            raise _too_long(LARGE_WITHIN)
+            raise _too_long(IN_PROCESS_SECONDS)
         if outcome.exit_status != 0:
             raise Rejected(
                 "data_schema: cannot be checked: the process for it has failed"
@@ -85,22 +75,22 @@ class DataSchema:
         if outcome.stdout:
             raise Rejected(outcome.stdout.decode())
 
-    async def _run(self, data: Any, timeout: float) -> Outcome:
+    async def _run(self, data: Any, deadline: float) -> Exit:
+        timeout = deadline - time.monotonic()
+        if timeout <= 0:
+            raise _too_long(IN_PROCESS_SECONDS)
         user = own_user()
+        path = os.pathsep.join(filter(None, sys.path))
         given = {"schema": self._schema, "data": data}
-        return await Process(
-            Command(
-                argv=(sys.executable, "-m", validate.__name__),
-                user=user,
-                environment={
-                    **user.environment(),
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
-                max_output=65536,
-                stdin=json.dumps(given).encode(),
-                timeout=timeout,
-            )
-        ).run()
+        command = Command(
+            argv=(sys.executable, "-m", validate.__name__),
+            user=user,
+            environment={**user.environment(), "PYTHONPATH": path},
+            max_output=65536,
+            stdin=json.dumps(given).encode(),
+            timeout=timeout,
+        )
+        return await Process(command).run()
 
 
 def _too_long(seconds: float) -> Rejected:

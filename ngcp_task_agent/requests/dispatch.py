@@ -1,36 +1,31 @@
-"""Dispatcher: what arrives, checked in the protocol's order, to its task."""
+"""Dispatcher: checks a message in the protocol's order; then its task."""
 
 from __future__ import annotations
 
 import collections
 import time
-from typing import Callable, Counter, Dict, FrozenSet, Mapping, Optional, Tuple
+from typing import Callable, Counter, Dict, FrozenSet, Mapping, Tuple, Union
 
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.protocol import destination
-from ngcp_task_agent.protocol.messages import (
-    Malformed,
-    Origin,
-    Request,
-    parse_request,
-)
+from ngcp_task_agent.protocol.messages import Malformed, Request, parse_request
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.task import Task
 
-_REMEMBER = 600.0  # seconds that a request's uuid is remembered
-_REMEMBER_MOST = 100_000  # uuids, so that a flood does not fill the memory
+REMEMBER = 600.0  # seconds that a request's uuid is remembered
+REMEMBER_MOST = 100_000  # uuids, so that a flood does not fill the memory
 
 # Tasks by name, by the backend's name and the control channel.
 Routes = Mapping[Tuple[str, str], Mapping[str, Task]]
 
 
 class Dispatcher:
-    """Takes arrivals from all backends; neither blocks nor raises.
+    """Takes messages from all backends; neither blocks nor raises.
 
-    :param identity: tells who this node is now
+    :param identity: returns who this node is now
     :param max_request: bytes of a message
     :param max_response: bytes of a message
     :ivar counts: of requests, by what became of them
@@ -48,11 +43,10 @@ class Dispatcher:
         self.counts: Counter[str] = collections.Counter()
         self._routes: Routes = {}
         self._channels: FrozenSet[str] = frozenset()
-        # Seen uuids and when, the oldest first.
+        # When each uuid was seen, the oldest first.
         self._seen: Dict[Tuple[str, str, str], float] = {}
 
     def set_routes(self, routes: Routes) -> None:
-        """From now on these tasks get the requests."""
         self._routes = routes
         self._channels = frozenset(channel for _, channel in routes)
 
@@ -71,80 +65,50 @@ class Dispatcher:
         try:
             request = parse_request(arrival.body, self.max_request)
         except Malformed as fault:
-            reply, _ = self._reply(arrival, fault.origin, fault.options, node)
+            reply, _ = self._reply(arrival, fault, node)
             reply.rejected(str(fault))
             return
-        reply, nowhere = self._reply(
-            arrival, request.origin, request.options, node
-        )
+        reply, nowhere = self._reply(arrival, request, node)
         try:
             target = destination.parse(request.dst)
             if not target.matches(node, request.src, arrival.via_own_server):
-                self._ignore(
-                    request, f"{request.dst[:200]!r} is not this node"
-                )
+                reply.ignored(f"{request.dst[:200]!r} is not this node")
                 return
             if arrival.one_way and not node.is_called(request.src):
-                self._ignore(
-                    request,
-                    "Redis is a replica, and the request is not of this node",
+                reply.ignored(
+                    "Redis is a replica, and the request is not of this node"
                 )
                 return
             if nowhere:
                 raise Rejected(nowhere)
-            self._check_new(arrival, request)
-            task = self._task(arrival, request)
+            place = (arrival.backend.name, arrival.channel)
+            self._check_new((*place, request.uuid.lower()))
+            task = self._routes.get(place, {}).get(request.task)
+            if task is None:
+                raise Rejected(f"unknown task '{request.task}'")
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
         task.take(request, reply)
 
-    def _ignore(self, request: Request, why: str) -> None:
-        self.counts["ignored"] += 1
-        journal.record(
-            journal.REQUEST_IGNORED,
-            f"ignored {request.task} from {request.src}, request "
-            f"{request.uuid}: {why}",
-            task=request.task,
-            task_uuid=request.uuid,
-            task_src=request.src,
-            task_status="ignored",
-        )
-
-    def _check_new(self, arrival: Arrival, request: Request) -> None:
-        now = time.monotonic()
-        while self._seen:
-            oldest = next(iter(self._seen))
-            if (
-                now - self._seen[oldest] <= _REMEMBER
-                and len(self._seen) < _REMEMBER_MOST
-            ):
+    def _check_new(self, key: Tuple[str, str, str]) -> None:
+        seen, now = self._seen, time.monotonic()
+        while seen:
+            oldest = next(iter(seen))
+            if now - seen[oldest] <= REMEMBER and len(seen) < REMEMBER_MOST:
                 break
-            del self._seen[oldest]
-        key = (arrival.backend.name, arrival.channel, request.uuid.lower())
-        if key in self._seen:
+            del seen[oldest]
+        if key in seen:
             raise Rejected("duplicate request")
-        self._seen[key] = now
-
-    def _task(self, arrival: Arrival, request: Request) -> Task:
-        route = self._routes.get((arrival.backend.name, arrival.channel), {})
-        try:
-            return route[request.task]
-        except KeyError:
-            raise Rejected(f"unknown task '{request.task}'") from None
+        seen[key] = now
 
     def _reply(
-        self,
-        arrival: Arrival,
-        origin: Origin,
-        options: Mapping[str, object],
-        node: Identity,
+        self, arrival: Arrival, sent: Union[Request, Malformed], node: Identity
     ) -> Tuple[Reply, str]:
-        """The reply, and why there is nowhere to send it, if so."""
-        address: Optional[str] = None
-        nowhere = ""
+        """The reply, and why there is nowhere to send it, or ""."""
+        address, nowhere = None, ""
         try:
-            address = arrival.backend.reply_address(options)
+            address = arrival.backend.reply_address(sent.options)
         except NoReplyAddress as fault:
             nowhere = str(fault)
         if address in self._channels:
@@ -153,12 +117,8 @@ class Dispatcher:
                 "must not become requests"
             )
             address = None
+        limit, counts = self.max_response, self.counts
         reply = Reply(
-            arrival.backend,
-            address,
-            origin,
-            node.name,
-            self.max_response,
-            self.counts,
+            arrival.backend, address, sent.origin, node.name, limit, counts
         )
         return reply, nowhere

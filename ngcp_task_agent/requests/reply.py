@@ -1,8 +1,7 @@
 """Reply: the answers to one request, in the protocol's order.
 
-A request is answered by one ``rejected``, or by one ``accepted`` and then
-exactly one of ``done`` and ``error``.  This is the one place that sends
-answers, and it holds to that; what would break it is a bug and raises.
+The one place that sends answers and records what became of a request.  An
+answer out of order is a bug and raises.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import time
+from dataclasses import dataclass
 from typing import Counter, Optional
 
 from ngcp_task_agent.backends.base import Backend
@@ -17,8 +17,8 @@ from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.messages import Origin, Response
 
-# Bytes of output that become JSON within about a millisecond.
-_SMALL = 65536
+# More output than this is encoded in a thread and sent at a limited rate.
+AT_ONCE_BYTES = 65536
 
 
 class _State(enum.Enum):
@@ -27,84 +27,90 @@ class _State(enum.Enum):
     ENDED = "all sent"
 
 
+@dataclass(eq=False)
 class Reply:
     """Answers one request.
 
-    :param address: where the backend is to send the answers; None for a
-        request that cannot be answered: then only the journal tells
+    :param address: where the backend sends the answers; None where there is
+        no such place, and only the journal records them
     :param node: this node's name
     :param max_response: bytes of one message
-    :param counts: of answers, by their status
+    :param counts: of requests, by what became of them
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        address: Optional[str],
-        origin: Origin,
-        node: str,
-        max_response: int,
-        counts: Counter[str],
-    ) -> None:
-        self._backend = backend
-        self._address = address
-        self._origin = origin
-        self._node = node
-        self._max_response = max_response
-        self._counts = counts
+    backend: Backend
+    address: Optional[str]
+    origin: Origin
+    node: str
+    max_response: int
+    counts: Counter[str]
+
+    def __post_init__(self) -> None:
         self._state = _State.OPEN
         self._begin = time.monotonic()
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will be sent."""
         return self._state is _State.ENDED
 
-    def rejected(self, reason: str) -> None:
-        """The request is refused."""
+    def ignored(self, reason: str) -> None:
+        """The request is not for this node, which stays silent."""
         self._step(_State.OPEN, _State.ENDED)
-        self._record(journal.REQUEST_REJECTED, "rejected", f": {reason}")
-        self._send(Response(self._origin, self._node, "rejected", reason))
+        self._record(journal.REQUEST_IGNORED, "ignored", f": {reason}")
+
+    def rejected(self, reason: str) -> None:
+        self._step(_State.OPEN, _State.ENDED)
+        unsent = "" if self.address else " (to the journal alone)"
+        more = f"{unsent}: {reason}"
+        self._record(journal.REQUEST_REJECTED, "rejected", more)
+        self._send(Response(self.origin, self.node, "rejected", reason))
 
     def accepted(self) -> None:
         """The work is about to begin."""
         self._step(_State.OPEN, _State.ACCEPTED)
-        self._send(Response(self._origin, self._node, "accepted"))
+        self._send(Response(self.origin, self.node, "accepted"))
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
     async def ended(self, result: Result) -> None:
-        """The work ended, well or not.
+        """The work ended.
 
-        Returns when the answer is on its way; a large one, when it has left.
+        Returns when the answer is queued; a large one, when it was sent.
         """
         self._step(_State.ACCEPTED, _State.ENDED)
         duration = time.monotonic() - self._begin
-        status, reason = "done", ""
-        if result.error:
-            status, reason = "error", result.error
+        kind, status, more = journal.TASK_DONE, "done", ""
+        reason = result.error
+        if reason:
+            kind, status, more = journal.TASK_ERROR, "error", f": {reason}"
             if result.detail:
                 reason += f": {result.detail}"
         response = Response(
-            self._origin, self._node, status, reason, result.data
+            self.origin, self.node, status, reason, result.data
         )
         size = len(result.data)
-        if size <= _SMALL:
+        if size <= AT_ONCE_BYTES:
             self._send(response)
-        self._record(
-            journal.TASK_ERROR if result.error else journal.TASK_DONE,
-            status,
-            f" after {duration:.3f} s"
-            + (f": {result.error}" if result.error else ""),
-            duration,
-            result.exit_status,
-        )
-        if size > _SMALL and self._address is not None:
-            await self._backend.send_large(
-                self._address,
-                functools.partial(response.encode, self._max_response),
+        more = f" after {duration:.3f} s{more}"
+        self._record(kind, status, more, duration, result.exit_status)
+        if size > AT_ONCE_BYTES and self.address is not None:
+            await self.backend.send_large(
+                self.address,
+                functools.partial(response.encode, self.max_response),
                 size,
-                self._origin.uuid,
+                self.origin.uuid,
             )
+
+    def bug(self) -> str:
+        """Record the current exception; returns a reason for the client."""
+        journal.record(
+            journal.BUG,
+            f"task {self.origin.task}, request {self.origin.uuid}: a bug",
+            bug=True,
+            task=self.origin.task,
+            task_uuid=self.origin.uuid,
+            task_src=self.origin.src,
+        )
+        return "the agent has failed; see its journal"
 
     def _step(self, before: _State, after: _State) -> None:
         if self._state is not before:
@@ -112,9 +118,9 @@ class Reply:
         self._state = after
 
     def _send(self, response: Response) -> None:
-        if self._address is not None:
-            messages = response.encode(self._max_response)
-            self._backend.send(self._address, messages, self._origin.uuid)
+        if self.address is not None:
+            messages = response.encode(self.max_response)
+            self.backend.send(self.address, messages, self.origin.uuid)
 
     def _record(
         self,
@@ -124,13 +130,12 @@ class Reply:
         duration: Optional[float] = None,
         exit_status: Optional[int] = None,
     ) -> None:
-        self._counts[status] += 1
-        origin = self._origin
-        unsent = "" if self._address else " (to the journal alone)"
+        self.counts[status] += 1
+        origin = self.origin
         journal.record(
             kind,
             f"{status} {origin.task or 'a message'} from "
-            f"{origin.src or 'somebody'}, request {origin.uuid}{unsent}{more}",
+            f"{origin.src or 'somebody'}, request {origin.uuid}{more}",
             task=origin.task,
             task_uuid=origin.uuid,
             task_src=origin.src,

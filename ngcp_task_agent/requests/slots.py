@@ -10,12 +10,13 @@ from typing import Deque
 class Slots:
     """``async with slots:`` holds one of ``limit`` slots.
 
-    Unlike a semaphore the limit can change; whoever holds a slot keeps it.
+    Unlike a semaphore's, the limit can change: fewer slots are given out
+    until no more than that are taken.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: Deque[asyncio.Future[None]] = deque()
+        self._waiters: Deque[asyncio.Future[None]] = deque()
         self.taken = 0
 
     @property
@@ -28,11 +29,11 @@ class Slots:
         self._grant()
 
     async def __aenter__(self) -> None:
-        if self.taken < self._limit and not self._waiting:
+        if self.taken < self._limit and not self._waiters:
             self.taken += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiters.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -49,8 +50,8 @@ class Slots:
         self._grant()
 
     def _grant(self) -> None:
-        while self._waiting and self.taken < self._limit:
-            turn = self._waiting.popleft()
+        while self._waiters and self.taken < self._limit:
+            turn = self._waiters.popleft()
             if not turn.done():
                 self.taken += 1
                 turn.set_result(None)

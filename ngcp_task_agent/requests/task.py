@@ -1,18 +1,14 @@
-"""Task: from an arrived request to its one ending; limits and policy.
-
-A task knows neither how messages travel nor how work is done: it stands
-between a Reply and a Broker.
-"""
+"""Task: takes a request to its one ending; limits and policy."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Mapping, Optional, Set, Tuple
+from typing import Optional, Set
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import Rejected
-from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests.data_schema import DataSchema
@@ -23,42 +19,33 @@ from ngcp_task_agent.requests.slots import Slots
 # "accepted", and others be accepted, before a process is started, which takes
 # as long as all of that together.
 _LET_OTHERS = 3
-_CANCELLED = "the agent has ended the task"
 
 
 class Task:
     """Runs requests of one name, some at once, some waiting.
 
-    :param name: what requests call it
     :param agent_slots: what all tasks together may run at once
-    :param max_running: at once
-    :param max_queued: waiting; more are refused as busy
-    :param allow_src: patterns for the request's ``src``; None for anyone
-    :param data_schema: JSON Schema for the request's ``data``
     :param before: the task that this one replaces: what it still runs counts
     """
 
     def __init__(
         self,
-        name: str,
+        config: TaskConfig,
         broker: Broker,
         agent_slots: Slots,
-        max_running: int,
-        max_queued: int,
-        allow_src: Optional[Tuple[Pattern, ...]] = None,
-        data_schema: Optional[Mapping[str, Any]] = None,
         before: Optional[Task] = None,
     ) -> None:
-        self.name = name
+        self._config = config
         self._broker = broker
         self._agent_slots = agent_slots
-        self._slots: Slots = before._slots if before else Slots(max_running)
-        self._slots.limit = max_running
-        self._max_queued = max_queued
-        self._allow_src = allow_src
-        self._data_schema: Optional[DataSchema] = None
-        if data_schema is not None:
-            self._data_schema = DataSchema(data_schema)
+        self._slots: Slots = before._slots if before else Slots(0)
+        self._slots.limit = config.max_running
+        self._allow_src = tuple(map(Pattern, config.allow_src or ()))
+        self._data_schema = (
+            None
+            if config.data_schema is None
+            else DataSchema(config.data_schema)
+        )
         # asyncio itself holds its tasks only weakly.
         self._jobs: Set[asyncio.Task[None]] = set()
         self._works: Set[Work] = set()
@@ -83,7 +70,7 @@ class Task:
             work.stop()
 
     def cancel(self) -> None:
-        """End what has not heeded end()."""
+        """End what has ignored end()."""
         for job in self._jobs:
             job.cancel()
 
@@ -101,7 +88,7 @@ class Task:
             reply.rejected(str(refusal))
             return
         except Exception:
-            reply.rejected(self._bug(request))
+            reply.rejected(reply.bug())
             return
         self._admitted += 1
         try:
@@ -111,32 +98,20 @@ class Task:
             async with self._slots, self._agent_slots:
                 self.running += 1
                 try:
-                    # The slot is held until a large answer has left, else
+                    # The slot is held until a large answer was sent, else
                     # the answers of fast tasks would fill the memory.
-                    await reply.ended(await self._result(request, work))
+                    await reply.ended(await self._result(work, reply))
                 finally:
                     self.running -= 1
         except asyncio.CancelledError:
             if not reply.has_ended:
-                await reply.ended(Result(error=_CANCELLED))
+                await reply.ended(Result(error="the agent has ended the task"))
             raise
         finally:
             self._admitted -= 1
 
-    def _bug(self, request: Request) -> str:
-        """Tell the journal of the exception at hand; the client's reason."""
-        journal.record(
-            journal.BUG,
-            f"task {self.name}, request {request.uuid}: a bug",
-            bug=True,
-            task=self.name,
-            task_uuid=request.uuid,
-            task_src=request.src,
-        )
-        return "the agent has failed; its journal tells how"
-
     async def _check_policy(self, request: Request) -> None:
-        if self._allow_src is not None and not any(
+        if self._config.allow_src is not None and not any(
             pattern.matches(request.src) for pattern in self._allow_src
         ):
             raise Rejected(
@@ -149,21 +124,22 @@ class Task:
     def _check_room(self) -> None:
         """Whether the request can run or wait.
 
-        Counted by what was admitted, not by what runs: of requests that come
-        at the same moment none runs yet.
+        Counts what was admitted, not what runs: of requests that come at the
+        same moment none runs yet.
         """
         if self._stopping:
             raise Rejected("the agent is stopping")
         others = self._agent_slots.taken - self.running
         at_once = min(self._slots.limit, self._agent_slots.limit - others)
-        if self._admitted >= max(at_once, self.running) + self._max_queued:
+        max_queued = self._config.max_queued
+        if self._admitted >= max(at_once, self.running) + max_queued:
             raise Rejected(
                 f"busy: {self.running} running and "
                 f"{self._admitted - self.running} waiting, of at most "
-                f"{self._slots.limit} and {self._max_queued}"
+                f"{self._slots.limit} and {max_queued}"
             )
 
-    async def _result(self, request: Request, work: Work) -> Result:
+    async def _result(self, work: Work, reply: Reply) -> Result:
         """Do the work; whatever it raises, there is a result."""
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
@@ -174,6 +150,6 @@ class Task:
                 raise TypeError(f"the work returned {result!r}")
             return result
         except Exception:
-            return Result(error=self._bug(request))
+            return Result(error=reply.bug())
         finally:
             self._works.discard(work)

@@ -8,27 +8,46 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Mapping
+from fractions import Fraction
+from typing import Any, Iterator, Mapping, Union
 
 import jsonschema
 
 from ngcp_task_agent.errors import Rejected
 
-_RULE = 200  # characters of a rule's value that a reason repeats
+QUOTED_RULE = 200  # characters of a rule's value that a reason repeats
+
+
+def _multiple_of(
+    validator: Any, divisor: Any, number: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    """Exact, of any size, in decimals: 1.11 is a multiple of 0.01."""
+    if validator.is_type(number, "number"):
+        if _exact(number) % _exact(divisor):
+            yield jsonschema.ValidationError("not a multiple")
+
+
+def _exact(number: Union[int, float]) -> Union[int, Fraction]:
+    return number if isinstance(number, int) else Fraction(repr(number))
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator, {"multipleOf": _multiple_of}
+)
 
 
 def validator(schema: Mapping[str, Any]) -> Any:
-    """What check() asks, made once for each schema.
+    """What check_data() needs, made once for each schema.
 
-    It never looks elsewhere: such references are a fault of the file.
+    It opens no other file: a schema that refers to one is a fault.
     """
-    return jsonschema.Draft202012Validator(schema)
+    # With "$schema" jsonschema would go on with its own class after "$ref".
+    own = {key: value for key, value in schema.items() if key != "$schema"}
+    return _Validator(own)
 
 
-def check(validator: Any, data: Any) -> None:
-    """Check data.
-
-    Not bounded in time: ``uniqueItems`` and ``pattern`` can take for ever.
+def check_data(validator: Any, data: Any) -> None:
+    """Not bounded in time: ``uniqueItems`` and ``pattern`` can run forever.
 
     :raises Rejected: naming the first rule that is broken
     """
@@ -37,7 +56,6 @@ def check(validator: Any, data: Any) -> None:
     except RecursionError:
         raise Rejected("data_schema: data is nested too deep") from None
     except Exception as failed:
-        # Such as numbers that multipleOf cannot divide.
         raise Rejected(
             f"data_schema: cannot be checked: {type(failed).__name__}"
         ) from None
@@ -45,16 +63,16 @@ def check(validator: Any, data: Any) -> None:
         rule = "/".join(map(str, error.absolute_schema_path))
         value = json.dumps(error.validator_value, default=str)
         raise Rejected(
-            f"data_schema: data does not satisfy {rule}: {value[:_RULE]}"
+            f"data_schema: data does not satisfy {rule}: {value[:QUOTED_RULE]}"
         )
 
 
 def _main() -> None:
     given = json.load(sys.stdin)
     try:
-        check(validator(given["schema"]), given["data"])
+        check_data(validator(given["schema"]), given["data"])
     except Rejected as fault:
-        # Half of a surrogate pair, which a schema can hold, is no UTF-8.
+        # A schema can hold half of a surrogate pair.
         sys.stdout.buffer.write(str(fault).encode(errors="replace"))
 
 

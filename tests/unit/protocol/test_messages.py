@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import uuid
 from datetime import datetime
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from hypothesis import example, given
@@ -156,7 +157,7 @@ def test_ref_is_what_was_sent_even_if_it_is_no_uuid() -> None:
 
 
 def nested(levels: int) -> bytes:
-    """A message whose innermost list is so many levels deep."""
+    """A message whose innermost list is this many levels deep."""
     inner = levels - 1
     deep = "[" * inner + "]" * inner
     return body(data="@").replace(b'"@"', deep.encode())
@@ -221,41 +222,86 @@ def test_limit_counts_the_bytes_of_the_message() -> None:
     assert f"limit is {len(text) - 1}" in str(fault)
 
 
-def test_huge_numbers_cost_nothing() -> None:
-    fault = None
-    try:
-        parse_request(
-            body(data=0).replace(b"0}", b"9" * 500_000 + b"}"), 1 << 20
-        )
-    except Malformed as error:
-        fault = error
-    # Python versions without the limit just take it.
-    assert fault is None or "not JSON" in str(fault)
+def test_an_integer_of_too_many_digits() -> None:
+    longest = body(data=0).replace(b"0}", b"9" * 4300 + b"}")
+    assert parse_request(longest, LIMIT).data > 10**4299
+    longer = longest.replace(b"999}", b"9999}")
+    if hasattr(sys, "get_int_max_str_digits"):
+        fault = refused(longer)
+        assert str(fault) == "a number has more than 4300 digits"
+        assert fault.options["feedback_channel"]
+    else:
+        # Python versions without the limit just take it.
+        assert parse_request(longer, LIMIT).data > 10**4300
 
 
-SALVAGED = [
+OWN: Dict[str, Any] = {
+    "uuid": "u",
+    "task": 'a "quoted" task \\',
+    "src": "caf\u00e9",
+    "options": {"feedback_channel": "fb"},
+}
+INNER = {
+    **dict.fromkeys(("uuid", "task", "src", "feedback_channel"), "inner"),
+    "options": {"feedback_channel": "inner"},
+}
+
+BROKEN = [
     pytest.param(lambda text: text[:-1], id="cut"),
+    pytest.param(lambda text: text + b"x", id="one-more"),
     pytest.param(lambda text: text + b"\xff", id="not-utf-8"),
-    pytest.param(lambda text: text + b"x" * 300_000, id="long-end"),
-    pytest.param(lambda text: b"x" * 300_000 + text, id="long-begin"),
+    pytest.param(lambda text: text + b"x" * 300_000, id="too-long"),
+    pytest.param(lambda text: b"\xef\xbb\xbf" + text, id="byte-order-mark"),
+    pytest.param(lambda text: text[:-1] + b', "x": 1e999}', id="number"),
     pytest.param(
         lambda text: text[:-1] + b',"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
         id="deep",
     ),
+    pytest.param(
+        lambda text: text[:-1] + b',"x":' + b"[" * 60_000 + b"}",
+        id="many-brackets",
+    ),
+]
+DATA: List[Any] = [
+    pytest.param(None, id="none"),
+    pytest.param(INNER, id="fields"),
+    pytest.param([INNER, [INNER]], id="in-a-list"),
+    pytest.param(json.dumps(INNER), id="in-a-text"),
+    pytest.param({"x": '\\"' * 1000, **INNER}, id="behind-quotes"),
+    pytest.param([["a"]] * 50, id="lists"),
+    pytest.param({"a": 1.5e-7, "b": [None, True]}, id="values"),
+    pytest.param(float("nan"), id="nan"),
 ]
 
 
-@pytest.mark.parametrize("spoil", SALVAGED)
-def test_an_unreadable_message_is_still_answered(spoil: Any) -> None:
-    text = body(
-        uuid=UUID,
-        task='a "quoted" task',
-        src="caf\u00e9",
-        options={"feedback_channel": "fb"},
-    )
-    fault = refused(spoil(text), 100_000)
-    assert fault.origin == Origin(UUID, 'a "quoted" task', "caf\u00e9")
-    assert fault.options == {"feedback_channel": "fb"}
+def check_own_fields(fault: Malformed) -> None:
+    assert fault.origin == Origin(OWN["uuid"], OWN["task"], OWN["src"])
+    assert fault.options == OWN["options"]
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_an_unreadable_message_is_answered(
+    spoil: Callable[[bytes], bytes], data: Any, place: int
+) -> None:
+    items = list(OWN.items())
+    items.insert(place, ("data", data))
+    for indent in (None, 4):
+        text = json.dumps(dict(items), indent=indent)
+        check_own_fields(refused(spoil(text.encode()), 200_000))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_an_answer_goes_where_the_request_says_not_its_data(data: Any) -> None:
+    """Wherever the message is cut off."""
+    text = json.dumps({"data": data, **OWN}).encode()
+    for length in range(0, len(text), len(text) // 300 + 1):
+        fault = refused(text[:length])
+        assert fault.origin.uuid in (None, OWN["uuid"])
+        assert fault.origin.task in (None, OWN["task"])
+        assert fault.origin.src in (None, OWN["src"])
+        assert fault.options in ({}, OWN["options"])
 
 
 def test_an_unreadable_message_without_a_channel_has_no_address() -> None:
@@ -264,29 +310,17 @@ def test_an_unreadable_message_without_a_channel_has_no_address() -> None:
     assert fault.options == {}
 
 
-def test_an_answer_goes_where_the_request_says_not_its_data() -> None:
-    inner = {"task": "x", "src": "x", "options": {"feedback_channel": "x"}}
-    text = body(data=inner, options={"feedback_channel": "fb"}, task="t")
-    fault = refused(text.replace(b"}}", b"}NaN}"), 100_000)
-    assert fault.origin.task == "t"
-    assert fault.options == {"feedback_channel": "fb"}
-    # Cut off where its data happens to end.
-    fault = refused(b'{"data": ' + json.dumps(inner).encode())
-    assert (fault.origin, fault.options) == (Origin(), {})
-
-
-def test_salvaging_takes_no_time() -> None:
+@pytest.mark.parametrize(
+    "part",
+    [b'{"uuid" ', b'{"uuid":"', b'{"src":"\\"', b'{"task"' + b" " * 99]
+    + [b"{" * 99, b'{"a":1' + b"," * 99, b'{"a":[[' * 20, b'{"a":1,'],
+)
+def test_an_unreadable_message_takes_no_time(part: bytes) -> None:
     """A megabyte of what looks like fields, and of what never ends."""
-    for part in (
-        b'"uuid" ',
-        b'"uuid":"',
-        b'"src":"\\"',
-        b'"task"' + b" " * 99,
-    ):
-        text = part * (1_000_000 // len(part))
-        begin = time.perf_counter()
-        refused(text, 1000)
-        assert time.perf_counter() - begin < 5
+    text = part * (1_000_000 // len(part))
+    begin = time.perf_counter()
+    refused(text, 1000)
+    assert time.perf_counter() - begin < 5
 
 
 @given(st.binary(max_size=200))
@@ -332,6 +366,16 @@ def test_any_fields_are_a_request_or_malformed(fields: Dict[str, Any]) -> None:
     assert 1 <= len(request.dst) <= 4096
     assert uuid.UUID(request.uuid)
     assert isinstance(request.options, dict)
+
+
+@given(json_values, st.integers(0, 4), st.booleans())
+def test_any_data_of_an_unreadable_message(
+    data: Any, place: int, is_ascii: bool
+) -> None:
+    items = list(OWN.items())
+    items.insert(place, ("data", data))
+    text = json.dumps(dict(items), ensure_ascii=is_ascii) + "x"
+    check_own_fields(refused(text.encode("utf-8", "surrogatepass")))
 
 
 ORIGIN = Origin(UUID, "ping", "client")
@@ -468,3 +512,9 @@ def test_what_fits_is_not_split() -> None:
         )
         == 1
     )
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    """A plugin's output is sent, whatever it is."""
+    (got,) = encoded(Response(ORIGIN, "sp1", "error", "\ud800x", "\udfffy"))
+    assert (got["reason"], got["data"]) == ("?x", "?y")

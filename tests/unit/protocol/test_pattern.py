@@ -100,7 +100,7 @@ def test_any_pattern_can_be_matched_with_any_text(
 
 
 @pytest.mark.parametrize("text", ["lb*", "", "'"])
-def test_repr_tells_the_pattern(text: str) -> None:
+def test_repr_shows_the_pattern(text: str) -> None:
     assert repr(text) in repr(Pattern(text))
     assert Pattern(text).text == text
 

@@ -1,4 +1,4 @@
-"""Replies: the protocol's order, and what the journal tells."""
+"""Replies: the order of the protocol, and the records in the journal."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_large_output_is_sent_in_chunks() -> None:
     assert "".join(c["data"] for c in chunks) == "x" * 300_000
 
 
-async def test_without_an_address_only_the_journal_tells(
+async def test_without_an_address_only_the_journal_has_it(
     journal_records: Records,
 ) -> None:
     reply, backend, counts = make(address=None)

@@ -1,4 +1,4 @@
-"""Slots: so many at once, the others in their order."""
+"""Slots: how many run at once; the others wait in their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.fakes import until
 
 
 class Users:
-    """Coroutines that hold a slot until they are told to go."""
+    """Coroutines that hold a slot until leave() names them."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -76,7 +76,7 @@ async def test_limit_that_grows_lets_more_in() -> None:
     await users.end()
 
 
-async def test_limit_that_shrinks_ends_nobody() -> None:
+async def test_limit_that_shrinks_ends_no_one() -> None:
     slots = Slots(3)
     users = Users(slots)
     users.add(5)
