@@ -1,39 +1,39 @@
-"""Background tasks of the agent itself, which must not end by an error."""
+"""Background tasks of the agent itself; if one fails, the agent ends."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Coroutine
 
-# The key, in what the exception handler is told, that makes it an end.
+#: A key in the context of the loop's exception handler: the agent must end.
 FATAL = "ngcp_task_agent.fatal"
 
-_AGAIN = 1.5  # seconds, more than anything needs to clean up
+CANCEL_AGAIN = 1.5  # seconds, more than any cleaning up takes
 
 
 def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a coroutine in the background; the caller keeps the task.
 
-    If it ever raises, that goes to the loop's exception handler, with which
-    the agent ends itself: better restarted than half alive.
+    An exception in it goes to the loop's exception handler, and the agent
+    ends: better restarted than half alive.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
-    task.add_done_callback(_tell)
+    task.add_done_callback(_report)
     return task
 
 
 async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a background task and wait until it is gone.
+    """Cancel a background task and wait until it is done.
 
-    More than once, if need be: before Python 3.12 a cancellation is lost in
-    wait_for() if what it waits for ends at that moment.
+    Cancels repeatedly: before Python 3.12, wait_for() loses a cancellation if
+    its own awaitable ends at that moment.
     """
     while not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=_AGAIN)
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN)
 
 
-def _tell(task: asyncio.Task[None]) -> None:
+def _report(task: asyncio.Task[None]) -> None:
     if task.cancelled() or task.exception() is None:
         return
     task.get_loop().call_exception_handler(

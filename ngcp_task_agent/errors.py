@@ -1,14 +1,15 @@
-"""What can go wrong, as a tree.
+"""The errors of the agent, as a tree.
 
 AgentError
 ├── Rejected            a request that is answered with ``rejected``
-│   ├── Malformed       a message that is no request (messages.py)
+│   ├── Malformed       a message that is not a request (messages.py)
 │   └── DestinationError    a ``dst`` that does not follow the grammar
-├── NoReplyAddress      a request whose answers have nowhere to go
+├── NoReplyAddress      a request that does not say where to answer
 ├── CannotStart         a program that could not be started
-└── ControlError        the running agent could not be asked to reload
+├── ControlError        the running agent could not be asked to reload
+└── ClientError         what the client reports (client/errors.py)
 
-Each carries a sentence for a person; none of them is a bug of the agent.
+Each is a sentence for a person; none is a bug of the agent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class DestinationError(Rejected):
 
 
 class NoReplyAddress(AgentError):
-    """The request does not say where to send its answers."""
+    """The request does not say where to send the answers."""
 
 
 class CannotStart(AgentError):

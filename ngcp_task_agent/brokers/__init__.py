@@ -1,7 +1,7 @@
-"""The brokers: how work is done.
+"""The brokers, which do the work of tasks.
 
-One module for each, and its row in the table.  Another package can add one by
-an entry point of the group ``ngcp_task_agent.brokers``.
+Each is a module, and a row in this table.  Other packages can add brokers by
+entry points of the group ``ngcp_task_agent.brokers``.
 """
 
 from __future__ import annotations

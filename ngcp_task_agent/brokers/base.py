@@ -1,4 +1,4 @@
-"""The interface of a broker: how work is done."""
+"""The interface of a broker, which does the work of tasks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ngcp_task_agent.protocol.messages import Request
 class Result:
     """How a piece of work ended.
 
-    :ivar data: the output as text, or in bytes of UTF-8, where what is none
-        is replaced
-    :ivar error: why it failed, a sentence without anything secret, for the
-        journal and the client; empty for success
-    :ivar detail: what the work itself said of it, for the client alone
-    :ivar exit_status: of the command, where there was one
+    :ivar data: the output: text, or bytes in UTF-8, in which invalid bytes
+        are replaced
+    :ivar error: why it failed, for the journal and the client: a sentence
+        without secrets; empty for success
+    :ivar detail: what the work itself reports, for the client only
+    :ivar exit_status: the command's, if there was one
     """
 
     data: Union[str, bytes] = ""
@@ -35,15 +35,15 @@ class Result:
 
 
 class Work(ABC):
-    """What one request asks for, ready to be done, once."""
+    """The work for one request, to be run once."""
 
     @abstractmethod
     async def run(self) -> Result:
-        """Do it."""
+        """Do the work."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Make run() end soon, before or while it runs."""
+        """Make run() end soon; called before or while it runs."""
 
 
 class Broker(ABC):
@@ -62,22 +62,22 @@ class Broker(ABC):
         self.options = options
 
     def problems(self) -> Mapping[str, str]:
-        """What will keep the work from being done, as things stand.
+        """What would make the work fail now.
 
-        Called when a configuration is read, where blocking is allowed.
+        Called while a configuration is read; may block.
 
-        :returns: texts by the key of the option that each is about; they
-            become warnings in the journal
+        :returns: for each option at fault a text, which becomes a warning in
+            the journal
         """
         return {}
 
     def data(self, request: Request) -> Any:
-        """A request's data as the work sees it, for the task's schema."""
+        """A request's data as the work gets it, for the task's schema."""
         return request.data
 
     @abstractmethod
     def prepare(self, request: Request) -> Work:
-        """The work for a request.  Does not block.
+        """The work for a request.  Must not block.
 
-        :raises Rejected: where the request asks for what is not allowed
+        :raises Rejected: when the request asks for what is not allowed
         """

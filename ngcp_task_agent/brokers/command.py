@@ -7,30 +7,27 @@ import logging
 import re
 import shlex
 import signal
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
-from ngcp_task_agent.process.run import (
-    Cause,
-    Outcome,
-    Process,
-)
+from ngcp_task_agent.process.run import Cause, Exit, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import User, ask_user, find_user, own_user
-from ngcp_task_agent.protocol.messages import Request, load_json
+from ngcp_task_agent.protocol.messages import UNUSABLE, Request, load_json
 
 logger = logging.getLogger(__name__)
 
-# More extra words, or characters in all of them, would hold up others while
-# they are checked, and few systems could pass them on.
+# Limits of all extra words: checking more would block other requests, and few
+# systems could pass them on.
 _MOST_WORDS = 4096
 _MOST_CHARACTERS = 131072
-_MATCH_WITHIN = 0.1  # seconds of the processor for all words
-_IN_ENVIRONMENT = 65536  # bytes; one variable can have at most 128 KiB
-_LAST_LINE = 300  # characters of standard error that a reason repeats
+_MATCH_WITHIN = 0.1  # seconds of the processor
+IN_ENVIRONMENT = 65536  # bytes; Linux allows 128 KiB for a variable
+_ANY = "(?s:.*)"  # the rule for extra_args: yes
+LAST_LINE = 300  # characters of standard error that a reason repeats
 
 _WORDS = {
     "type": ["string", "array"],
@@ -82,15 +79,12 @@ class CommandBroker(Broker):
         self._run: str = options["run"]
         self._as_user: Optional[str] = options.get("as_user")
         self._args = split_args(options.get("args", []))
-        extra_args = options.get("extra_args", False)
-        self._allows_any: bool = extra_args is True
-        self._allowed: Tuple[re.Pattern[str], ...] = ()
-        if isinstance(extra_args, list):
-            self._allowed = tuple(map(re.compile, extra_args))
+        allowed = options.get("extra_args") or []
+        rules: List[str] = [_ANY] if allowed is True else allowed
+        self._allowed = [re.compile(rule) for rule in rules]
         self._stdin: bool = options.get("stdin", "none") == "data"
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
-        # The agent's own user does not change; asking costs a file.
         self._own_user = own_user()
 
     def problems(self) -> Mapping[str, str]:
@@ -108,7 +102,7 @@ class CommandBroker(Broker):
         return problems
 
     def data(self, request: Request) -> Any:
-        """The data; clients also send an object as a string of JSON."""
+        """The data, decoded if it is an object in a string of JSON."""
         if isinstance(request.data, str):
             try:
                 inner = load_json(request.data)
@@ -127,7 +121,10 @@ class CommandBroker(Broker):
         return CommandWork(self, request, extra)
 
     def _check_extra(self, extra: Any) -> List[str]:
-        """The extra words of the command line, checked."""
+        """The words that a request adds to the command line.
+
+        :raises Rejected: when the task does not allow them
+        """
         if extra is None:
             return []
         if isinstance(extra, str):
@@ -136,7 +133,7 @@ class CommandBroker(Broker):
             isinstance(word, str) for word in extra
         ):
             raise Rejected("extra_args must be a string or a list of strings")
-        if extra and not (self._allows_any or self._allowed):
+        if extra and not self._allowed:
             raise Rejected("extra_args are not allowed for this task")
         if len(extra) > _MOST_WORDS or sum(map(len, extra)) > _MOST_CHARACTERS:
             raise Rejected(
@@ -144,21 +141,15 @@ class CommandBroker(Broker):
                 f"{_MOST_CHARACTERS} characters"
             )
         for number, word in enumerate(extra, 1):
-            if not _is_usable(word):
+            if UNUSABLE.search(word):
                 raise Rejected(
                     f"extra_args: word {number} must not hold NUL or half a "
                     "surrogate pair"
                 )
-        if not self._allows_any:
-            self._match(extra)
-        return extra
-
-    def _match(self, words: List[str]) -> None:
-        """Whether the task's regular expressions allow all words."""
         try:
             with cpu_limit(_MATCH_WITHIN):
-                for number, word in enumerate(words, 1):
-                    if not any(a.fullmatch(word) for a in self._allowed):
+                for number, word in enumerate(extra, 1):
+                    if not any(rule.fullmatch(word) for rule in self._allowed):
                         raise Rejected(
                             f"extra_args: word {number} matches nothing that "
                             "this task allows"
@@ -167,6 +158,7 @@ class CommandBroker(Broker):
             raise Rejected(
                 f"extra_args: takes more than {_MATCH_WITHIN:g} s to check"
             ) from None
+        return extra
 
     def _check_user(self, user: User) -> None:
         if not user.is_own and self._own_user.uid != 0:
@@ -178,7 +170,7 @@ class CommandBroker(Broker):
     async def command(self, request: Request, extra: List[str]) -> Command:
         """The command for a request.
 
-        :raises CannotStart: when there is no such program or user
+        :raises CannotStart: when the program or the user does not exist
         """
         user = self._own_user
         if self._as_user and self._as_user != user.name:
@@ -193,7 +185,7 @@ class CommandBroker(Broker):
             NGCP_TASK_SRC=request.src,
             NGCP_TASK_DST=request.dst,
         )
-        if len(data) <= _IN_ENVIRONMENT:
+        if len(data) <= IN_ENVIRONMENT:
             environment["NGCP_TASK_DATA"] = data
         return Command(
             argv=[program, *self._args, *extra],
@@ -204,29 +196,29 @@ class CommandBroker(Broker):
             timeout=self._timeout or None,
         )
 
-    def result(self, outcome: Outcome) -> Result:
-        """What a command's end means to the client."""
-        error = self._error(outcome)
+    def result(self, ended: Exit) -> Result:
+        """The result for the client."""
+        error = self._error(ended)
         return Result(
-            data=outcome.stdout,
+            data=ended.stdout,
             error=error,
-            detail=_last_line(outcome.last_words) if error else "",
-            exit_status=outcome.exit_status,
+            detail=_last_line(ended.stderr) if error else "",
+            exit_status=ended.exit_status,
         )
 
-    def _error(self, outcome: Outcome) -> str:
-        if outcome.cause is Cause.TIMEOUT:
+    def _error(self, ended: Exit) -> str:
+        if ended.cause is Cause.TIMEOUT:
             return f"the command ran past its timeout of {self._timeout:g} s"
-        if outcome.cause is Cause.OUTPUT:
+        if ended.cause is Cause.OUTPUT:
             return f"the command wrote more than {self._max_output} bytes"
-        if outcome.cause is Cause.STOPPED:
+        if ended.cause is Cause.STOPPED:
             return "the agent is stopping and has ended the command"
-        if outcome.signal is not None:
-            return f"the command was killed by {_signal_name(outcome.signal)}"
-        if outcome.exit_status is None:
-            return "the command has ended, but a debugger keeps its status"
-        if outcome.exit_status != 0:
-            return f"the command ended with exit status {outcome.exit_status}"
+        if ended.signal is not None:
+            return f"the command was killed by {_signal_name(ended.signal)}"
+        if ended.exit_status is None:
+            return "the command has ended, but a debugger holds its status"
+        if ended.exit_status != 0:
+            return f"the command ended with exit status {ended.exit_status}"
         return ""
 
 
@@ -248,10 +240,10 @@ class CommandWork(Work):
             if self._stopped:
                 return Result(error="the agent is stopping")
             self._process = Process(command)
-            outcome = await self._process.run()
+            ended = await self._process.run()
         except CannotStart as error:
             return Result(error=f"the command cannot be started: {error}")
-        return self._broker.result(outcome)
+        return self._broker.result(ended)
 
     def stop(self) -> None:
         self._stopped = True
@@ -262,23 +254,14 @@ class CommandWork(Work):
 def split_args(args: Any) -> List[str]:
     """A task's ``args``: a string as a POSIX shell splits it, or a list.
 
-    :raises ValueError: for a quote that is not closed, or a last backslash
+    :raises ValueError: for an open quote, or a backslash at the end
     """
     return shlex.split(args) if isinstance(args, str) else list(args)
 
 
-def _is_usable(word: str) -> bool:
-    """Whether a word can be an argument of a command."""
-    return not re.search("[\0\ud800-\udfff]", word)
-
-
 def _last_line(text: bytes) -> str:
-    """The last line of standard error that says something."""
-    lines = text.decode(errors="replace").split("\n")
-    for line in reversed(lines):
-        if line.strip():
-            return line.strip()[:_LAST_LINE]
-    return ""
+    lines = text.decode(errors="replace").strip().split("\n")
+    return lines[-1].strip()[:LAST_LINE]
 
 
 def _signal_name(number: int) -> str:

@@ -1,8 +1,8 @@
-"""Where log records go; whoever logs never waits.
+"""Handlers that write log records and never block the event loop.
 
-A journal that hangs, or a pipe that nobody reads, must not hold up the event
-loop.  What cannot be written at once is left to a thread, which keeps the
-order; when that falls too far behind, records are lost, and counted.
+A record is written at once if that cannot block.  Otherwise it is queued for
+a thread, which exists only while records wait.  When the queue is full,
+records are lost, and counted.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import select
 import socket
 import threading
 from abc import ABC, abstractmethod
-from queue import SimpleQueue
-from typing import Callable, Dict, Tuple, Union
+from collections import deque
+from typing import Callable, Deque, Dict, List, Optional, Sequence
 
-_KEEP = 1 << 23  # bytes that may wait to be written
 # Bytes of a message.  A queue of 512, which is what systemd sets, has to fit
 # into the send buffer of libsystemd's socket, see JournalWriter.
 _LONGEST = 16384
-_CONNECT_EVERY = 1000  # milliseconds
+_RETRY = 1.0  # seconds between attempts to write
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
     logging.CRITICAL: 2,
@@ -29,149 +28,168 @@ _PRIORITIES = {
     logging.INFO: 6,
 }
 
-
-# What is written of a record, in one piece or in several.
-_Pieces = Tuple[bytes, ...]
+# What is written of a record: the whole, or its fields.
+Parts = Sequence[bytes]
 
 
 class LogWriter(logging.Handler, ABC):
-    """Writes records without ever blocking.
+    """Writes records without blocking.
 
-    :param tell_lost: called once records can be written again after some
-        could not, with their number; it logs that
+    :param report_lost: called with the number of lost records once writing
+        works again; it logs that
+    :cvar max_queued: bytes that may wait to be written
     """
 
-    def __init__(self, tell_lost: Callable[[int], None]) -> None:
+    max_queued = 1 << 23
+
+    def __init__(self, report_lost: Callable[[int], None]) -> None:
         super().__init__()
-        self._tell_lost = tell_lost
-        self._waiting: SimpleQueue[Union[_Pieces, threading.Event]] = (
-            SimpleQueue()
-        )
-        self._thread = threading.Thread(
-            target=self._write_waiting, name="log", daemon=True
-        )
-        self._works = True  # the last write has
-        # Each is counted in one place alone, so that no lock is needed.
-        self._left, self._written = 0, 0  # bytes, by the thread
-        self._lost, self._failed, self._told = 0, 0, 0  # records
+        self._report_lost = report_lost
+        # The handler's lock guards all that follow.
+        self._queue: Deque[Parts] = deque()
+        self._queued = 0  # bytes
+        self._thread: Optional[threading.Thread] = None
+        self._lost = 0
 
     @abstractmethod
-    def render(self, record: logging.LogRecord) -> _Pieces:
-        """What is to be written of a record."""
+    def render(self, record: logging.LogRecord) -> Parts:
+        """What to write of a record."""
 
     @abstractmethod
-    def write(self, what: _Pieces) -> None:
-        """Write, however long it takes."""
+    def write(self, parts: Parts, wait: float) -> bool:
+        """Write, if that is possible within ``wait`` seconds.
 
-    def write_at_once(self, what: _Pieces) -> None:
-        """Write; raise BlockingIOError where that takes time."""
-        raise BlockingIOError
+        With 0 it never blocks.  It may write longer than ``wait``, but not
+        begin later.
+
+        :returns: whether it has written
+        :raises OSError: when it cannot be written, now or later
+        """
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_idle = self._left == self._written
-        lost = self._lost + self._failed
-        if is_idle and self._works and lost > self._told:
-            count, self._told = lost - self._told, lost
-            self._tell_lost(count)
-            is_idle = self._left == self._written
+        # Called by handle(), which holds the lock.
         try:
-            what = self.render(record)
-            if is_idle:
-                try:
-                    self.write_at_once(what)
-                    self._works = True
-                    return
-                except BlockingIOError:
-                    pass
-            self._leave(what)
-        except Exception as error:
-            # There is nowhere to tell of it now.
-            self._works = isinstance(error, BlockingIOError)
+            parts = self.render(record)
+            if self._thread or not self.write(parts, 0):
+                self._enqueue(parts)
+            else:
+                self._report()
+        except Exception:
+            # There is nowhere to report it now.
             self._lost += 1
 
-    def _leave(self, what: _Pieces) -> None:
-        """Leave it to the thread."""
-        size = sum(map(len, what))
-        if self._left - self._written + size > _KEEP:
+    def _enqueue(self, parts: Parts) -> None:
+        size = sum(map(len, parts))
+        if self._queued + size > self.max_queued:
             raise BlockingIOError
-        if not self._thread.ident:
-            self._thread.start()
-        self._left += size
-        self._waiting.put(what)
+        if not self._thread:
+            thread = threading.Thread(
+                target=self._write_queue, name="log", daemon=True
+            )
+            thread.start()
+            self._thread = thread
+        self._queue.append(parts)
+        self._queued += size
 
-    def _write_waiting(self) -> None:
+    def _write_queue(self) -> None:
+        assert self.lock
+        written, lost = 0, 0
         while True:
-            what = self._waiting.get()
-            if isinstance(what, threading.Event):
-                what.set()
-                continue
+            with self.lock:
+                self._queued -= written
+                self._lost += lost
+                if not self._queue:
+                    self._thread = None
+                    if not lost:
+                        self._report()
+                    return
+                parts = self._queue.popleft()
+            written, lost = sum(map(len, parts)), 0
             try:
-                self.write(what)
-                self._works = True
+                while not self.write(parts, _RETRY):
+                    pass
             except Exception:
-                self._works = False
-                self._failed += 1
-            self._written += sum(map(len, what))
+                lost = 1
+
+    def _report(self) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self._report_lost(lost)
 
     def drain(self, within: float) -> None:
-        """Wait until all is written, but so many seconds at most."""
-        if self._thread.ident:
-            written = threading.Event()
-            self._waiting.put(written)
-            written.wait(within)
+        """Wait until all records are written, for ``within`` seconds."""
+        thread = self._thread
+        if thread:
+            thread.join(within)
 
 
 class ErrorWriter(LogWriter):
-    """Writes lines to standard error."""
+    """Writes lines to standard error.
 
-    def render(self, record: logging.LogRecord) -> _Pieces:
+    poll() shows that a pipe or a file has room for PIPE_BUF bytes.  It does
+    not show how much room a terminal has, so the thread writes there.
+    """
+
+    def __init__(self, report_lost: Callable[[int], None]) -> None:
+        super().__init__(report_lost)
+        self._at_once = 0 if os.isatty(2) else select.PIPE_BUF
+        self._poll = select.poll()
+        self._poll.register(2, select.POLLOUT)
+
+    def render(self, record: logging.LogRecord) -> Parts:
         line = f"{self.format(record)}\n"
         return (line.encode(errors="backslashreplace"),)
 
-    def write(self, what: _Pieces) -> None:
-        write_all(2, b"".join(what))
+    def write(self, parts: Parts, wait: float) -> bool:
+        (line,) = parts
+        if not wait and len(line) > self._at_once:
+            return False
+        if not self._poll.poll(wait * 1000):
+            return False
+        write_all(2, line)
+        return True
 
 
-def write_all(fd: int, what: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write to a standard stream, however long it takes.
 
     :raises OSError: when it cannot be written
     """
-    while what:
+    while data:
         try:
-            what = what[os.write(fd, what) :]
+            data = data[os.write(fd, data) :]
         except BlockingIOError:
-            # It is shared with whoever has made it so.
+            # Another process that shares it has made it non-blocking.
             select.select([], [fd], [])
 
 
 class JournalWriter(LogWriter):
     """Writes records with fields to the journal.
 
-    Those of a record in upper case, and where it comes from, see
-    systemd.journal-fields(7).
+    Those are the record's attributes in upper case, and where it comes from,
+    see systemd.journal-fields(7).
 
-    ``systemd.journal.sendv`` stops the whole interpreter, whichever thread
-    calls it, until the journal has room.  So a socket of our own first shows
-    whether there is room.  It cannot show everything: between poll() and the
-    send another program may take the last place in the journal's queue; and
+    ``systemd.journal.sendv`` stops the whole interpreter, from any thread,
+    until the journal has room.  So a socket of our own first shows whether
+    there is room.  It cannot show everything: between poll() and the send
+    another program may take the last place in the journal's queue; and
     without CAP_NET_ADMIN the send buffer of libsystemd's socket is small, and
     may be full before the queue is.  If the journal hangs at that moment, so
     does the agent, and the watchdog ends it.
 
-    :param identifier: what the journal calls the program
+    :param identifier: the program's name in the journal
     :param send: ``systemd.journal.sendv``
     :param socket_path: where that sends to
     """
 
     def __init__(
         self,
-        tell_lost: Callable[[int], None],
+        report_lost: Callable[[int], None],
         identifier: str,
         send: Callable[..., None],
         socket_path: str = _JOURNAL,
     ) -> None:
-        super().__init__(tell_lost)
+        super().__init__(report_lost)
         self._identifier = identifier
         self._send = send
         self._path = socket_path
@@ -179,7 +197,7 @@ class JournalWriter(LogWriter):
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLOUT)
 
-    def render(self, record: logging.LogRecord) -> _Pieces:
+    def render(self, record: logging.LogRecord) -> Parts:
         message = self.format(record).encode(errors="backslashreplace")
         fields: Dict[str, object] = {
             "PRIORITY": _PRIORITIES.get(record.levelno, 7),
@@ -192,33 +210,19 @@ class JournalWriter(LogWriter):
         for name, value in vars(record).items():
             if name.isupper():
                 fields[name] = value
-        return (
-            b"MESSAGE=" + message[:_LONGEST],
-            *(
-                f"{name}={value}".encode(errors="backslashreplace")
-                for name, value in fields.items()
-            ),
-        )
+        parts: List[bytes] = [b"MESSAGE=" + message[:_LONGEST]]
+        for name, value in fields.items():
+            parts.append(f"{name}={value}".encode(errors="backslashreplace"))
+        return parts
 
-    def write(self, what: _Pieces) -> None:
-        while not self._is_writable(_CONNECT_EVERY):
-            pass
-        self._send(*what)
-
-    def write_at_once(self, what: _Pieces) -> None:
-        if not self._is_writable(0):
-            raise BlockingIOError
-        self._send(*what)
-
-    def _is_writable(self, within: int) -> bool:
-        """Whether the journal takes a record, within so many milliseconds.
-
-        :raises OSError: when there is no journal
-        """
-        # Each time: the journal may have another socket by now, and poll()
-        # says nothing of that.
+    def write(self, parts: Parts, wait: float) -> bool:
+        # Connect each time: the journal may have a new socket by now, and
+        # poll() does not show that.
         self._socket.connect(self._path)
-        return bool(self._poll.poll(within))
+        if not self._poll.poll(wait * 1000):
+            return False
+        self._send(*parts)
+        return True
 
     def close(self) -> None:
         self._socket.close()

@@ -1,10 +1,10 @@
 """The journal: one record for each decision.
 
 Every kind of record has a MESSAGE_ID, which the catalog explains
-(``journalctl -x``), and the fields of the request that it is about, so that
-``journalctl NGCP_TASK_UUID=...`` tells one request's story.
+(``journalctl -x``), and the fields of its request, so that
+``journalctl NGCP_TASK_UUID=...`` shows the history of one request.
 
-Messages are finished texts without arguments.
+Messages are complete texts without arguments.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def record(
 ) -> None:
     """Write a record.
 
-    :param bug: add the traceback of an exception, or of the one that is
-        being handled; for what no client and no file can cause
+    :param bug: add the traceback of this exception, or of the one being
+        handled; only for errors that no client and no file can cause
     :param fields: journal fields without their prefix: ``task="x"`` becomes
         ``NGCP_TASK=x`` and ``task_uuid="..."`` ``NGCP_TASK_UUID=...``
     """
@@ -76,41 +76,41 @@ def record(
         if value is not None
     }
     extra["MESSAGE_ID"] = kind.message_id
-    # The place that matters is the caller's.
+    # Report the caller's file and line.
     logger.log(kind.level, message, extra=extra, exc_info=bug, stacklevel=2)
 
 
 def set_up(level: str) -> None:
-    """Log to the journal if it holds our standard error, else to it.
+    """Log to the journal if standard error goes there, else to that.
 
     :param level: ``debug``, ``info``, ``warning`` or ``error``
     """
     handler: LogWriter
     if _is_journal(2):
-        # Only here: where there is no journal it need not be installed.
+        # Not at the top: without a journal it need not be installed.
         from systemd.journal import sendv
 
-        handler = JournalWriter(_tell_lost, "ngcp-task-agent", sendv)
+        handler = JournalWriter(_report_lost, "ngcp-task-agent", sendv)
     else:
-        handler = ErrorWriter(_tell_lost)
+        handler = ErrorWriter(_report_lost)
         handler.setFormatter(
             _OneLine("%(asctime)s %(levelname)-7s %(message)s")
         )
     root = logging.getLogger()
     root.handlers = [handler]
-    # Other libraries' chatter is not the administrator's business.
+    # Administrators need only the warnings of libraries.
     root.setLevel(logging.WARNING)
     logger.setLevel(level.upper())
 
 
 def drain(within: float) -> None:
-    """Wait until all records are written, but so many seconds at most."""
+    """Wait until all records are written, for ``within`` seconds."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogWriter):
             handler.drain(within)
 
 
-def _tell_lost(count: int) -> None:
+def _report_lost(count: int) -> None:
     record(
         RECORDS_LOST,
         f"{count} records before this were lost: they could not be written",
@@ -118,7 +118,7 @@ def _tell_lost(count: int) -> None:
 
 
 def _is_journal(fd: int) -> bool:
-    """Whether the descriptor is the stream that systemd said it gave."""
+    """Whether the descriptor is the stream that systemd names."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(fd)
@@ -128,7 +128,7 @@ def _is_journal(fd: int) -> bool:
 
 
 class _OneLine(logging.Formatter):
-    """A record is one line: nothing in it can pretend to be another."""
+    """Keeps a record on one line, so that none can forge another."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,11 +1,12 @@
 """The one place where processes are watched and ended; spawn.py starts them.
 
-asyncio's own subprocesses are not used: their ``wait()`` also waits for the
-pipes, so that a grandchild that keeps one open holds up the ending (mended
-only in 2026), their watchers differ between Python 3.9 and 3.14, and they
-are slower.  Here a command has a session of its own and is watched through a
-pidfd.  It is reaped only after its process group was ended: until then the
-group's id cannot belong to anybody else.
+asyncio's own subprocesses are not used.  Their ``wait()`` also waits for the
+pipes, so a grandchild that keeps one open delays the end (fixed only in
+2026); their watchers differ between Python 3.9 and 3.14; and they are slower.
+
+Each command has its own session, and is watched through a pidfd.  It is
+reaped only after its process group was killed: until then no other group can
+get the same id.
 """
 
 from __future__ import annotations
@@ -15,26 +16,19 @@ import contextlib
 import enum
 import os
 import signal
-from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable, Optional
 
 from ngcp_task_agent.errors import CannotStart
-from ngcp_task_agent.process.spawn import (
-    Command,
-    may_be_unreadable,
-    not_started,
-    spawn,
-    why,
-)
+from ngcp_task_agent.process.spawn import Command, spawn, why
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
-_REAP_WITHIN = 5.0  # seconds that a killed process may take to be gone
-_REAP_EVERY = 0.05  # seconds between looks whether it is gone
-_CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
-_NOT_STARTED = (126, 127)  # exit statuses of setpriv, as of a shell
-_ASK_WITHIN = 5.0  # seconds for the question whether a file is readable
+REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
+CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
+_POLL = 0.02  # seconds between two looks at a process that is to end
 _READ = 65536  # bytes, a pipe's usual size
-_LAST_WORDS = 4096  # bytes of standard error that are kept
+_STDERR_KEPT = 4096  # bytes
 
 
 class Cause(enum.Enum):
@@ -43,22 +37,22 @@ class Cause(enum.Enum):
     EXITED = "it ended by itself"
     TIMEOUT = "it ran too long"
     OUTPUT = "it wrote too much"
-    STOPPED = "somebody asked for its end"
+    STOPPED = "it was stopped"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Exit:
     """How a command ended, and what it wrote.
 
-    Of ``exit_status`` and ``signal`` one is None, and both are where even
-    SIGKILL did not end the process in time, or a debugger holds it.
+    Either ``exit_status`` or ``signal`` is None.  Both are if even SIGKILL
+    did not end the process in time, or a debugger holds it.
     """
 
     cause: Cause
     exit_status: Optional[int]
     signal: Optional[int]
     stdout: bytes
-    last_words: bytes  # the end of standard error
+    stderr: bytes  # the end of it
 
 
 class Process:
@@ -66,251 +60,211 @@ class Process:
 
     def __init__(self, command: Command) -> None:
         self._command = command
-        loop = asyncio.get_running_loop()
-        self._stopped: asyncio.Future[None] = loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[Cause] = self._loop.create_future()
 
     def stop(self) -> None:
-        """Ask for the end; run() returns soon, with ``Cause.STOPPED``."""
-        if not self._stopped.done():
-            self._stopped.set_result(None)
+        """End the command; run() returns soon, with ``Cause.STOPPED``."""
+        self._set_end(Cause.STOPPED)
 
-    async def run(self) -> Outcome:
+    async def run(self) -> Exit:
         """Start the command and wait for its end.
 
-        When this returns or raises, nothing of the command is left but what
-        moved to another process group, and the kernel's unkillable.  When it
-        is cancelled, the command is killed on the spot.
+        When this returns or raises, only processes that moved to another
+        group are left, and what the kernel cannot kill.  Cancelling it kills
+        the command at once.
 
         :raises CannotStart: when the command could not be started
         """
-        child = _Child(self._command)
-        try:
-            cause = await self._wait(child)
-            if cause is not Cause.EXITED:
-                await child.end()
-            await child.close_pipes()
-            await child.let_go()
-            if cause is Cause.EXITED and child.has_overflowed:
-                # Only seen now, as it has ended so soon.
-                cause = Cause.OUTPUT
-        finally:
-            child.kill()
-            status = child.reap()
-        last_words = bytes(child.stderr.data)
-        if status[0] and not child.stdout.data:
-            await self._check_started(status[0], last_words)
-        return Outcome(cause, *status, bytes(child.stdout.data), last_words)
-
-    async def _check_started(self, status: int, last_words: bytes) -> None:
-        """Whether what has failed was ever started.
-
-        :raises CannotStart: when it was not
-        """
-        command = self._command
-        if status in _NOT_STARTED:
-            reason = not_started(command, last_words)
-            if reason:
-                raise CannotStart(reason)
-        if may_be_unreadable(command, last_words):
-            program = command.argv[0]
-            ask = replace(
-                command,
-                argv=["/usr/bin/test", "-r", program],
-                stdin=None,
-                timeout=_ASK_WITHIN,
+        self._start()
+        timer = None
+        if self._command.timeout is not None:
+            timer = self._loop.call_later(
+                self._command.timeout, self._set_end, Cause.TIMEOUT
             )
+        try:
+            cause = await self._finish()
+        finally:
+            if timer:
+                timer.cancel()
+            status = self._close()
+        exit_status = number = None
+        if status and status.si_code == os.CLD_EXITED:
+            exit_status = status.si_status
+        elif status:
+            number = status.si_status
+        stdout, stderr = bytes(self._stdout.data), bytes(self._stderr.data)
+        # Free the output now: the pipes refer to this object.
+        del self._stdout, self._stderr
+        return Exit(cause, exit_status, number, stdout, stderr)
+
+    def _set_end(self, cause: Cause) -> None:
+        if not self._end.done():
+            self._end.set_result(cause)
+
+    def _start(self) -> None:
+        command, too_much = self._command, partial(self._set_end, Cause.OUTPUT)
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as writers:
             try:
-                outcome = await Process(ask).run()
-            except CannotStart:
-                return
-            if outcome.exit_status == 1:
-                raise CannotStart(
-                    f"'{program}' is not readable for '{command.user.name}'"
+                self._stdout = _Pipe(command.max_output, None, too_much)
+                undo.callback(self._stdout.close)
+                writers.callback(os.close, self._stdout.writer)
+                self._stderr = _Pipe(
+                    command.max_output, _STDERR_KEPT, too_much
                 )
-
-    async def _wait(self, child: _Child) -> Cause:
-        events = {
-            child.exited: Cause.EXITED,
-            child.stdout.overflowed: Cause.OUTPUT,
-            child.stderr.overflowed: Cause.OUTPUT,
-            self._stopped: Cause.STOPPED,
-        }
-        await asyncio.wait(
-            events,
-            timeout=self._command.timeout,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        # What it did by itself counts before what would have been done to it.
-        for event, cause in events.items():
-            if event.done():
-                return cause
-        return Cause.TIMEOUT
-
-
-class _Child:
-    """A started command, its pidfd and the pipes from it."""
-
-    def __init__(self, command: Command) -> None:
-        loop = asyncio.get_running_loop()
-        self.exited: asyncio.Future[None] = loop.create_future()
-        self._loop = loop
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            try:
-                out_read, out_write = os.pipe2(os.O_CLOEXEC)
-                ours.callback(os.close, out_read)
-                theirs.callback(os.close, out_write)
-                err_read, err_write = os.pipe2(os.O_CLOEXEC)
-                ours.callback(os.close, err_read)
-                theirs.callback(os.close, err_write)
+                undo.callback(self._stderr.close)
+                writers.callback(os.close, self._stderr.writer)
+                out, err = self._stdout.writer, self._stderr.writer
                 if not command.user.is_own:
                     # The command may open /dev/stdout again as its own user.
-                    for end in (out_write, err_write):
-                        os.fchown(end, command.user.uid, command.user.gid)
-                self._pid, self._pidfd = spawn(command, out_write, err_write)
+                    os.fchown(out, command.user.uid, command.user.gid)
+                    os.fchown(err, command.user.uid, command.user.gid)
+                self._pid, self._pidfd = spawn(command, out, err)
+                undo.callback(self._close)
+                self._loop.add_reader(self._pidfd, self._on_exit)
+                self._stdout.watch()
+                self._stderr.watch()
             except OSError as error:
                 raise CannotStart(why(error, command)) from None
             except ValueError:
-                # NUL, or what the locale's encoding does not have.
                 raise CannotStart(
-                    f"'{command.argv[0]}' cannot be given such a text"
+                    f"an argument or a variable for '{command.argv[0]}' "
+                    "contains NUL or cannot be encoded"
                 ) from None
-            ours.pop_all()
-        loop.add_reader(self._pidfd, self._on_exit)
-        self.stdout = _Pipe(loop, out_read, command.max_output, keep_end=0)
-        self.stderr = _Pipe(loop, err_read, command.max_output, _LAST_WORDS)
-
-    @property
-    def has_overflowed(self) -> bool:
-        return self.stdout.overflowed.done() or self.stderr.overflowed.done()
+            undo.pop_all()
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        if not self.exited.done():
-            self.exited.set_result(None)
+        self._set_end(Cause.EXITED)
 
-    async def end(self) -> None:
-        """TERM to the group, then KILL; returns when the leader is gone."""
-        self._signal(signal.SIGTERM)
-        await asyncio.wait({self.exited}, timeout=KILL_AFTER)
-        if not self.exited.done():
+    async def _finish(self) -> Cause:
+        """Wait for the first reason to end, then for all of the end."""
+        cause = await self._end
+        if self._is_reapable():
+            # Perhaps it was quicker than the reason to end it.
+            cause = Cause.EXITED
+        elif cause is not Cause.EXITED:
+            self._signal(signal.SIGTERM)
+            if not await self._poll(self._is_reapable, KILL_AFTER):
+                self._signal(signal.SIGKILL)
+        if not await self._poll(self._read_all, CLOSE_WITHIN):
+            # A grandchild keeps a pipe open.
             self._signal(signal.SIGKILL)
-            await asyncio.wait({self.exited}, timeout=_REAP_WITHIN)
+            await self._poll(self._read_all, CLOSE_WITHIN)
+        if not self._is_reapable():
+            # A debugger, perhaps of the same group, may hold it.
+            self._signal(signal.SIGKILL)
+            await self._poll(self._is_reapable, REAP_WITHIN)
+        has_overflowed = self._stdout.is_full or self._stderr.is_full
+        if cause is Cause.EXITED and has_overflowed:
+            return Cause.OUTPUT
+        return cause
 
-    async def close_pipes(self) -> None:
-        """Take what is still in the pipes, without waiting for ever."""
-        pipes = (self.stdout, self.stderr)
-        for last in (False, True):
-            await asyncio.wait(
-                {pipe.closed for pipe in pipes}, timeout=_CLOSE_WITHIN
-            )
-            # A loop that was busy elsewhere has not read all that was there.
-            for pipe in pipes:
-                pipe.take_all()
-            if last or all(pipe.closed.done() for pipe in pipes):
-                return
-            # Somebody of the group keeps a pipe open.
-            self.kill()
-
-    def kill(self) -> None:
-        """KILL for whoever is left of the group."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        try:
-            os.killpg(self._pid, number)
-        except (ProcessLookupError, PermissionError):
-            # Gone, or all that is left has become somebody else's (sudo).
-            pass
-
-    async def let_go(self) -> None:
-        """Wait until no debugger holds what has ended, but not for ever."""
-        deadline = self._loop.time() + _REAP_WITHIN
-        while self.exited.done() and not self._status(os.WNOWAIT):
+    async def _poll(
+        self, condition: Callable[[], bool], seconds: float
+    ) -> bool:
+        """Wait for a condition, which usually holds at once."""
+        deadline = self._loop.time() + seconds
+        while not condition():
             if self._loop.time() > deadline:
-                return
-            self.kill()  # it may be of the group
-            await asyncio.sleep(_REAP_EVERY)
+                return False
+            await asyncio.sleep(_POLL)
+        return True
 
-    def reap(self) -> Tuple[Optional[int], Optional[int]]:
-        """Close everything; the exit status, the signal.
+    def _is_reapable(self) -> bool:
+        """Whether it has ended, and no debugger holds it."""
+        return self._wait_status(os.WNOWAIT) is not None
 
-        A process that is still there is reaped whenever it goes.
-        """
-        self.stdout.close()
-        self.stderr.close()
-        self._loop.remove_reader(self._pidfd)
-        status = self._status()
-        if status is None:
-            self._loop.add_reader(self._pidfd, self._reap_late)
-            return None, None
-        os.close(self._pidfd)
-        if status.si_code == os.CLD_EXITED:
-            return status.si_status, None
-        return None, status.si_status
-
-    def _reap_late(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        if self._status():
-            os.close(self._pidfd)
-        else:
-            self._loop.call_later(_REAP_EVERY, self._reap_late)
-
-    def _status(self, more: int = 0) -> Optional[os.waitid_result]:
-        """How it has ended; None while it runs, or a debugger holds it."""
+    def _wait_status(self, more: int = 0) -> Optional[os.waitid_result]:
         flags = os.WEXITED | os.WNOHANG | more
         return os.waitid(os.P_PIDFD, self._pidfd, flags)
 
+    def _read_all(self) -> bool:
+        """Read what the pipes hold; whether both are closed."""
+        return all([self._stdout.read_all(), self._stderr.read_all()])
+
+    def _signal(self, number: int) -> None:
+        # PermissionError: all that is left runs as another user (sudo).
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, number)
+
+    def _close(self) -> Optional[os.waitid_result]:
+        """Kill what is left of the group, close everything, and reap.
+
+        A process that is still there is reaped later; then None is returned.
+        """
+        self._signal(signal.SIGKILL)
+        self._stdout.close()
+        self._stderr.close()
+        self._loop.remove_reader(self._pidfd)
+        return self._reap()
+
+    def _reap(self) -> Optional[os.waitid_result]:
+        status = self._wait_status()
+        if status:
+            os.close(self._pidfd)
+        else:
+            self._loop.call_later(_POLL, self._reap)
+        return status
+
 
 class _Pipe:
-    """The reading end of a pipe: gathers what comes, up to a limit.
+    """A pipe: gathers what is written to it, up to a limit.
 
     Past the limit it goes on reading, so that the writer does not block.
 
-    :param keep_end: keep only that many of the last bytes; 0 for all
+    :param limit: of the bytes that are written
+    :param kept: how many of the last bytes are kept; None for all
+    :ivar writer: the end for the command, for the caller to close
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        fd: int,
-        limit: int,
-        keep_end: int,
+        self, limit: int, kept: Optional[int], on_full: Callable[[], None]
     ) -> None:
         self.data = bytearray()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        self.overflowed: asyncio.Future[None] = loop.create_future()
-        self._loop, self._fd, self._left = loop, fd, limit
-        self._keep_end = keep_end
-        os.set_blocking(fd, False)
-        loop.add_reader(fd, self._on_readable)
+        self.is_full = False
+        self._is_open = True
+        self._left, self._kept = limit, kept
+        self._on_full = on_full
+        self._loop = asyncio.get_running_loop()
+        self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._reader, False)
 
-    def take_all(self) -> None:
-        """Read what is there now, up to the limit."""
-        while not self.closed.done() and not self.overflowed.done():
-            if not self._on_readable():
-                return
+    def watch(self) -> None:
+        """Read whenever there is something.
 
-    def _on_readable(self) -> bool:
+        :raises OSError: when it cannot be watched
+        """
+        self._loop.add_reader(self._reader, self._read)
+
+    def read_all(self) -> bool:
+        """Read what is there now, up to the limit; whether that is the end."""
+        while self._is_open and not self.is_full and self._read():
+            pass
+        return not self._is_open
+
+    def _read(self) -> bool:
         """Read once; whether there was anything."""
         try:
-            got = os.read(self._fd, _READ)
+            data = os.read(self._reader, _READ)
         except BlockingIOError:
             return False
-        if not got:
+        if not data:
             self.close()
             return False
-        if len(got) > self._left:
-            got = got[: self._left]
-            if not self.overflowed.done():
-                self.overflowed.set_result(None)
-        self._left -= len(got)
-        self.data += got
-        if self._keep_end:
-            del self.data[: -self._keep_end]
+        if len(data) > self._left:
+            data = data[: self._left]
+            self.is_full = True
+            self._on_full()
+        self._left -= len(data)
+        self.data += data
+        if self._kept:
+            del self.data[: -self._kept]
         return True
 
     def close(self) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
+        """Close the reading end."""
+        if self._is_open:
+            self._is_open = False
+            self._loop.remove_reader(self._reader)
+            os.close(self._reader)

@@ -1,4 +1,4 @@
-"""The users that commands can run as, and what they find when they do."""
+"""The users that commands can run as, and their environment."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import threading
 import time
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Tuple
 
 from ngcp_task_agent.errors import CannotStart
 
-# Where programs are looked up that are named without a path, and the PATH of
-# every command: the agent's own could be anything.
+# Where programs without a path are looked up, and the PATH of every command:
+# the agent's own could be anything.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Seconds for a name service that may be remote: for a request; and while a
-# configuration is read, where whoever reloads waits, first and next.
+# Seconds that a name service, perhaps a remote one, may take: for a request;
+# and while a configuration is read, for all names together.
 ASK_WITHIN = 10.0
 FIND_WITHIN = 3.0
-_FIND_NEXT_WITHIN = 0.1
+_LEAST_WITHIN = 0.1  # for each name, though others have used up the time
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class User:
         return self.uid == os.geteuid()
 
     def environment(self) -> Dict[str, str]:
-        """What every command of this user finds in its environment."""
+        """The environment of every command of this user."""
         return {
             "PATH": PATH,
             "LANG": "C.UTF-8",
@@ -53,7 +53,7 @@ class User:
 
 
 def own_user() -> User:
-    """The user that the agent itself runs as, known by name or not."""
+    """The user that the agent itself runs as, even one without a name."""
     return _user_of(os.geteuid())
 
 
@@ -66,25 +66,24 @@ def _user_of(uid: int) -> User:
 
 
 def find_user(name: str) -> User:
-    """The user of that name, now; blocks.
+    """Look up a user; blocks.
 
-    Where many are asked for one after the other and the name service
-    answers none of them, it is waited for once.
+    Several calls share FIND_WITHIN while the name service does not answer.
 
     :raises CannotStart: when there is no such user, or no answer
     """
     answer = _ask(name)
     with _lock:
-        oldest = min(_since.values(), default=0.0)
+        oldest = min((began for _, began in _lookups.values()), default=0.0)
     within = oldest + FIND_WITHIN - time.monotonic()
     try:
-        return answer.result(max(within, _FIND_NEXT_WITHIN))
+        return answer.result(max(within, _LEAST_WITHIN))
     except futures.TimeoutError:
         raise _no_answer(name, FIND_WITHIN) from None
 
 
 async def ask_user(name: str) -> User:
-    """The user of that name, now.
+    """Look up a user.
 
     :raises CannotStart: when there is no such user, or no answer
     """
@@ -98,25 +97,25 @@ async def ask_user(name: str) -> User:
 
 def _no_answer(name: str, within: float) -> CannotStart:
     return CannotStart(
-        f"the name service did not tell within {within:g} s who '{name}' is"
+        f"the name service did not answer within {within:g} s for user "
+        f"'{name}'"
     )
 
 
-# The names that are being asked for, and since when.  A name service can
-# take very long, and what has asked it cannot be stopped: a thread for each
-# name, which holds up nobody else, nor the agent's end.
-_answers: Dict[str, futures.Future[User]] = {}
-_since: Dict[str, float] = {}
+# The lookups that run, and since when, by name.  A name service can take very
+# long, and a lookup cannot be stopped.  So each runs in a thread of its own,
+# which delays neither other lookups nor the agent's end.
+_lookups: Dict[str, Tuple[futures.Future[User], float]] = {}
 _lock = threading.Lock()
 
 
 def _ask(name: str) -> futures.Future[User]:
-    """The answer to come; whoever asks meanwhile gets the same."""
+    """Start a lookup, or join the one that runs."""
     with _lock:
-        if name in _answers:
-            return _answers[name]
+        if name in _lookups:
+            return _lookups[name][0]
         answer: futures.Future[User] = futures.Future()
-        # Whoever gives up does not cancel it for the others.
+        # A waiter that gives up must not cancel it for the others.
         answer.set_running_or_notify_cancel()
         thread = threading.Thread(
             target=_look_up, args=(name, answer), name="user", daemon=True
@@ -124,8 +123,8 @@ def _ask(name: str) -> futures.Future[User]:
         try:
             thread.start()
         except RuntimeError as error:
-            raise _cannot_ask(name, error) from None
-        _answers[name], _since[name] = answer, time.monotonic()
+            raise _cannot_look_up(name, error) from None
+        _lookups[name] = answer, time.monotonic()
         return answer
 
 
@@ -136,17 +135,17 @@ def _look_up(name: str, answer: futures.Future[User]) -> None:
     except (KeyError, ValueError):
         error = CannotStart(f"there is no user '{name}'")
     except Exception as failed:
-        error = _cannot_ask(name, failed)
+        error = _cannot_look_up(name, failed)
     with _lock:
-        del _answers[name], _since[name]
+        del _lookups[name]
     if user:
         answer.set_result(user)
     else:
         answer.set_exception(error)
 
 
-def _cannot_ask(name: str, error: Exception) -> CannotStart:
-    return CannotStart(f"who '{name}' is cannot be asked: {error}")
+def _cannot_look_up(name: str, error: Exception) -> CannotStart:
+    return CannotStart(f"user '{name}' cannot be looked up: {error}")
 
 
 def _user(entry: pwd.struct_passwd) -> User:

@@ -12,7 +12,7 @@ from ngcp_task_agent import background
 from tests.unit.fakes import until
 
 
-def told() -> List[Any]:
+def reported() -> List[Any]:
     contexts: List[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: contexts.append(context))
@@ -20,21 +20,21 @@ def told() -> List[Any]:
 
 
 async def test_ends() -> None:
-    contexts = told()
+    contexts = reported()
     await background.start(asyncio.sleep(0))
     task = background.start(asyncio.sleep(600))
     await background.end(task)
     assert task.cancelled()
-    # Once more is no harm.
+    # Ending it again does no harm.
     await background.end(task)
     assert contexts == []
 
 
-async def test_an_error_is_told() -> None:
+async def test_an_error_is_reported() -> None:
     async def fail() -> None:
         raise ZeroDivisionError
 
-    contexts = told()
+    contexts = reported()
     task = background.start(fail())
     await until(lambda: contexts)
     (context,) = contexts
@@ -42,11 +42,11 @@ async def test_an_error_is_told() -> None:
     await background.end(task)
 
 
-async def test_end_of_what_has_lost_its_cancellation(
+async def test_a_lost_cancellation_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As wait_for() can, where what it waits for ends at that moment."""
-    monkeypatch.setattr(background, "_AGAIN", 0.01)
+    """As wait_for() loses it when its own awaitable ends then."""
+    monkeypatch.setattr(background, "CANCEL_AGAIN", 0.01)
     lost = asyncio.Event()
 
     async def work() -> None:

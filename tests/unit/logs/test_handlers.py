@@ -1,4 +1,4 @@
-"""Records are written, or lost and counted; nobody waits for it."""
+"""Records are written, or lost and counted; logging never blocks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import select
 import socket
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Sequence
 
 import pytest
 
-from ngcp_task_agent.logs import handlers as logwriter
 from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
 
 
@@ -29,22 +28,24 @@ class Slow(LogWriter):
     """Writes when it is let; loses what comes before it works."""
 
     def __init__(self) -> None:
-        super().__init__(self.tell)
+        super().__init__(self.report)
         self.go = threading.Event()
         self.works = True
         self.done: List[bytes] = []
 
-    def tell(self, count: int) -> None:
+    def report(self, count: int) -> None:
         self.handle(record(f"{count} lost"))
 
-    def render(self, record: logging.LogRecord) -> Tuple[bytes, ...]:
+    def render(self, record: logging.LogRecord) -> Sequence[bytes]:
         return (record.getMessage().encode(),)
 
-    def write(self, what: Tuple[bytes, ...]) -> None:
-        assert self.go.wait(60)
+    def write(self, parts: Sequence[bytes], wait: float) -> bool:
+        if not self.go.wait(wait):
+            return False
         if not self.works:
             raise OSError
-        self.done.extend(what)
+        self.done.extend(parts)
+        return True
 
 
 @pytest.fixture
@@ -64,10 +65,8 @@ def test_order(slow: Slow) -> None:
     assert [what.decode() for what in slow.done] == texts
 
 
-def test_lost_when_too_many_wait(
-    slow: Slow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logwriter, "_KEEP", 30)
+def test_lost_when_too_many_wait(slow: Slow) -> None:
+    slow.max_queued = 30
     for number in range(10):
         slow.handle(record(f"record {number:03}"))
     slow.go.set()
@@ -108,11 +107,11 @@ def test_no_thread(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    slow.go.set()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", full)
         slow.handle(record("lost"))
         slow.drain(30)
+    slow.go.set()
     for text in ("works", "next"):
         slow.handle(record(text))
         slow.drain(30)
@@ -120,10 +119,9 @@ def test_no_thread(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def piped() -> Iterator[int]:
-    """Standard error is a pipe; this is its other end."""
+def standard_error(read: int, write: int) -> Iterator[int]:
+    """Standard error is ``write``; closes both ends."""
     before = os.dup(2)
-    read, write = os.pipe()
     os.dup2(write, 2)
     os.close(write)
     try:
@@ -134,8 +132,18 @@ def piped() -> Iterator[int]:
         os.close(read)
 
 
+def piped() -> ContextManager[int]:
+    """Standard error is a pipe; this is its other end."""
+    return standard_error(*os.pipe())
+
+
+def on_terminal() -> ContextManager[int]:
+    """Standard error is a terminal; this is its other end."""
+    return standard_error(*os.openpty())
+
+
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_pipe_that_nobody_reads(blocking: bool) -> None:
+def test_a_pipe_that_is_not_read(blocking: bool) -> None:
     texts = [f"{number} " + "x" * 1000 for number in range(300)]
     got = b""
     with piped() as pipe:
@@ -148,6 +156,30 @@ def test_a_pipe_that_nobody_reads(blocking: bool) -> None:
             got += os.read(pipe, 65536)
         writer.drain(30)
     assert got.decode().splitlines() == texts
+
+
+def test_a_terminal_that_is_not_read() -> None:
+    texts = [f"{number} " + "x" * 1000 for number in range(300)]
+    got = b""
+    with on_terminal() as terminal:
+        writer = ErrorWriter(lambda count: None)
+        for text in texts:
+            writer.handle(record(text))
+        while got.count(b"\n") < len(texts):
+            assert select.select([terminal], [], [], 30)[0]
+            got += os.read(terminal, 65536)
+        writer.drain(30)
+    assert got.decode().splitlines() == texts
+
+
+def test_a_line_is_written_at_once() -> None:
+    """By no thread, which costs more than the writing."""
+    with piped() as pipe:
+        writer = ErrorWriter(lambda count: None)
+        before = threading.active_count()
+        writer.handle(record("x" * 4000))
+        assert threading.active_count() == before
+        assert os.read(pipe, 65536) == b"x" * 4000 + b"\n"
 
 
 def test_a_pipe_without_another_end() -> None:
@@ -191,7 +223,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def told() -> List[int]:
+def reported() -> List[int]:
     return []
 
 
@@ -225,9 +257,9 @@ def sender(path: Path) -> Iterator[Sender]:
 
 @pytest.fixture
 def writer(
-    path: Path, told: List[int], sender: Sender
+    path: Path, reported: List[int], sender: Sender
 ) -> Iterator[JournalWriter]:
-    writer = JournalWriter(told.append, "agent", sender.send, str(path))
+    writer = JournalWriter(reported.append, "agent", sender.send, str(path))
     yield writer
     writer.drain(30)
     writer.close()
@@ -296,7 +328,7 @@ def test_priorities(
 
 
 def test_a_journal_that_hangs(
-    path: Path, writer: JournalWriter, told: List[int]
+    path: Path, writer: JournalWriter, reported: List[int]
 ) -> None:
     journal = Journal(path)
     texts = [str(number) for number in range(3000)]
@@ -307,12 +339,12 @@ def test_a_journal_that_hangs(
     writer.drain(30)
     writer.handle(record("last"))
     assert journal.read()["MESSAGE"] == "last"
-    assert not told
+    assert not reported
     journal.close()
 
 
 def test_a_journal_that_starts_again(
-    path: Path, writer: JournalWriter, told: List[int]
+    path: Path, writer: JournalWriter, reported: List[int]
 ) -> None:
     for _ in range(2):
         journal = Journal(path)
@@ -325,12 +357,12 @@ def test_a_journal_that_starts_again(
     writer.handle(record("here"))
     writer.handle(record("next"))
     assert [journal.read()["MESSAGE"] for _ in "12"] == ["here", "next"]
-    assert told == [2, 2]
+    assert reported == [2, 2]
     journal.close()
 
 
 def test_a_journal_that_ends_while_it_hangs(
-    path: Path, writer: JournalWriter, told: List[int]
+    path: Path, writer: JournalWriter, reported: List[int]
 ) -> None:
     journal = Journal(path)
     for number in range(3000):
@@ -341,7 +373,7 @@ def test_a_journal_that_ends_while_it_hangs(
     for text in ("here", "next"):
         writer.handle(record(text))
         assert journal.read()["MESSAGE"] == text
-    (lost,) = told
+    (lost,) = reported
     assert 0 < lost < 3000
     journal.close()
 

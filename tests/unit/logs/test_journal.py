@@ -1,15 +1,15 @@
-"""The journal: kinds, fields, and lines that nobody can forge."""
+"""The journal: kinds, fields, and lines that cannot be forged."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any, List
+from typing import Any, List, Type
 
 import pytest
 
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter
+from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
 from tests.unit.fakes import Records
 
 KINDS = {
@@ -100,56 +100,53 @@ def test_a_traceback_may_have_lines(
     assert "Traceback" in written(capfd)
 
 
-def stream_of(fd: int) -> str:
-    status = os.fstat(fd)
-    return f"{status.st_dev}:{status.st_ino}"
-
-
 STREAMS: List[Any] = [
-    pytest.param(None, False, id="not-set"),
-    pytest.param("", False, id="empty"),
-    pytest.param("x", False, id="nonsense"),
-    pytest.param("1:2", False, id="another"),
-    pytest.param("own", True, id="ours"),
+    pytest.param(None, ErrorWriter, id="not-set"),
+    pytest.param("", ErrorWriter, id="empty"),
+    pytest.param("x", ErrorWriter, id="nonsense"),
+    pytest.param("1:2", ErrorWriter, id="another"),
+    pytest.param("own", JournalWriter, id="ours"),
 ]
 
 
-@pytest.mark.parametrize(("stream", "expected"), STREAMS)
-def test_is_journal(
-    stream: Any, expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stream", "writer"), STREAMS)
+def test_the_journal_if_standard_error_goes_there(
+    stream: Any,
+    writer: Type[LogWriter],
+    agent_logger: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, write = os.pipe()
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    if stream == "own":
+        status = os.fstat(2)
+        stream = f"{status.st_dev}:{status.st_ino}"
+    if stream is not None:
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+    journal.set_up("info")
+    (handler,) = agent_logger.handlers
+    assert type(handler) is writer
+    handler.close()
+
+
+def test_no_standard_error(agent_logger: logging.Logger) -> None:
+    before = os.dup(2)
+    os.close(2)
     try:
-        if stream is None:
-            monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-        else:
-            text = stream_of(write) if stream == "own" else stream
-            monkeypatch.setenv("JOURNAL_STREAM", text)
-        assert journal._is_journal(write) is expected
-    finally:
-        os.close(read)
-        os.close(write)
-    assert not journal._is_journal(write)
-
-
-def test_the_journal_if_it_is_there(
-    agent_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for is_journal, kind in ((True, JournalWriter), (False, ErrorWriter)):
-        monkeypatch.setattr(
-            journal, "_is_journal", lambda fd, is_=is_journal: is_
-        )
         journal.set_up("info")
-        assert [type(h) for h in agent_logger.handlers] == [kind]
-        agent_logger.handlers[0].close()
+        journal.record(journal.TASK_DONE, "lost")
+        journal.drain(30)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+    assert isinstance(agent_logger.handlers[0], ErrorWriter)
 
 
-def test_lost_records_are_told(
+def test_lost_records_are_reported(
     agent_logger: logging.Logger,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(writer: ErrorWriter, what: object) -> None:
+    def fails(writer: ErrorWriter, parts: object, wait: float) -> bool:
         raise OSError
 
     journal.set_up("info")
