@@ -20,10 +20,10 @@ from ngcp_task_agent.config.models import UNKNOWN, NodeConfig
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node import ngcp_files
-from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.process.run import Cause, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import own_user
+from ngcp_task_agent.protocol.identity import Identity
 
 CHECK_ACTIVE = ("/usr/sbin/ngcp-check-active", "-v")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 0.7  # seconds between two polls

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Iterable, NamedTuple, Tuple
 
 from ngcp_task_agent.errors import DestinationError
-from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.pattern import Pattern
 
 _LOCAL = frozenset({"local", "localhost"})

@@ -9,8 +9,8 @@ from typing import Callable, Counter, Dict, FrozenSet, Mapping, Tuple, Union
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.protocol import destination
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.messages import Malformed, Request, parse_request
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.task import Task

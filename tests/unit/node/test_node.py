@@ -17,8 +17,8 @@ import pytest
 from ngcp_task_agent.config.models import NodeConfig
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node import node as node_module
-from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.node.node import Node
+from ngcp_task_agent.protocol.identity import Identity
 from tests.unit.fakes import Records, has_children, until, write
 
 

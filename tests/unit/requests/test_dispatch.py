@@ -12,7 +12,7 @@ from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.brokers.base import Broker, Result
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests import dispatch
 from ngcp_task_agent.requests.dispatch import Dispatcher
 from ngcp_task_agent.requests.slots import Slots

@@ -1,4 +1,4 @@
-"""Identity: who the node is at one moment."""
+"""Identity: what requests can ask for of a node, at one moment."""
 
 from __future__ import annotations
 
