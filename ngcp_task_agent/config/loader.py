@@ -1,7 +1,7 @@
 """The configuration: a folder of YAML files, read again at every reload.
 
-Each file stands for itself: a fault leaves that file out, or keeps its last
-good version where there was one, and all faults are told at once.
+A fault in one file leaves out that file alone, or keeps its last good version
+where there was one.  All faults of all files are reported at once.
 """
 
 from __future__ import annotations
@@ -9,43 +9,33 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-    TypeVar,
-)
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
 
-from ngcp_task_agent.config import models as settings
-from ngcp_task_agent.config import permissions as trusted
-from ngcp_task_agent.config import plugins
+from ngcp_task_agent.config import models, permissions, plugins
+from ngcp_task_agent.config.faults import FAULTY, Fault
 from ngcp_task_agent.config.models import (
-    UNKNOWN,
     AgentConfig,
     BackendConfig,
-    NodeConfig,
     TaskConfig,
 )
 from ngcp_task_agent.config.plugins import Plugins
-from ngcp_task_agent.config.yaml_file import Document, Fault
+from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.logs import journal
 
 DEFAULT_DIR = Path("/etc/ngcp-task-agent")
 
+FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
+
 
 @dataclass(frozen=True)
 class Config:
-    """All that is usable, and what is not.
+    """What can be used of all files, and what is wrong with the others.
 
-    :ivar tasks: the enabled ones, whose backend is there, in their files'
-        order; no two with the same name, backend and channel
+    :ivar tasks: the enabled ones whose backend can be used, in the order of
+        their files; no two with the same name, backend and channel
     :ivar warnings: what will keep a sound task from working, as things stand
-    :ivar kept: how many faulty files go on as they were without a fault
-    :ivar left_out: how many have nothing in force
+    :ivar kept: how many files have faults, and a good version in force
+    :ivar left_out: how many files have faults, and nothing in force
     """
 
     plugins: Plugins
@@ -57,177 +47,143 @@ class Config:
     kept: int
     left_out: int
 
-    def tell(self) -> None:
-        """Put faults and warnings into the journal."""
+    def log(self) -> None:
+        """Write faults and warnings to the journal."""
         for fault in self.faults:
             journal.record(journal.CONFIG_FAULT, str(fault))
         for warning in self.warnings:
             journal.record(journal.CONFIG_WARNING, str(warning))
 
 
-FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix.lower() in (".yml", ".yaml")
-
-
 class Loader:
-    """Reads the folder, again and again; remembers what was good.
+    """Reads the folder again and again; remembers what was good.
 
     Blocks: call load() in a thread.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._good: Dict[Path, Any] = {}
-        self._said: Dict[Path, Any] = {}  # the values of sound files
+        # Of each file: what it last said without a fault, and what that means.
+        self._good: Dict[Path, Tuple[Any, Any]] = {}
         self._faults: List[Fault] = []
         self._warnings: List[Fault] = []
 
     def load(self) -> Config:
-        """What the files say now."""
-        installed = plugins.find()
+        """Read all files."""
+        known = plugins.installed()
         self._faults, self._warnings = [], []
-        seen: List[Path] = []
         if not os.path.isdir(self.folder):
-            self._faults.append(
-                Fault(self.folder, 0, "", "there is no such folder")
-            )
-        self._warn_of_strangers()
+            what = "there is no such folder"
+            self._faults.append(Fault(self.folder, 0, "", what))
+        self._warn_about_misplaced_files()
         agent_file = self.folder / "agent.yml"
-        agent = AgentConfig()
-        if os.path.lexists(agent_file):
-            seen.append(agent_file)
-            # Without it nobody knows whom this node would act for.
-            agent = self._make(
-                trusted.read(agent_file), settings.agent
-            ) or AgentConfig(
-                NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=())
-            )
+        agent_files = [agent_file] if os.path.lexists(agent_file) else []
+        backend_files = self._files("backends")
+        task_files = self._files("tasks")
+        files = {*agent_files, *backend_files, *task_files}
+        self._good = {p: g for p, g in self._good.items() if p in files}
+
+        agent: Optional[AgentConfig] = AgentConfig()
+        for document in map(permissions.read, agent_files):
+            agent = self._parse(document, models.parse_agent)
         named: Dict[str, Optional[BackendConfig]] = {}
-        for path in self._files("backends"):
-            seen.append(path)
-            named[path.stem] = self._make(
-                trusted.read(path), lambda d: settings.backend(d, installed)
+        for document in map(permissions.read, backend_files):
+            named[document.path.stem] = self._parse(
+                document, models.parse_backend, known
             )
         backends = {name: found for name, found in named.items() if found}
         tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
-        documents = [trusted.read(path) for path in self._files("tasks")]
         # A file that has not changed keeps its name against one that has.
-        documents.sort(key=self._has_changed)
-        for document in documents:
-            seen.append(document.path)
-            task = self._make(
-                document, lambda d: self._task(d, installed, named, tasks)
+        documents = map(permissions.read, task_files)
+        for document in sorted(documents, key=self._has_changed):
+            task = self._parse(
+                document, models.parse_task, known, named, tasks
             )
             if task and task.enabled and task.backend in backends:
                 place = (task.backend, task.channel, task.name)
                 # What was good of a faulty file gives way to a sound one.
                 tasks.setdefault(place, task)
-        self._good = {p: c for p, c in self._good.items() if p in seen}
+
         # A task is not in force without its backend, whatever was good of it.
         in_force = {task.path for task in tasks.values()}
         in_force.update(backend.path for backend in backends.values())
         in_force.update({agent_file} & self._good.keys())
-        faulty = {fault.path for fault in self._faults}.intersection(seen)
+        faulty = {fault.path for fault in self._faults} & files
         return Config(
-            installed,
-            agent,
+            known,
+            agent or models.NOBODY,
             backends,
             tuple(tasks.values()),
-            tuple(sorted(self._faults)),
-            tuple(sorted(self._warnings)),
+            # A value of the wrong type can be found by two of the checks.
+            tuple(sorted({*self._faults})),
+            tuple(sorted({*self._warnings})),
             kept=len(faulty & in_force),
             left_out=len(faulty - in_force),
         )
 
     def _files(self, name: str) -> List[Path]:
-        """The files of a folder, in their names' order."""
+        """The files of a folder, sorted by name."""
         folder = self.folder / name
         try:
             names = sorted(os.listdir(folder))
         except FileNotFoundError:
             return []
         except OSError as error:
-            self._faults.append(trusted.os_fault(folder, error))
-            # Whether they are still there is not known: they stay.
+            self._faults.append(permissions.os_fault(folder, error))
+            # They may still be there: keep them.
             return sorted(p for p in self._good if p.parent == folder)
         # Editors leave hidden files behind.
         paths = [folder / n for n in names if n[0] != "."]
         for path in paths:
             if _is_yaml(path) and path.suffix != ".yml":
-                what = "is not read: its name must end with '.yml'"
-                self._warnings.append(Fault(path, 0, "", what))
+                self._warn(path, "its name must end with '.yml'")
         return [path for path in paths if path.suffix == ".yml"]
 
-    def _warn_of_strangers(self) -> None:
-        """Warn of what looks like a part of the configuration and is none."""
+    def _warn_about_misplaced_files(self) -> None:
+        """Warn about files that look like configuration but are not read."""
         try:
             paths = sorted(self.folder.glob("[!.]*"))
         except OSError:
             return  # it has a fault already
         for path in paths:
-            name = path.name.lower()
-            what = ""
+            name = path.name.lower().rstrip("s")
             if path.name in ("agent.yml", "backends", "tasks"):
                 continue
-            if name.rstrip("s") in ("backend", "task"):
-                what = f"is '{name.rstrip('s')}s' meant?"
+            if name in ("backend", "task"):
+                self._warn(path, f"is '{name}s' meant?")
+            elif _is_yaml(path) and path.stem.lower().rstrip("s") == "agent":
+                self._warn(path, "is 'agent.yml' meant?")
             elif _is_yaml(path):
-                what = "backends and tasks lie in backends/ and tasks/"
-                if path.stem.lower().rstrip("s") == "agent":
-                    what = "is 'agent.yml' meant?"
-            if what:
-                fault = Fault(path, 0, "", f"is not read; {what}")
-                self._warnings.append(fault)
+                self._warn(path, "use the folders backends/ and tasks/")
+
+    def _warn(self, path: Path, why: str) -> None:
+        self._warnings.append(Fault(path, 0, "", f"is not read: {why}"))
 
     def _has_changed(self, document: Document) -> bool:
-        said = self._said.get(document.path)
+        said, _ = self._good.get(document.path, (FAULTY, None))
         return bool(document.faults) or document.value != said
 
-    def _make(
+    def _parse(
         self,
         document: Document,
-        make: Callable[[Document], Tuple[Optional[FileConfig], List[Fault]]],
+        parse: Callable[..., Optional[FileConfig]],
+        *known: Any,
     ) -> Optional[FileConfig]:
-        """What a file says, or else what it last said without a fault."""
-        path = document.path
-        config: Optional[FileConfig] = None
-        faults = [*document.faults]
-        if document.is_read:
-            try:
-                config, found = make(document)
-                faults += found
-            except Exception as error:
-                # No file, however odd, is to end what runs.
-                what = f"cannot be used: {type(error).__name__}: {error}"
-                faults.append(Fault(path, 0, "", what))
-        self._faults += faults
-        if not faults:
-            self._good[path] = config
-            self._said[path] = document.value
-        good: Optional[FileConfig] = self._good.get(path)
+        """What a file says; if it has faults, what it last said without."""
+        try:
+            config = parse(document, *known)
+        except Exception as error:
+            # No file, however odd, may end what runs.
+            what = f"cannot be used: {type(error).__name__}: {error}"
+            document.faults.append(Fault(document.path, 0, "", what))
+        self._faults += document.faults
+        self._warnings += document.warnings
+        if not document.faults:
+            self._good[document.path] = (document.value, config)
+        good: Optional[FileConfig]
+        _, good = self._good.get(document.path, (None, None))
         return good
 
-    def _task(
-        self,
-        document: Document,
-        installed: Plugins,
-        backends: Mapping[str, Optional[BackendConfig]],
-        tasks: Mapping[Tuple[str, str, str], TaskConfig],
-    ) -> Tuple[Optional[TaskConfig], List[Fault]]:
-        task, faults = settings.task(document, installed, backends, tasks)
-        if not task or not task.enabled:
-            return task, faults
-        broker = installed.brokers[task.broker](task.broker_options)
-        at = ("broker_options",)
-        try:
-            self._warnings += [
-                document.fault((*at, key), what)
-                for key, what in broker.problems().items()
-            ]
-        except Exception as error:
-            what = f"the broker failed to tell its problems: {error!r}"
-            self._warnings.append(document.fault(at, what))
-        return task, []
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yml", ".yaml")

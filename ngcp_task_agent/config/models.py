@@ -1,38 +1,31 @@
-"""What a file of the configuration says, checked, as a frozen dataclass.
+"""What each file of the configuration says, as a frozen dataclass.
 
-Each function takes the document of one file and returns what it says, or
-None and every fault of it.
+Each function takes the document of one file, adds the faults of what it says,
+and returns None where the document has any fault.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from ngcp_task_agent.brokers.base import Broker
-from ngcp_task_agent.config import schemas
-from ngcp_task_agent.config.plugins import Plugin, Plugins
+from ngcp_task_agent.config.faults import Fault, Schema, explain_schema, meant
+from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
-from ngcp_task_agent.config.yaml_file import (
-    FAULTY,
-    Document,
-    Fault,
-    Steps,
-    is_known,
-)
+from ngcp_task_agent.config.yaml_file import Document
 
-# A response without data has to fit, see messages.Response.encode.
-_LEAST_RESPONSE = 16384
-_LEAST_REQUEST = 1024
+# In bytes.  A response without data has to fit, see messages.Response.encode.
+LEAST_SIZES = {"max_request": 1024, "max_response": 16384}
 _LONGEST_NAME = 255  # characters, of the src of a message
 # No control characters, nor those that turn the direction of a line.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
 )
 
-Schema = Dict[str, Any]
+
+Found = TypeVar("Found")
 
 
 def _text(title: str) -> Schema:
@@ -48,20 +41,16 @@ def _name(title: str) -> Schema:
     }
 
 
-def _number(
-    least: int, most: int, title: str, kind: str = "integer"
-) -> Schema:
+def _number(kind: str, title: str, least: int, most: int) -> Schema:
+    title = f"{title} from {least} to {most}"
     return {"type": kind, "minimum": least, "maximum": most, "title": title}
 
 
-def _texts(title: str, item: Optional[Schema] = None) -> Schema:
-    items = item or _text("a string")
-    return {"type": "array", "items": items, "title": title}
+def _list(title: str, items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, "title": title, **more}
 
 
-_COUNT = _number(1, 10_000, "a whole number from 1 to 10000")
-
-_AGENT: Schema = {
+AGENT_SCHEMA: Schema = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
@@ -70,13 +59,14 @@ _AGENT: Schema = {
             "additionalProperties": False,
             "properties": {
                 "name": _name("a name"),
-                "aliases": _texts("a list of names", _name("a name")),
-                "roles": _texts("a list of roles", _name("a role")),
+                "aliases": _list("a list of names", _name("a name")),
+                "roles": _list("a list of roles", _name("a role")),
                 "state": _text("a state such as active"),
-                "state_command": {
-                    **_texts("a list: a program and its arguments"),
-                    "minItems": 1,
-                },
+                "state_command": _list(
+                    "a list: a program and its arguments",
+                    _text("a string"),
+                    minItems=1,
+                ),
                 "status": _text("a status such as online"),
                 "labels": {
                     "type": "object",
@@ -93,16 +83,17 @@ _AGENT: Schema = {
         },
         "max_request": SIZE_SCHEMA,
         "max_response": SIZE_SCHEMA,
-        "max_running": _COUNT,
-        "stop_timeout": _number(
-            0, 3600, "a number of seconds from 0 to 3600", "number"
-        ),
+        "max_running": _number("integer", "a whole number", 1, 10_000),
+        "stop_timeout": _number("number", "a number of seconds", 0, 3600),
     },
 }
 
-_BACKEND: Schema = {"properties": {"type": _text("the name of a type")}}
+_BACKEND_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {"type": _text("the name of a type")},
+}
 
-_TASK: Schema = {
+TASK_SCHEMA: Schema = {
     "type": "object",
     "additionalProperties": False,
     "required": ["name", "backend", "broker"],
@@ -117,24 +108,21 @@ _TASK: Schema = {
         "broker_options": {"type": "object"},
         "description": {"type": "string"},
         "enabled": {"type": "boolean"},
-        "max_running": _COUNT,
-        "max_queued": _number(0, 100_000, "a whole number from 0 to 100000"),
-        "allow_src": _texts("a list of patterns for names"),
-        "data_schema": {
-            "type": ["object", "boolean"],
-            "title": "a JSON Schema",
-        },
+        "max_running": _number("integer", "a whole number", 1, 10_000),
+        "max_queued": _number("integer", "a whole number", 0, 100_000),
+        "allow_src": _list("a list of patterns for names", _text("a string")),
+        "data_schema": {"type": ["object", "boolean"]},
     },
 }
 
 
-#: A node whose state or status cannot be found out.
+#: The state or status of a node that could not be found out.
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """The ``node`` part of agent.yml; None where it is silent."""
+    """The ``node`` part of agent.yml; None where it does not say."""
 
     name: Optional[str] = None
     aliases: Tuple[str, ...] = ()
@@ -156,9 +144,13 @@ class AgentConfig:
     stop_timeout: float = 20.0
 
 
+#: Stands in for a faulty agent.yml: it is not known whom to act for.
+NOBODY = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
+
+
 @dataclass(frozen=True)
 class BackendConfig:
-    """``backends/NAME.yml``; the options are the backend's affair."""
+    """``backends/NAME.yml``; the options are for the backend."""
 
     path: Path
     name: str
@@ -168,252 +160,175 @@ class BackendConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A file of ``tasks/``; the options are the plugins' affair."""
+    """A file of ``tasks/``; the options are for the broker."""
 
     path: Path
     name: str
     backend: str
     channel: str
     broker: str
-    broker_options: Mapping[str, Any]
-    description: str
-    enabled: bool
-    max_running: int
-    max_queued: int
-    allow_src: Optional[Tuple[str, ...]]
-    data_schema: Optional[Mapping[str, Any]]
+    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+    enabled: bool = True
+    max_running: int = 8
+    max_queued: int = 64
+    allow_src: Optional[Tuple[str, ...]] = None
+    data_schema: Optional[Mapping[str, Any]] = None
 
 
-def agent(document: Document) -> Tuple[Optional[AgentConfig], List[Fault]]:
+def parse_agent(document: Document) -> Optional[AgentConfig]:
     value = {} if document.value is None else document.value
-    faults = schemas.check(document, value, _AGENT)
+    document.validate(value, AGENT_SCHEMA)
     if not isinstance(value, dict):
-        return None, faults
-    node = value.get("node", {})
+        return None
+    keys, node = dict(value), value.get("node")
     if isinstance(node, dict) and {"state", "state_command"} <= node.keys():
         what = "only one of state and state_command can be given"
-        faults.append(document.fault(("node", "state_command"), what))
-    faulty = {fault.where for fault in faults}
-    sizes = {}
-    for key, least in (
-        ("max_request", _LEAST_REQUEST),
-        ("max_response", _LEAST_RESPONSE),
-    ):
-        if key not in value or key in faulty or value[key] is FAULTY:
-            continue
-        sizes[key] = parse_size(value[key])
-        if sizes[key] < least:
-            what = f"must be at least {least} bytes"
-            faults.append(document.fault((key,), what))
-    if faults or document.faults:
-        return None, faults
-    lists = {
-        key: tuple(node[key])
-        for key in ("aliases", "roles", "state_command")
-        if key in node
-    }
-    others = {key: value[key] for key in value if key != "node"}
-    return (
-        AgentConfig(
-            node=NodeConfig(**{**node, **lists}), **{**others, **sizes}
-        ),
-        [],
-    )
+        document.add(("node", "state_command"), what)
+    for key, least in LEAST_SIZES.items():
+        if key in value and document.is_sound(key):
+            keys[key] = parse_size(value[key])
+            if keys[key] < least:
+                document.add((key,), f"must be at least {least} bytes")
+    if document.faults:
+        return None
+    return AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
 
 
-def backend(
+def parse_backend(
     document: Document, plugins: Plugins
-) -> Tuple[Optional[BackendConfig], List[Fault]]:
+) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
+    document.validate(value, _BACKEND_SCHEMA)
     if not isinstance(value, dict):
-        return None, schemas.check(document, value, {"type": "object"})
+        return None
+    options = dict(value)
     name = document.path.stem
-    type_name = value.get("type", name)
-    options = {key: value[key] for key in value if key != "type"}
-    faults = schemas.check(document, {"type": type_name}, _BACKEND)
-    kind, found = _plugin(document, "type", type_name, plugins.backends)
-    if "type" not in value and not kind:
-        hint = schemas.meant(name, plugins.backends)
-        what = f"the key 'type' is missing, and '{name}' is no type{hint}"
-        found = [document.fault((), what)]
-    faults += found
+    type_name = options.pop("type", name)
+    unknown = "unknown type '{}'"
+    if "type" not in value:
+        unknown = "is missing, and '{}' is not a type"
+    kind = _find_named(document, "type", type_name, plugins.backends, unknown)
     kinds = [kind] if kind else plugins.backends.values()
-    faults += _options_faults(
-        document, options, [kind.options_schema for kind in kinds]
-    )
-    if faults or document.faults:
-        return None, faults
-    return BackendConfig(document.path, name, type_name, options), []
+    document.validate(options, *(kind.options_schema for kind in kinds))
+    if document.faults:
+        return None
+    return BackendConfig(document.path, name, type_name, options)
 
 
-def task(
+def parse_task(
     document: Document,
     plugins: Plugins,
     backends: Mapping[str, Optional[BackendConfig]],
     others: Mapping[Tuple[str, str, str], TaskConfig],
-) -> Tuple[Optional[TaskConfig], List[Fault]]:
-    """
-    :param backends: by name; None for one that is not usable
+) -> Optional[TaskConfig]:
+    """Also warns about problems that the task's broker sees.
+
+    :param backends: by name; None for one that has faults
     :param others: the enabled tasks of other files, by backend, channel, name
     """
     value = document.value
     if value is None:
-        keys = ", ".join(_TASK["required"])
-        what = f"is empty: a task has at least the keys {keys}"
-        return None, [Fault(document.path, 0, "", what)]
-    faults = schemas.check(document, value, _task_schema(plugins))
+        needed = ", ".join(TASK_SCHEMA["required"])
+        what = f"is empty: a task has at least the keys {needed}"
+        document.faults.append(Fault(document.path, 0, "", what))
+        return None
     if not isinstance(value, dict):
-        return None, faults
-    channel, found = _channel(document, plugins, backends)
-    faults += found
-    kind, found = _plugin(
-        document, "broker", value.get("broker"), plugins.brokers
+        document.validate(value, TASK_SCHEMA)
+        return None
+    unknown = "there is no file '{}.yml' in the folder backends"
+    name = value.get("backend")
+    backend = _find_named(document, "backend", name, backends, unknown)
+    receiver = plugins.backends[backend.type] if backend else None
+    name, unknown = value.get("broker"), "unknown broker '{}'"
+    broker = _find_named(document, "broker", name, plugins.brokers, unknown)
+    receivers = [receiver] if receiver else plugins.backends.values()
+    brokers = [broker] if broker else plugins.brokers.values()
+    _validate_task(
+        document,
+        backend_options=[kind.task_options_schema for kind in receivers],
+        broker_options=[kind.options_schema for kind in brokers],
     )
-    faults += found
-    faults += _broker_faults(document, kind, plugins)
-    if value.get("enabled") is not False:
-        faults += _name_faults(document, channel, others)
-    faults += _data_schema_faults(document, value.get("data_schema"))
-    if faults or document.faults:
-        # A value of the wrong type can be found by two of the checks.
-        return None, list(dict.fromkeys(faults))
-    allow_src = value.get("allow_src")
-    return (
-        TaskConfig(
-            path=document.path,
-            name=value["name"],
-            backend=value["backend"],
-            channel=channel,
-            broker=value["broker"],
-            broker_options=value.get("broker_options", {}),
-            description=value.get("description", ""),
-            enabled=value.get("enabled", True),
-            max_running=value.get("max_running", 8),
-            max_queued=value.get("max_queued", 64),
-            allow_src=None if allow_src is None else tuple(allow_src),
-            data_schema=value.get("data_schema"),
-        ),
-        [],
-    )
+    channel = ""
+    if receiver and document.is_sound("backend_options"):
+        channel = receiver.channel(value.get("backend_options", {}))
+    enabled = value.get("enabled", True)
+    if backend and enabled and document.is_sound("name"):
+        other = others.get((backend.name, channel, value.get("name", "")))
+        if other:
+            what = f"{other.path} has a task of this name on this channel"
+            document.add(("name",), what)
+    if broker and not document.faults:
+        _try_broker(document, broker, enabled)
+    if document.faults:
+        return None
+    keys = _frozen(value)
+    keys.pop("backend_options", None)
+    return TaskConfig(path=document.path, channel=channel, **keys)
 
 
-def _task_schema(plugins: Plugins) -> Schema:
-    """The schema of a task, which knows what options there are."""
-    properties = dict(_TASK["properties"])
-    for name, options in (
-        (
-            "backend_options",
-            [kind.task_options_schema for kind in plugins.backends.values()],
-        ),
-        (
-            "broker_options",
-            [kind.options_schema for kind in plugins.brokers.values()],
-        ),
-    ):
-        # Their values are checked by the schema of the plugin that is named.
-        keys = {key: True for o in options for key in o.get("properties", {})}
-        properties[name] = {**properties[name], "properties": keys}
-    return {**_TASK, "properties": properties}
+def _frozen(keys: Mapping[str, Any]) -> Dict[str, Any]:
+    """The same with tuples for lists."""
+    lists = {k: tuple(v) for k, v in keys.items() if isinstance(v, list)}
+    return {**keys, **lists}
 
 
-def _plugin(
-    document: Document, key: str, name: Any, known: Mapping[str, Type[Plugin]]
-) -> Tuple[Optional[Type[Plugin]], List[Fault]]:
-    """The class that a file names."""
+def _find_named(
+    document: Document,
+    key: str,
+    name: Any,
+    known: Mapping[str, Optional[Found]],
+    unknown: str,
+) -> Optional[Found]:
+    """What a name stands for; if there is nothing, a fault.
+
+    :param unknown: the fault, with {} for the name
+    """
     if not isinstance(name, str) or not name:
-        return None, []  # already a fault
-    if name in known:
-        return known[name], []
-    what = f"'{name}' is not known{schemas.meant(name, known)}"
-    return None, [document.fault((key,), what)]
+        return None  # a fault that the schema finds
+    if name not in known:
+        document.add((key,), unknown.format(name) + meant(name, known))
+    elif known[name] is None:
+        document.add((key,), f"'{name}' cannot be used: it has faults")
+    return known.get(name)
 
 
-def _options_faults(
-    document: Document,
-    options: Any,
-    candidates: Iterable[Mapping[str, Any]],
-    at: Steps = (),
-) -> List[Fault]:
-    """The faults of options, whichever of the plugins is meant."""
-    found = [schemas.check(document, options, c, at) for c in candidates]
-    return sorted(set(found[0]).intersection(*found)) if found else []
+def _validate_task(document: Document, **options: List[Schema]) -> None:
+    """
+    :param options: schemas of what plugins read; several where it is not
+        known which plugin is meant
+    """
+    value = document.value
+    properties = dict(TASK_SCHEMA["properties"])
+    for key, schemas in options.items():
+        document.validate(value.get(key, {}), *schemas, at=(key,))
+        # So that a fault can say that an unknown key belongs in here.
+        inner = {
+            name: True for s in schemas for name in s.get("properties", ())
+        }
+        properties[key] = {**properties[key], "properties": inner}
+    document.validate(value, {**TASK_SCHEMA, "properties": properties})
+    if isinstance(value.get("data_schema"), (dict, bool)):
+        for steps, what in explain_schema(value["data_schema"]):
+            document.add(("data_schema", *steps), what)
 
 
-def _channel(
-    document: Document,
-    plugins: Plugins,
-    backends: Mapping[str, Optional[BackendConfig]],
-) -> Tuple[str, List[Fault]]:
-    """The control channel of a task."""
-    name = document.value.get("backend")
-    at = ("backend_options",)
-    options = document.value.get("backend_options", {})
-    backend = backends.get(name) if isinstance(name, str) else None
-    if not backend:
-        faults = _options_faults(
-            document,
-            options,
-            [kind.task_options_schema for kind in plugins.backends.values()],
-            at,
-        )
-        if not isinstance(name, str) or not name:
-            return "", faults  # already a fault
-        what = f"the file '{name}.yml' in the folder backends is not usable"
-        if name not in backends:
-            stem = re.sub(r"\.ya?ml\Z", "", name)
-            what = (
-                f"there is no file '{name}.yml' in the folder backends"
-                f"{schemas.meant(stem, backends)}"
-            )
-        return "", [document.fault(("backend",), what), *faults]
-    kind = plugins.backends[backend.type]
-    faults = schemas.check(document, options, kind.task_options_schema, at)
-    if faults or not is_known(options):
-        return "", faults
-    return kind.channel(options), []
-
-
-def _name_faults(
-    document: Document,
-    channel: str,
-    others: Mapping[Tuple[str, str, str], TaskConfig],
-) -> List[Fault]:
-    name, backend = map(document.value.get, ("name", "backend"))
-    if not isinstance(name, str) or not isinstance(backend, str):
-        return []  # already a fault
-    other = others.get((backend, channel, name))
-    if not other:
-        return []
-    what = f"{other.path} has a task of that name, on that channel"
-    return [document.fault(("name",), what)]
-
-
-def _broker_faults(
-    document: Document, kind: Optional[Type[Broker]], plugins: Plugins
-) -> List[Fault]:
+def _try_broker(document: Document, kind: Type[Broker], enabled: bool) -> None:
+    """Let a broker refuse its options, or warn about problems."""
     at = ("broker_options",)
-    options = document.value.get("broker_options", {})
-    kinds = [kind] if kind else plugins.brokers.values()
-    faults = _options_faults(
-        document, options, [kind.options_schema for kind in kinds], at
-    )
-    if kind and not faults and is_known(options):
-        try:
-            kind(options)
-        except ValueError as error:
-            # What no schema can say.
-            faults.append(document.fault(at, f"{error}"))
-        except Exception as error:
-            # Another package's mistake stays with the tasks that use it.
-            what = f"the broker cannot be made of them: {error!r}"
-            faults.append(document.fault(at, what))
-    return faults
-
-
-def _data_schema_faults(document: Document, schema: Any) -> List[Fault]:
-    if not isinstance(schema, (dict, bool)):
-        return []
-    return [
-        document.fault(("data_schema", *steps), what)
-        for steps, what in schemas.check_schema(schema)
-    ]
+    # Another package's mistake affects only the tasks that use it.
+    try:
+        broker = kind(document.value.get("broker_options", {}))
+    except ValueError as error:
+        document.add(at, f"{error}")  # what no schema can say
+        return
+    except Exception as error:
+        document.add(at, f"the broker failed to start with them: {error!r}")
+        return
+    try:
+        problems = broker.problems() if enabled else {}
+        for key, what in problems.items():
+            document.warnings.append(document.fault((*at, key), what))
+    except Exception as error:
+        what = f"the broker failed to look for problems: {error!r}"
+        document.warnings.append(document.fault(at, what))

@@ -1,4 +1,4 @@
-"""Files that may tell root what to run."""
+"""May a file decide what root runs?"""
 
 from __future__ import annotations
 
@@ -8,43 +8,40 @@ import os
 import pwd
 import stat
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Callable, Dict, Tuple
 
-from ngcp_task_agent.config import yaml_file as yamlfile
-from ngcp_task_agent.config.yaml_file import Document, Fault
+from ngcp_task_agent.config.faults import FAULTY, Fault
+from ngcp_task_agent.config.yaml_file import Document, parse_yaml, unreadable
 
-_LARGEST = 1 << 20  # bytes of a file
-_LONGEST_WAY = 1000  # folders and links
+LARGEST_FILE = 1 << 20  # bytes
+_MOST_STEPS = 1000  # folders and links on the way to a file
 
 
 def read(path: Path) -> Document:
-    """Read a file, if it is one that may tell root what to run."""
+    """Read a YAML file; for root only one that nobody else can change."""
     try:
         # One descriptor: what is checked is what is read.
         with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return Document(
-                    path, faults=[Fault(path, 0, "", "must be a file")]
-                )
-            insecure = _insecure(path, status)
-            if insecure:
-                return Document(path, faults=[insecure])
-            content = file.read(_LARGEST + 1)
+                return unreadable(path, "must be a file")
+            why = why_not_trusted(path, status) if os.geteuid() == 0 else ""
+            if why:
+                return unreadable(path, why)
+            content = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        return Document(path, faults=[os_fault(path, error)])
-    if len(content) > _LARGEST:
-        what = f"is larger than {_LARGEST} bytes"
-        return Document(path, faults=[Fault(path, 0, "", what)])
+        return Document(path, FAULTY, [os_fault(path, error)])
+    if len(content) > LARGEST_FILE:
+        return unreadable(path, f"is larger than {LARGEST_FILE} bytes")
     try:
-        return yamlfile.read(path, content.decode())
+        return parse_yaml(path, content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        return Document(path, faults=[Fault(path, line, "", "is not UTF-8")])
+        return unreadable(path, "is not UTF-8", line)
 
 
 def _open(path: str, flags: int) -> int:
-    # To open a pipe would otherwise wait for its writer.
+    # Without O_NONBLOCK, a pipe would wait for its writer.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -52,87 +49,74 @@ def os_fault(path: Path, error: OSError) -> Fault:
     return Fault(path, 0, "", f"cannot be read: {error.strerror}")
 
 
-def _insecure(path: Path, status: os.stat_result) -> Optional[Fault]:
-    """The fault of a file that others than root could change, for root.
+def why_not_trusted(path: Path, status: os.stat_result) -> str:
+    """How others than root could change a file, or nothing.
 
     Who may write to a folder can replace what is in it, unless the folder is
     sticky, as /tmp is.
+
+    :param status: of the file itself, after all links
+    :raises OSError: when the file can no longer be reached
     """
-    if os.geteuid() != 0:
-        return None
     why = _writers(status)
-    if why:
-        what = f"{why}: it tells root what to run, so only root may write it"
-        return Fault(path, 0, "", what)
-    for step in _way(path):
-        status = os.lstat(step)
+    for step, status in _components(path).items():
+        if why:
+            break
         if stat.S_ISLNK(status.st_mode):
+            # Links have no mode of their own.
             if status.st_uid != 0:
-                what = (
-                    f"{step} is a link of {_user(status.st_uid)}: only root "
-                    "may say what is run"
-                )
-                return Fault(path, 0, "", what)
-            continue
-        why = _writers(status)
-        if why and not (status.st_uid == 0 and status.st_mode & stat.S_ISVTX):
-            what = (
-                f"its folder {step} {why}: only root may write where files "
-                "tell root what to run"
-            )
-            return Fault(path, 0, "", what)
-    return None
+                user = _named(status.st_uid, pwd.getpwuid)
+                why = f"{step} is a link of the user {user}"
+        elif status.st_uid != 0 or not status.st_mode & stat.S_ISVTX:
+            writers = _writers(status)
+            why = f"its folder {step} {writers}" if writers else ""
+    return f"{why}: only root may decide what root runs" if why else ""
 
 
-def _way(path: Path) -> List[Path]:
+def _components(path: Path) -> Dict[Path, os.stat_result]:
     """The folders and links that lead to a file, from the root on.
 
-    Whoever can change one of them chooses which file is read.
+    Who can change one of them chooses which file is read.
     """
-    at, way = Path("/"), [Path("/")]
-    todo = [part for part in path.absolute().parts[::-1] if part != "/"]
-    while todo:
+    at = Path("/")
+    found = {at: os.lstat(at)}
+    todo = [*path.absolute().parts[:0:-1]]
+    for _ in range(_MOST_STEPS):
+        if not todo:
+            return found
         part = todo.pop()
         if part == "..":
             at = at.parent
             continue
         step = at / part
-        if step.is_symlink():
+        status = os.lstat(step)
+        if stat.S_ISLNK(status.st_mode):
             target = Path(os.readlink(step))
             at = Path("/") if target.is_absolute() else at
             todo += [p for p in target.parts[::-1] if p != "/"]
-            way.append(step)
-        else:
+            found[step] = status
+        elif todo:
             at = step
-            if todo:
-                way.append(step)
-        if len(way) > _LONGEST_WAY:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    return list(dict.fromkeys(way))
+            found[step] = status
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _writers(status: os.stat_result) -> str:
-    """How others than root may write a file, or nothing."""
-    if status.st_uid != 0:
-        return f"belongs to {_user(status.st_uid)}"
+    """How others than root may write to a file, or nothing."""
+    user, group = status.st_uid, status.st_gid
+    if user != 0:
+        return f"belongs to the user {_named(user, pwd.getpwuid)}"
     if status.st_mode & stat.S_IWOTH:
-        return "may be written by everybody"
-    # Also where the group is root: with an ACL these bits are its mask, and
-    # stand for whomever it names.
+        return "is writable by everyone"
+    # Even if the group is root: with an access control list these bits are
+    # its mask, and stand for everyone that it names.
     if status.st_mode & stat.S_IWGRP:
-        return f"may be written by {_group(status.st_gid)}"
+        return f"is writable by the group {_named(group, grp.getgrgid)}"
     return ""
 
 
-def _user(number: int) -> str:
+def _named(number: int, look_up: Callable[[int], Tuple[Any, ...]]) -> str:
     try:
-        return f"the user {pwd.getpwuid(number).pw_name} ({number})"
+        return f"{look_up(number)[0]} ({number})"
     except KeyError:
-        return f"the user {number}"
-
-
-def _group(number: int) -> str:
-    try:
-        return f"the group {grp.getgrgid(number).gr_name} ({number})"
-    except KeyError:
-        return f"the group {number}"
+        return f"{number}"

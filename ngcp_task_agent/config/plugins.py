@@ -25,8 +25,8 @@ class Plugins:
     brokers: Mapping[str, Type[Broker]]
 
 
-def find() -> Plugins:
-    """What is installed now.  Blocks: entry points are read from files."""
+def installed() -> Plugins:
+    """Blocks: entry points are read from files."""
     return Plugins(
         _found("ngcp_task_agent.backends", Backend, backends.BUILT_IN),
         _found("ngcp_task_agent.brokers", Broker, brokers.BUILT_IN),
@@ -38,35 +38,32 @@ def _found(
 ) -> Dict[str, Type[Plugin]]:
     """The table, and what entry points add; they cannot replace a row."""
     table: Dict[str, Type[Plugin]] = {}
-    points = importlib.metadata.entry_points()
+    points: Any = importlib.metadata.entry_points()
     # Python 3.9 has a mapping of groups; select() came with 3.10.
-    for point in (
-        points.select(group=group)
-        if hasattr(points, "select")
-        else points.get(group, ())
-    ):
-        # Another package's mistake is not to keep ours from running.
+    select = getattr(points, "select", None)
+    for point in select(group=group) if select else points.get(group, ()):
+        # Another package's mistake must not keep ours from running.
         try:
             plugin = point.load()
-            _check(plugin, interface)
+            _raise_if_unfit(plugin, interface)
         except Exception as error:
-            journal.record(
-                journal.CONFIG_WARNING,
-                f"{group}: {point.name} cannot be used: {error!r}",
-            )
+            what = f"{group}: {point.name} cannot be used: {error!r}"
+            journal.record(journal.CONFIG_WARNING, what)
         else:
             table[point.name] = plugin
     return {**table, **built_in}
 
 
-def _check(plugin: Any, interface: Any) -> None:
-    """Whether a class can be one of ours; raises what is wrong."""
+def _raise_if_unfit(plugin: Any, interface: Any) -> None:
+    """
+    :raises TypeError: for what cannot be used as a plugin
+    :raises jsonschema.SchemaError: for options that nothing could satisfy
+    """
     if not (inspect.isclass(plugin) and issubclass(plugin, interface)):
-        raise TypeError(f"it is no subclass of {interface.__qualname__}")
-    if inspect.isabstract(plugin):
-        abstract: Any = plugin
-        missing = ", ".join(sorted(abstract.__abstractmethods__))
-        raise TypeError(f"it does not implement {missing}")
+        raise TypeError(f"it is not a subclass of {interface.__qualname__}")
+    missing: Any = getattr(plugin, "__abstractmethods__", ())
+    if missing:
+        raise TypeError(f"it does not implement {', '.join(sorted(missing))}")
     for name in ("options_schema", "task_options_schema"):
         if name in interface.__annotations__:
             schema = getattr(plugin, name)

@@ -9,8 +9,8 @@ import signal
 from typing import Any, Dict, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background
+from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
-from ngcp_task_agent.config.yaml_file import Fault
 from ngcp_task_agent.daemon import control
 from ngcp_task_agent.daemon.runtime import Runtime, counted
 from ngcp_task_agent.daemon.systemd import Notifier
@@ -117,7 +117,7 @@ class Agent:
 
     async def _load(self) -> Config:
         config = await asyncio.to_thread(self._loader.load)
-        config.tell()
+        config.log()
         return config
 
     async def _start(self) -> bool:

@@ -31,7 +31,7 @@ EX_IOERR = 74  # of sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
-_LEVELS = ("debug", "info", "warning", "error")
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -46,7 +46,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         # Neither argparse nor print() reports that these cannot be written.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            options = _parser().parse_args(argv)
+            options = parser().parse_args(argv)
             if options.check:
                 sys.exit(_check(options.config_dir))
             if options.reload:
@@ -86,22 +86,23 @@ def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
     write_all(fd, text.encode(stream.encoding, "backslashreplace"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    made = argparse.ArgumentParser(
         prog="ngcp-task-agent",
         description="Run configured tasks for clients on a message bus.",
         epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
         # early_signals.py looks for the options as they are.
         allow_abbrev=False,
     )
-    parser.add_argument(
+    made.add_argument(
         "--config-dir",
         metavar="DIR",
         type=Path,
         default=DEFAULT_DIR,
         help="folder of the configuration (default: %(default)s)",
     )
-    what = parser.add_mutually_exclusive_group()
+    what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--check",
         action="store_true",
@@ -112,19 +113,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="make the running service reload, print every fault, and exit",
     )
-    parser.add_argument(
+    made.add_argument(
         "--log-level",
         metavar="LEVEL",
         type=str.lower,
-        choices=_LEVELS,
+        choices=LEVELS,
         default="info",
-        help=f"the least level to log: {', '.join(_LEVELS)} "
+        help=f"the least level to log: {', '.join(LEVELS)} "
         "(default: %(default)s)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
-    return parser
+    return made
 
 
 def _check(folder: Path) -> int:

@@ -20,8 +20,8 @@ from ngcp_task_agent.errors import ControlError
 
 DEFAULT_PATH = Path("/run/ngcp-task-agent/control")
 _REQUEST = b"reload\n"
-_ASK_WITHIN = 5.0  # seconds for the request to arrive
-_RELOAD_WITHIN = 60.0  # seconds; backends have to connect
+REQUEST_TIMEOUT = 5.0  # seconds for the request to arrive
+RELOAD_TIMEOUT = 60.0  # seconds; backends have to connect
 
 Reload = Callable[[], Awaitable[Sequence[object]]]
 
@@ -62,14 +62,16 @@ class Control:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            request = await asyncio.wait_for(reader.readline(), _ASK_WITHIN)
+            request = await asyncio.wait_for(
+                reader.readline(), REQUEST_TIMEOUT
+            )
             if request == _REQUEST:
                 faults = await self._reload()
                 lines = [*map(str, faults), "faulty" if faults else "ok"]
                 text = "".join(f"{line}\n" for line in lines)
                 # The names of files need not be UTF-8.
                 writer.write(text.encode(errors="backslashreplace"))
-                await asyncio.wait_for(writer.drain(), _ASK_WITHIN)
+                await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
         except (OSError, ValueError, asyncio.TimeoutError, ControlError):
             pass  # the client has gone, or the agent is stopping
         finally:
@@ -90,10 +92,10 @@ async def ask_reload(socket: Path) -> List[str]:
         ) from None
     try:
         writer.write(_REQUEST)
-        answer = await asyncio.wait_for(reader.read(), _RELOAD_WITHIN)
+        answer = await asyncio.wait_for(reader.read(), RELOAD_TIMEOUT)
     except asyncio.TimeoutError:
         raise ControlError(
-            f"the agent has not reloaded within {_RELOAD_WITHIN:.0f} s"
+            f"the agent has not reloaded within {RELOAD_TIMEOUT:.0f} s"
         ) from None
     except OSError as error:
         raise ControlError(f"the agent went away: {error.strerror}") from None

@@ -11,17 +11,16 @@ from ngcp_task_agent.backends.base import LEAVING, Backend
 from ngcp_task_agent.config.loader import Config
 from ngcp_task_agent.config.models import BackendConfig, TaskConfig
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.node.identity import Identity
 from ngcp_task_agent.node.node import Node
-from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.dispatch import Dispatcher
 from ngcp_task_agent.requests.slots import Slots
 from ngcp_task_agent.requests.task import Task
 
-_CONNECT = 30.0  # seconds for a backend to begin to listen
-_FLUSH = 5.0  # seconds to deliver the last answers; more while they leave
-_RETIRED_FLUSH = 60.0  # the same, for a backend that a reload has replaced
-_END = 10.0  # seconds for each of the two ways to end what still runs
+CONNECT_TIMEOUT = 30.0  # seconds for a backend to begin to listen
+FLUSH = 5.0  # seconds to deliver the last answers; more while they leave
+RETIRED_FLUSH = 60.0  # the same, for a backend that a reload has replaced
+END = 10.0  # seconds for each of the two ways to end what still runs
 
 # Where a task is found: the backend's name, the control channel, its name.
 _Place = Tuple[str, str, str]
@@ -59,7 +58,7 @@ class Runtime:
     @property
     def longest_drain(self) -> float:
         """Seconds that drain() takes at most."""
-        return self._stop_timeout + 2 * _END + (LEAVING + 1) * _FLUSH
+        return self._stop_timeout + 2 * END + (LEAVING + 1) * FLUSH
 
     def identity(self) -> Identity:
         """This node, now."""
@@ -122,9 +121,9 @@ class Runtime:
         for backend in ending:
             backend.hold_nobody()
         await self._end_tasks(hurry)
-        await asyncio.gather(*(b.stop(_FLUSH) for b in ending))
+        await asyncio.gather(*(b.stop(FLUSH) for b in ending))
         if self._retiring:
-            await asyncio.wait(set(self._retiring), timeout=_FLUSH)
+            await asyncio.wait(set(self._retiring), timeout=FLUSH)
         if self._node:
             await self._node.stop()
 
@@ -161,19 +160,8 @@ class Runtime:
     def _make_task(
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
-        allow_src = task.allow_src
-        return Task(
-            name=task.name,
-            broker=config.plugins.brokers[task.broker](task.broker_options),
-            agent_slots=self._slots,
-            max_running=task.max_running,
-            max_queued=task.max_queued,
-            allow_src=(
-                None if allow_src is None else tuple(map(Pattern, allow_src))
-            ),
-            data_schema=task.data_schema,
-            before=before,
-        )
+        broker = config.plugins.brokers[task.broker](task.broker_options)
+        return Task(task, broker, self._slots, before)
 
     async def _set_backend(
         self, config: Config, name: str, channels: FrozenSet[str]
@@ -189,11 +177,11 @@ class Runtime:
             step = backend.start(channels)
         try:
             # A plugin may break its promise that this is bounded in time.
-            await asyncio.wait_for(step, _CONNECT)
+            await asyncio.wait_for(step, CONNECT_TIMEOUT)
         except asyncio.TimeoutError:
             journal.record(
                 journal.BACKEND_DOWN,
-                f"backend {name}: not ready after {_CONNECT:.0f} s",
+                f"backend {name}: not ready after {CONNECT_TIMEOUT:.0f} s",
                 backend=name,
             )
 
@@ -215,7 +203,7 @@ class Runtime:
     async def _end_backend(self, backend: Backend, after: List[Task]) -> None:
         for task in after:
             await task.finished()
-        await backend.stop(_RETIRED_FLUSH)
+        await backend.stop(RETIRED_FLUSH)
         self._retired_backends.discard(backend)
 
     async def _end_tasks(self, hurry: asyncio.Event) -> None:
@@ -236,6 +224,6 @@ class Runtime:
         for step in (Task.end, Task.cancel):
             for task in tasks:
                 step(task)
-            await asyncio.wait({finished}, timeout=_END)
+            await asyncio.wait({finished}, timeout=END)
             if finished.done():
                 return

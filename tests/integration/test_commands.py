@@ -224,7 +224,7 @@ def test_programs_that_cannot_be_started(
         str(config.path): "is not a file",
         str(plain): "is not executable",
         str(no_interpreter): "or the interpreter it names, does not exist",
-        str(no_program): "no program that the system can execute",
+        str(no_program): "not a program that the system can execute",
     }
     for number, run in enumerate(runs):
         config.task(f"t{number}", run)
@@ -278,7 +278,7 @@ def test_unknown_user(
 def test_another_user_cannot_start_either(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    """The reasons are the same as without another user."""
+    """The reason says why."""
     script = config.path / "script"
     script.write_text("#!/nowhere/sh\n")
     script.chmod(0o755)
@@ -286,9 +286,10 @@ def test_another_user_cannot_start_either(
     config.task("script", str(script), broker_as_user="daemon")
     start()
     error = client.ask("script")[-1]
+    assert error["status"] == "error"
     assert error["reason"] == (
-        f"the command cannot be started: '{script}', or the interpreter it "
-        "names, does not exist"
+        "the command ended with exit status 127: setpriv: failed to execute "
+        f"{script}: No such file or directory"
     )
 
 
@@ -319,8 +320,8 @@ def test_agent_that_is_not_root_cannot_run_as_another_user(
     # Python itself may lie where only root can read it.
     become_nobody = (
         "import os, sys, asyncio.base_events, redis.asyncio, ngcp_task_agent;"
-        "from ngcp_task_agent.config import plugins; plugins.find();"
-            "from ngcp_task_agent.daemon import cli;"
+        "from ngcp_task_agent.config import plugins; plugins.installed();"
+        "from ngcp_task_agent.daemon import cli;"
         "import importlib.metadata; importlib.metadata.version('redis');"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "sys.exit(cli.main())"

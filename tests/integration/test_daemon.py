@@ -143,7 +143,7 @@ def test_check_tells_all_faults_at_once(config: ConfigFolder) -> None:
     assert done.stdout.splitlines() == [
         f"{folder}/agent.yml:1: max_running: must be a whole number from 1 "
         "to 10000",
-        f"{folder}/agent.yml:2: max_runing: is no known key; is "
+        f"{folder}/agent.yml:2: max_runing: unknown key; is "
         "'max_running' meant?",
         f"{folder}/tasks/a.yml:1: the key 'backend' is missing",
         f"{folder}/tasks/a.yml:1: the key 'broker' is missing",

@@ -50,7 +50,7 @@ def test_faulty_file_keeps_its_last_good_version(
     log = daemon.reload()
     assert f"{file}:4: not YAML" in log
     assert "backends/redis.yml:2: port: must be a port number" in log
-    assert "agent.yml:1: node.nam: is no known key; is 'name' meant?" in log
+    assert "agent.yml:1: node.nam: unknown key; is 'name' meant?" in log
     assert client.ask("one")[-1]["data"] == "good\n"
     two = client.ask("two")[-1]
     assert (two["data"], two["src"]) == ("new\n", "sp1")

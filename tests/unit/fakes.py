@@ -25,8 +25,9 @@ import pytest
 
 from ngcp_task_agent.backends.base import Arrival, Backend
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
-from ngcp_task_agent.node.identity import Identity
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.messages import Request
 
 WITHIN = 30.0  # seconds that anything may take on a busy machine
@@ -118,6 +119,11 @@ def request(data: Any = None, **fields: Any) -> Request:
     known.update(timestamp=0.0, datetime="", size=100)
     known.update(fields)
     return Request(**known)
+
+
+def task_config(**fields: Any) -> TaskConfig:
+    """A task's file as it was read."""
+    return TaskConfig(Path("x.yml"), "ping", "fake", CHANNEL, "fake", **fields)
 
 
 class FakeBackend(Backend):

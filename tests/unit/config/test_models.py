@@ -4,49 +4,82 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 import pytest
 
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.brokers.command import CommandBroker
-from ngcp_task_agent.config import models as settings
-from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config import plugins
+from ngcp_task_agent.config.faults import Fault
+from ngcp_task_agent.config.loader import Config, Loader
 from ngcp_task_agent.config.models import (
     AgentConfig,
     BackendConfig,
     NodeConfig,
+    TaskConfig,
 )
 from ngcp_task_agent.config.plugins import Plugins
-from ngcp_task_agent.config.yaml_file import Document, Fault
 from ngcp_task_agent.protocol.messages import Origin, Response
-from tests.unit.fakes import FakeBackend, FakeBroker
+from tests.unit.fakes import FakeBackend, FakeBroker, write
 
 PLUGINS = Plugins(
     {"redis": RedisBackend, "fake": FakeBackend},
     {"command": CommandBroker, "fake": FakeBroker},
 )
-BACKENDS = {
-    "redis": BackendConfig(Path("redis.yml"), "redis", "redis", {}),
-    "main": BackendConfig(Path("main.yml"), "main", "fake", {}),
-}
+ONLY = Plugins({"redis": RedisBackend}, {"command": CommandBroker})
 
 
-def document(text: str, name: str = "x.yml") -> Document:
-    read = yamlfile.read(Path(name), text)
-    assert read.faults == []
-    return read
+class Folder:
+    """A configuration with the backends ``redis`` and ``main``."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.plugins = PLUGINS
+        monkeypatch.setattr(plugins, "installed", lambda: self.plugins)
+
+    def load(self, name: str, text: str) -> Tuple[Config, List[Fault]]:
+        """Write a file, read all, and return the faults of that file."""
+        path = write(self.path / name, text)
+        config = Loader(self.path).load()
+        return config, [f for f in config.faults if f.path == path]
+
+    def agent(self, text: str) -> Tuple[AgentConfig, List[Fault]]:
+        config, faults = self.load("agent.yml", text)
+        return config.agent, faults
+
+    def backend(
+        self, text: str, name: str = "redis"
+    ) -> Tuple[Optional[BackendConfig], List[Fault]]:
+        config, faults = self.load(f"backends/{name}.yml", text)
+        return config.backends.get(name), faults
+
+    def task(self, text: str) -> Tuple[Optional[TaskConfig], List[Fault]]:
+        write(self.path / "backends/redis.yml", "")
+        if "fake" in self.plugins.backends:
+            write(self.path / "backends/main.yml", "type: fake\n")
+        config, faults = self.load("tasks/x.yml", text)
+        path = self.path / "tasks/x.yml"
+        return next((t for t in config.tasks if t.path == path), None), faults
 
 
-def agent_faults(text: str) -> List[str]:
-    config, faults = settings.agent(document(text))
-    assert (config is None) == bool(faults)
-    return [str(fault) for fault in faults]
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    return Folder(tmp_path, monkeypatch)
+
+
+def short(fault: Fault) -> str:
+    """A fault without the folder of its file."""
+    return str(fault).replace(f"{fault.path.parent}/", "")
+
+
+def places(faults: List[Fault]) -> List[Tuple[int, str]]:
+    return [(fault.line, fault.where) for fault in faults]
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "{}", "node: {}"])
-def test_agent_defaults(text: str) -> None:
-    config, faults = settings.agent(document(text))
+def test_agent_defaults(folder: Folder, text: str) -> None:
+    config, faults = folder.agent(text)
     assert (config, faults) == (AgentConfig(), [])
     assert config is not None
     assert config.max_request == 1 << 20
@@ -56,10 +89,8 @@ def test_agent_defaults(text: str) -> None:
     assert config.node == NodeConfig()
 
 
-def test_agent_with_every_key() -> None:
-    config, faults = settings.agent(
-        document(
-            """
+def test_agent_with_every_key(folder: Folder) -> None:
+    config, faults = folder.agent("""
             node:
                 name: prx01a
                 aliases: [prx01a.example.org]
@@ -71,9 +102,7 @@ def test_agent_with_every_key() -> None:
             max_response: 16384
             max_running: 1
             stop_timeout: 0.5
-            """
-        )
-    )
+            """)
     assert faults == []
     assert config == AgentConfig(
         NodeConfig(
@@ -91,8 +120,8 @@ def test_agent_with_every_key() -> None:
     )
 
 
-def test_agent_with_a_state() -> None:
-    config, _ = settings.agent(document("node: {state: standby, roles: []}"))
+def test_agent_with_a_state(folder: Folder) -> None:
+    config, _ = folder.agent("node: {state: standby, roles: []}")
     assert config is not None
     assert config.node.state == "standby"
     assert config.node.roles == ()
@@ -102,7 +131,7 @@ _LONG = "x" * 256
 _WORST = "\U0001f600"  # of what is printable, the most bytes
 
 AGENT_FAULTS = [
-    pytest.param("roles: [a]", "roles", "it belongs into node", id="place"),
+    pytest.param("roles: [a]", "roles", "it belongs in node", id="place"),
     pytest.param(f"node: {{name: {_LONG}}}", "node.name", "255", id="long"),
     pytest.param(
         'node: {name: "a\\tb"}', "node.name", "printable", id="control"
@@ -132,7 +161,9 @@ AGENT_FAULTS = [
     pytest.param("x", "", "mapping", id="a-string"),
     pytest.param("nodes: {}", "nodes", "'node' meant", id="unknown"),
     pytest.param("node: x", "node", "mapping", id="node"),
-    pytest.param("node: {nam: x}", "node.nam", "no known", id="node-unknown"),
+    pytest.param(
+        "node: {nam: x}", "node.nam", "unknown key", id="node-unknown"
+    ),
     pytest.param("node: {name: 1}", "node.name", "a name", id="name"),
     pytest.param("node: {name: ''}", "node.name", "a name", id="name-empty"),
     pytest.param("node: {aliases: x}", "node.aliases", "list", id="aliases"),
@@ -190,18 +221,18 @@ AGENT_FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "where", "what"), AGENT_FAULTS)
-def test_agent_fault(text: str, where: str, what: str) -> None:
-    (fault,) = agent_faults(text)
-    prefix = f"x.yml:1: {where}: " if where else "x.yml:1: "
-    assert fault.startswith(prefix)
-    assert what in fault
+def test_agent_fault(folder: Folder, text: str, where: str, what: str) -> None:
+    _, (fault,) = folder.agent(text)
+    prefix = f"agent.yml:1: {where}: " if where else "agent.yml:1: "
+    assert short(fault).startswith(prefix)
+    assert what in fault.what
 
 
-def test_the_least_response_leaves_room_for_data() -> None:
+def test_the_least_response_leaves_room_for_data(folder: Folder) -> None:
     """However long all other fields are."""
     least = 16384
-    config, _ = settings.agent(
-        document(f"node: {{name: {_WORST * 255}}}\nmax_response: {least}")
+    config, _ = folder.agent(
+        f"node: {{name: {_WORST * 255}}}\nmax_response: {least}"
     )
     assert config is not None
     assert config.node.name == _WORST * 255
@@ -215,15 +246,6 @@ def test_the_least_response_leaves_room_for_data() -> None:
             assert max(map(len, found)) <= least
             pieces = [json.loads(message)["data"] for message in found]
             assert "".join(pieces) == letter * 50_000
-
-
-def test_agent_faults_have_their_lines() -> None:
-    faults = agent_faults("max_running: 0\nnode:\n  name: 1\nfoo: 1\n")
-    assert sorted(fault.split(": ")[0] for fault in faults) == [
-        "x.yml:1",
-        "x.yml:3",
-        "x.yml:4",
-    ]
 
 
 BACKEND_OPTIONS = [
@@ -260,17 +282,15 @@ BACKEND_OPTIONS = [
 
 
 @pytest.mark.parametrize(("text", "options"), BACKEND_OPTIONS)
-def test_backend(text: str, options: Any) -> None:
-    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+def test_backend(folder: Folder, text: str, options: Any) -> None:
+    config, faults = folder.backend(text)
     assert faults == []
-    expected = BackendConfig(Path("redis.yml"), "redis", "redis", options)
-    assert config == expected
+    path = folder.path / "backends/redis.yml"
+    assert config == BackendConfig(path, "redis", "redis", options)
 
 
-def test_backend_of_another_type_than_its_name() -> None:
-    config, faults = settings.backend(
-        document("type: redis\nport: 6380", "second.yml"), PLUGINS
-    )
+def test_backend_of_another_type_than_its_name(folder: Folder) -> None:
+    config, faults = folder.backend("type: redis\nport: 6380", "second")
     assert faults == []
     assert config is not None
     assert (config.name, config.type) == ("second", "redis")
@@ -298,7 +318,9 @@ BACKEND_FAULTS = [
     pytest.param("password_file: p", "1: password_file: ", "path", id="file"),
     pytest.param("tls: yes", "1: tls: ", "mapping", id="tls"),
     pytest.param("tls: {ca: x}", "1: tls.ca: ", "path", id="tls-ca"),
-    pytest.param("tls: {x: /y}", "1: tls.x: ", "no known", id="tls-unknown"),
+    pytest.param(
+        "tls: {x: /y}", "1: tls.x: ", "unknown key", id="tls-unknown"
+    ),
     pytest.param("ping_interval: 0", "1: ping_interval: ", "0.1", id="ping"),
     pytest.param(
         "ping_interval: 3601", "1: ping_interval: ", "3600", id="ping-long"
@@ -331,18 +353,20 @@ BACKEND_FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "where", "what"), BACKEND_FAULTS)
-def test_backend_fault(text: str, where: str, what: str) -> None:
-    config, faults = settings.backend(document(text, "redis.yml"), PLUGINS)
+def test_backend_fault(
+    folder: Folder, text: str, where: str, what: str
+) -> None:
+    config, faults = folder.backend(text)
     assert config is None
-    (fault,) = map(str, faults)
+    (fault,) = map(short, faults)
     assert where in fault
     assert what in fault
 
 
-def test_backend_without_a_known_type() -> None:
-    config, faults = settings.backend(document("", "rabbit.yml"), PLUGINS)
+def test_backend_without_a_known_type(folder: Folder) -> None:
+    config, faults = folder.backend("", "rabbit")
     assert config is None
-    assert "'rabbit' is no type" in str(faults[0])
+    assert "'rabbit' is not a type" in str(faults[0])
 
 
 # As the first version's documentation has it.
@@ -360,8 +384,8 @@ broker_options:
 """
 
 
-def test_task_defaults() -> None:
-    config, faults = settings.task(document(PING), PLUGINS, BACKENDS, {})
+def test_task_defaults(folder: Folder) -> None:
+    config, faults = folder.task(PING)
     assert faults == []
     assert config is not None
     assert config.name == "ping_10_10_10_10"
@@ -377,24 +401,23 @@ def test_task_defaults() -> None:
     assert (config.allow_src, config.data_schema) == (None, None)
 
 
-def test_task_with_every_key() -> None:
+def test_task_with_every_key(folder: Folder) -> None:
     text = PING + (
-        "description: Is it there?\nenabled: no\nmax_running: 2\n"
+        "description: Is it there?\nenabled: yes\nmax_running: 2\n"
         "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
     )
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    config, faults = folder.task(text)
     assert faults == []
     assert config is not None
     assert config.description == "Is it there?"
-    assert config.enabled is False
     assert (config.max_running, config.max_queued) == (2, 0)
     assert config.allow_src == ("web*",)
     assert config.data_schema == {"type": "object"}
 
 
-def test_a_schema_is_json() -> None:
+def test_a_schema_is_json(folder: Folder) -> None:
     text = PING + "data_schema: {enum: [2024-01-01]}\n"
-    config, (fault,) = settings.task(document(text), PLUGINS, BACKENDS, {})
+    config, (fault,) = folder.task(text)
     assert config is None
     assert "put it in quotes" in str(fault)
 
@@ -415,18 +438,18 @@ BROKER_OPTIONS = [
 ]
 
 
-def with_broker_options(options: str) -> Document:
+def with_broker_options(options: str) -> str:
     indented = options.replace("\n", "\n  ")
-    return document(
+    return (
         "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
         f"broker: command\nbroker_options:\n  {indented}\n"
     )
 
 
 @pytest.mark.parametrize("options", BROKER_OPTIONS)
-def test_command_options(options: str) -> None:
+def test_command_options(folder: Folder, options: str) -> None:
     found = with_broker_options(options)
-    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    config, faults = folder.task(found)
     assert faults == []
     assert config is not None
 
@@ -439,7 +462,7 @@ COMMAND_FAULTS = [
     pytest.param("run: ./ping", ".run: ", "absolute", id="run-dot"),
     pytest.param("run: /usr/bin/", ".run: ", "absolute", id="run-a-folder"),
     pytest.param("run: echo hello", ".run: ", "go into args", id="run-args"),
-    pytest.param("{run: a, rum: b}", ".rum: ", "no known", id="unknown"),
+    pytest.param("{run: a, rum: b}", ".rum: ", "unknown key", id="unknown"),
     pytest.param("{run: a, as_user: 0}", ".as_user: ", "user", id="user"),
     pytest.param("{run: a, args: 1}", ".args: ", "shell", id="args"),
     pytest.param(
@@ -448,13 +471,13 @@ COMMAND_FAULTS = [
     pytest.param(
         "run: a\nargs: it's",
         "7: broker_options.args: ",
-        "a quote is not closed",
+        "No closing quotation",
         id="args-quote",
     ),
     pytest.param(
         "run: a\nargs: a\\",
         "7: broker_options.args: ",
-        "nothing follows the last backslash",
+        "No escaped character",
         id="args-backslash",
     ),
     pytest.param("{run: a, extra_args: x}", ".extra_args: ", "", id="extra"),
@@ -475,11 +498,13 @@ COMMAND_FAULTS = [
 
 
 @pytest.mark.parametrize(("options", "where", "what"), COMMAND_FAULTS)
-def test_command_fault(options: str, where: str, what: str) -> None:
+def test_command_fault(
+    folder: Folder, options: str, where: str, what: str
+) -> None:
     found = with_broker_options(options)
-    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    config, faults = folder.task(found)
     assert config is None
-    (fault,) = map(str, faults)
+    (fault,) = map(short, faults)
     assert where in fault
     assert what in fault
 
@@ -521,7 +546,7 @@ TASK_FAULTS = [
         "backend_options",
         "{queue: q, x: 1}",
         "backend_options.x: ",
-        "no known",
+        "unknown key",
         id="backend-option",
     ),
     pytest.param(
@@ -583,7 +608,7 @@ TASK_FAULTS = [
         "data_schema",
         "{type: dict}",
         "6: data_schema.type: ",
-        "'dict' is no type; known are array, boolean,",
+        "unknown type 'dict'; known: array, boolean,",
         id="schema-type",
     ),
     pytest.param(
@@ -625,15 +650,17 @@ TASK_FAULTS = [
         "data_schema",
         "\n  type: object\n  $ref: '#'",
         "8: data_schema.$ref: ",
-        "refers to itself without end",
+        "refers to itself in an endless loop",
         id="schema-endless",
     ),
-    pytest.param("timeout", "1", "6: timeout: ", "no known key", id="unknown"),
+    pytest.param("timeout", "1", "6: timeout: ", "unknown key", id="unknown"),
 ]
 
 
 @pytest.mark.parametrize(("key", "value", "where", "what"), TASK_FAULTS)
-def test_task_fault(key: str, value: Any, where: str, what: str) -> None:
+def test_task_fault(
+    folder: Folder, key: str, value: Any, where: str, what: str
+) -> None:
     keys = {
         "name": "x",
         "backend": "main",
@@ -643,21 +670,21 @@ def test_task_fault(key: str, value: Any, where: str, what: str) -> None:
     }
     keys[key] = value
     text = "".join(f"{k}: {v}\n" for k, v in keys.items() if v is not None)
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    config, faults = folder.task(text)
     assert config is None
-    (fault,) = map(str, faults)
+    (fault,) = map(short, faults)
     assert where in fault
     assert what in fault
 
 
-def test_all_faults_of_a_task_at_once() -> None:
+def test_all_faults_of_a_task_at_once(folder: Folder) -> None:
     text = (
         "nam: x\nbackend: redis\nbackend_options: {}\nbroker: command\n"
         "broker_options: {args: 1}\nmax_running: 0\n"
     )
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    config, faults = folder.task(text)
     assert config is None
-    assert sorted((fault.line, fault.where) for fault in faults) == [
+    assert places(faults) == [
         (1, ""),
         (1, "nam"),
         (3, "backend_options"),
@@ -678,79 +705,71 @@ NO_TASKS = [
 
 
 @pytest.mark.parametrize(("text", "what"), NO_TASKS)
-def test_a_task_is_a_mapping(text: str, what: str) -> None:
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+def test_a_task_is_a_mapping(folder: Folder, text: str, what: str) -> None:
+    config, faults = folder.task(text)
     assert config is None
-    (fault,) = map(str, faults)
+    (fault,) = map(short, faults)
     assert what in fault
 
 
-def test_says_where_a_key_belongs() -> None:
+def test_says_where_a_key_belongs(folder: Folder) -> None:
     text = (
         "name: x\nbackend: redis\ncontrol_channel: c\nbroker: command\n"
         "run: ping\n"
     )
-    _, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
-    assert [str(fault) for fault in sorted(faults) if fault.line > 1] == [
-        "x.yml:3: control_channel: is no known key; it belongs into "
-        "backend_options",
-        "x.yml:5: run: is no known key; it belongs into broker_options",
+    _, faults = folder.task(text)
+    assert [short(fault) for fault in faults if fault.line > 1] == [
+        "x.yml:3: control_channel: unknown key; it belongs in backend_options",
+        "x.yml:5: run: unknown key; it belongs in broker_options",
     ]
 
 
 MEANT = [
     pytest.param("backend: redis.yml", "; is 'redis' meant?", id="file"),
     pytest.param("backend: rediss", "; is 'redis' meant?", id="backend"),
-    pytest.param("backend: x", "; known are faulty, main, redis", id="none"),
+    pytest.param("backend: x", "; known: faulty, main, redis", id="none"),
     pytest.param(
         "backend: faulty",
-        "'faulty.yml' in the folder backends is not usable",
+        "'faulty' cannot be used: it has faults",
         id="faulty-backend",
     ),
     pytest.param("broker: comand", "; is 'command' meant?", id="broker"),
-    pytest.param("broker: cron", "; known are command, fake", id="no-broker"),
+    pytest.param("broker: cron", "; known: command, fake", id="no-broker"),
 ]
 
 
 @pytest.mark.parametrize(("line", "meant"), MEANT)
-def test_says_which_name_is_meant(line: str, meant: str) -> None:
+def test_says_which_name_is_meant(
+    folder: Folder, line: str, meant: str
+) -> None:
     key = line.partition(":")[0]
     lines = [line if x.startswith(f"{key}:") else x for x in PING.split("\n")]
-    found = document("\n".join(lines))
-    backends = {**BACKENDS, "faulty": None}
-    _, (fault,) = settings.task(found, PLUGINS, backends, {})
+    write(folder.path / "backends/faulty.yml", "port: x\n")
+    _, (fault,) = folder.task("\n".join(lines))
     assert str(fault).endswith(meant)
 
 
-def test_says_which_type_is_meant() -> None:
-    found = document("type: Redis", "second.yml")
-    _, (fault,) = settings.backend(found, PLUGINS)
-    assert str(fault) == (
-        "second.yml:1: type: 'Redis' is not known; is 'redis' meant?"
+def test_says_which_type_is_meant(folder: Folder) -> None:
+    _, (fault,) = folder.backend("type: Redis", "second")
+    assert short(fault) == (
+        "second.yml:1: type: unknown type 'Redis'; is 'redis' meant?"
     )
 
 
-def test_the_name_of_a_file_is_a_type() -> None:
-    _, (fault,) = settings.backend(document("port: 1", "main.yml"), PLUGINS)
-    assert str(fault) == (
-        "main.yml:1: the key 'type' is missing, and 'main' is no type; "
-        "known are fake, redis"
+def test_the_name_of_a_file_is_a_type(folder: Folder) -> None:
+    _, (fault,) = folder.backend("port: 1", "main")
+    assert short(fault) == (
+        "main.yml:1: type: is missing, and 'main' is not a type; "
+        "known: fake, redis"
     )
 
 
-ONLY = Plugins({"redis": RedisBackend}, {"command": CommandBroker})
-
-
-def places(faults: List[Fault]) -> List[Tuple[int, str]]:
-    return sorted((fault.line, fault.where) for fault in faults)
-
-
-def test_all_faults_of_the_agent_at_once() -> None:
+def test_all_faults_of_the_agent_at_once(folder: Folder) -> None:
     text = (
         "max_request: 5\nmax_response: 6\nmax_running: 0\nnode:\n"
         "  state: active\n  state_command: [x]\n  name: 1\nfoo: 1\n"
     )
-    _, faults = settings.agent(document(text))
+    _, faults = folder.agent(text)
     assert places(faults) == [
         (1, "max_request"),
         (2, "max_response"),
@@ -762,9 +781,10 @@ def test_all_faults_of_the_agent_at_once() -> None:
 
 
 @pytest.mark.parametrize("line", ["type: rabbit", "type: 5", "foo: 1"])
-def test_all_faults_of_a_backend_at_once(line: str) -> None:
+def test_all_faults_of_a_backend_at_once(folder: Folder, line: str) -> None:
     text = f"{line}\nhots: x\nport: y\nhost: z\nunix_socket: /s\n"
-    config, faults = settings.backend(document(text, "main.yml"), ONLY)
+    folder.plugins = ONLY
+    config, faults = folder.backend(text, "main")
     assert config is None
     expected = [
         (2, "hots"),
@@ -773,16 +793,18 @@ def test_all_faults_of_a_backend_at_once(line: str) -> None:
         (5, "unix_socket"),
     ]
     if line == "foo: 1":
-        expected = [(1, ""), (1, "foo"), *expected]
+        expected = [(1, "foo"), (1, "type"), *expected]
     else:
         expected = [(1, "type"), *expected]
     assert places(faults) == expected
 
 
-def test_options_of_no_plugin_are_no_fault_where_one_could_be_meant() -> None:
+def test_options_of_no_plugin_are_no_fault_where_one_could_be_meant(
+    folder: Folder,
+) -> None:
     """The fake ones know neither; each has keys that the other has not."""
     text = "type: rabbit\nhost: x\n"
-    _, faults = settings.backend(document(text), PLUGINS)
+    _, faults = folder.backend(text, "x")
     assert places(faults) == [(1, "type")]
 
 
@@ -794,13 +816,16 @@ NO_BROKER = [
 
 
 @pytest.mark.parametrize(("line", "where"), NO_BROKER)
-def test_all_faults_of_the_options_of_no_broker(line: str, where: str) -> None:
+def test_all_faults_of_the_options_of_no_broker(
+    folder: Folder, line: str, where: str
+) -> None:
     text = (
         f"{line}\nname: x\nbackend: redis\n"
         "backend_options: {control_channel: c}\n"
         "broker_options:\n  run: x\n  args: it's\n  timeout: soon\n"
     )
-    _, faults = settings.task(document(text), ONLY, BACKENDS, {})
+    folder.plugins = ONLY
+    _, faults = folder.task(text)
     first = (1, where) if where else (2, "")
     assert places(faults) == [
         first,
@@ -810,13 +835,16 @@ def test_all_faults_of_the_options_of_no_broker(line: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["faulty", "redsi", "5"])
-def test_all_faults_of_the_options_of_no_backend(name: str) -> None:
+def test_all_faults_of_the_options_of_no_backend(
+    folder: Folder, name: str
+) -> None:
     text = (
         f"name: x\nbackend: {name}\nbackend_options:\n  control_channel: 5\n"
         "  foo: 1\nbroker: command\nbroker_options: {run: x}\n"
     )
-    backends = {**BACKENDS, "faulty": None}
-    _, faults = settings.task(document(text), ONLY, backends, {})
+    folder.plugins = ONLY
+    write(folder.path / "backends/faulty.yml", "port: x\n")
+    _, faults = folder.task(text)
     assert places(faults) == [
         (2, "backend"),
         (4, "backend_options.control_channel"),
@@ -824,9 +852,11 @@ def test_all_faults_of_the_options_of_no_backend(name: str) -> None:
     ]
 
 
-def test_a_quote_that_is_not_closed_beside_other_faults() -> None:
+def test_a_quote_that_is_not_closed_beside_other_faults(
+    folder: Folder,
+) -> None:
     found = with_broker_options("rum: x\ntimeout: x\nargs: it's\nrun: a")
-    _, faults = settings.task(found, PLUGINS, BACKENDS, {})
+    _, faults = folder.task(found)
     assert places(faults) == [
         (6, "broker_options.rum"),
         (7, "broker_options.timeout"),
@@ -834,49 +864,40 @@ def test_a_quote_that_is_not_closed_beside_other_faults() -> None:
     ]
 
 
-def test_a_broker_is_not_made_of_what_is_not_known() -> None:
-    text = (
+def test_a_broker_is_not_made_of_what_is_not_known(folder: Folder) -> None:
+    config, faults = folder.task(
         "name: x\nbackend: main\nbackend_options: {queue: q}\nbroker: fake\n"
         "broker_options: {bad: !!bool maybe}\nmax_running: 0\n"
     )
-    found = yamlfile.read(Path("x.yml"), text)
-    config, faults = settings.task(found, PLUGINS, BACKENDS, {})
     assert config is None
-    assert places(faults) == [(6, "max_running")]
+    assert places(faults) == [(5, "broker_options.bad"), (6, "max_running")]
 
 
-def test_a_channel_is_not_made_of_what_is_not_known() -> None:
+def test_a_channel_is_not_made_of_what_is_not_known(folder: Folder) -> None:
     class Backend(FakeBackend):
         @classmethod
         def channel(cls, task_options: Mapping[str, Any]) -> str:
             return str(task_options["queue"].lower())
 
-    text = (
+    folder.plugins = Plugins({"fake": Backend}, {"fake": FakeBroker})
+    _, faults = folder.task(
         "name: x\nbackend: main\nbackend_options: {queue: !!bool maybe}\n"
         "broker: fake\nmax_running: 0\n"
     )
-    found = yamlfile.read(Path("x.yml"), text)
-    plugins = Plugins({"fake": Backend}, {"fake": FakeBroker})
-    _, faults = settings.task(found, plugins, BACKENDS, {})
-    assert places(faults) == [(5, "max_running")]
+    assert places(faults) == [(3, "backend_options.queue"), (5, "max_running")]
 
 
-def test_a_size_that_is_not_known() -> None:
-    found = yamlfile.read(Path("x.yml"), "max_request: .inf\nfoo: 1\n")
-    config, faults = settings.agent(found)
-    assert config is None
-    assert places(faults) == [(2, "foo")]
+def test_a_size_that_is_not_known(folder: Folder) -> None:
+    _, faults = folder.agent("max_request: .inf\nfoo: 1\n")
+    assert places(faults) == [(1, "max_request"), (2, "foo")]
 
 
-def test_a_name_that_is_taken_beside_other_faults() -> None:
-    taken, _ = settings.task(document(PING), PLUGINS, BACKENDS, {})
-    assert taken is not None
-    others = {(taken.backend, taken.channel, taken.name): taken}
+def test_a_name_that_is_taken_beside_other_faults(folder: Folder) -> None:
+    write(folder.path / "tasks/a.yml", PING)
     text = PING.replace("name:", "foo: 1\nname:")
-    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    _, faults = folder.task(text)
     assert places(faults) == [(3, "foo"), (4, "name")]
-    text += "enabled: no\n"
-    _, faults = settings.task(document(text), PLUGINS, BACKENDS, others)
+    _, faults = folder.task(text + "enabled: no\n")
     assert places(faults) == [(3, "foo")]
 
 
@@ -890,8 +911,8 @@ SCHEMAS = [
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_data_schema(schema: str) -> None:
+def test_data_schema(folder: Folder, schema: str) -> None:
     text = PING + f"data_schema: {schema}\n"
-    config, faults = settings.task(document(text), PLUGINS, BACKENDS, {})
+    config, faults = folder.task(text)
     assert faults == []
     assert config is not None

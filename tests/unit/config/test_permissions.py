@@ -1,4 +1,4 @@
-"""Files that may tell root what to run, and those that may not."""
+"""Files that may decide what root runs, and those that may not."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ngcp_task_agent.config import permissions as trusted
+from ngcp_task_agent.config import permissions
+from ngcp_task_agent.config.faults import FAULTY
 from tests.unit.fakes import needs_root, write
 
 SOMEBODY = 12345
 
 
 def fault(path: Path) -> str:
-    document = trusted.read(path)
-    assert document.value is None
+    document = permissions.read(path)
+    assert document.value is FAULTY
     (found,) = document.faults
     assert found.path == path
     return str(found)
@@ -29,7 +30,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_reads(file: Path) -> None:
-    document = trusted.read(file)
+    document = permissions.read(file)
     assert document.faults == []
     assert document.value == {"name": "x"}
 
@@ -63,12 +64,12 @@ def test_too_large(tmp_path: Path) -> None:
     path = write(tmp_path / "x.yml", "#" * ((1 << 20) + 1))
     assert "larger than 1048576 bytes" in fault(path)
     path.write_text("#" * (1 << 20))
-    assert trusted.read(path).faults == []
+    assert permissions.read(path).faults == []
 
 
 def test_a_link_to_a_sound_file(file: Path, tmp_path: Path) -> None:
     (tmp_path / "y.yml").symlink_to(file)
-    assert trusted.read(tmp_path / "y.yml").value == {"name": "x"}
+    assert permissions.read(tmp_path / "y.yml").value == {"name": "x"}
 
 
 def test_a_link_to_nothing(tmp_path: Path) -> None:
@@ -85,11 +86,11 @@ def test_a_link_to_itself(tmp_path: Path) -> None:
 def test_belongs_to_somebody(file: Path) -> None:
     os.chown(file, SOMEBODY, 0)
     assert f"belongs to the user {SOMEBODY}" in fault(file)
-    assert "what to run" in fault(file)
+    assert "what root runs" in fault(file)
 
 
 @needs_root
-def test_users_and_groups_are_told_by_name(file: Path) -> None:
+def test_names_users_and_groups(file: Path) -> None:
     user, group = pwd.getpwall()[1], grp.getgrall()[1]
     os.chown(file, user.pw_uid, group.gr_gid)
     assert f"the user {user.pw_name} ({user.pw_uid})" in fault(file)
@@ -101,25 +102,25 @@ def test_users_and_groups_are_told_by_name(file: Path) -> None:
 @needs_root
 def test_may_be_written_by_everybody(file: Path) -> None:
     file.chmod(0o646)
-    assert "may be written by everybody" in fault(file)
+    assert "is writable by everyone" in fault(file)
 
 
 @needs_root
 def test_may_be_written_by_a_group(file: Path) -> None:
     file.chmod(0o664)
     # root's own group can have members, and with an ACL stands for its mask.
-    assert "may be written by the group root (0)" in fault(file)
+    assert "is writable by the group root (0)" in fault(file)
     os.chown(file, 0, SOMEBODY)
-    assert f"may be written by the group {SOMEBODY}" in fault(file)
+    assert f"is writable by the group {SOMEBODY}" in fault(file)
     file.chmod(0o644)
-    assert trusted.read(file).faults == []
+    assert permissions.read(file).faults == []
 
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o777, 0o707])
 def test_folder_that_everybody_may_write(file: Path, mode: int) -> None:
     file.parent.chmod(mode)
-    assert f"its folder {file.parent} may be written" in fault(file)
+    assert f"its folder {file.parent} is writable" in fault(file)
 
 
 @needs_root
@@ -131,14 +132,14 @@ def test_folder_of_somebody(file: Path, tmp_path: Path) -> None:
 @needs_root
 def test_folder_above(file: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    assert f"its folder {tmp_path} may be written" in fault(file)
+    assert f"its folder {tmp_path} is writable" in fault(file)
 
 
 @needs_root
 def test_sticky_folder(file: Path) -> None:
     """As /tmp: who may write there cannot replace what is root's."""
     file.parent.chmod(0o1777)
-    assert trusted.read(file).faults == []
+    assert permissions.read(file).faults == []
     os.chown(file.parent, SOMEBODY, 0)
     assert "belongs to" in fault(file)
 
@@ -149,7 +150,7 @@ def test_link_to_a_file_of_somebody(tmp_path: Path) -> None:
     ours = tmp_path / "ours"
     ours.mkdir()
     (ours / "x.yml").symlink_to(theirs)
-    assert trusted.read(ours / "x.yml").faults == []
+    assert permissions.read(ours / "x.yml").faults == []
     os.chown(theirs.parent, SOMEBODY, 0)
     assert f"its folder {theirs.parent}" in fault(ours / "x.yml")
 
@@ -160,7 +161,7 @@ def test_link_in_a_folder_of_somebody(tmp_path: Path, file: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "y.yml").symlink_to(file)
-    assert trusted.read(folder / "y.yml").faults == []
+    assert permissions.read(folder / "y.yml").faults == []
     os.chown(folder, SOMEBODY, 0)
     assert f"its folder {folder} belongs to" in fault(folder / "y.yml")
 
@@ -177,7 +178,7 @@ def test_a_link_on_the_way(tmp_path: Path, first: str) -> None:
     (tmp_path / "link").symlink_to("theirs/link")
     (tmp_path / "file").symlink_to("link/file")
     path = tmp_path / first
-    assert trusted.read(path).value == {"name": "x"}
+    assert permissions.read(path).value == {"name": "x"}
     os.lchown(link, SOMEBODY, 0)
     assert f"{link} is a link of the user {SOMEBODY}" in fault(path)
     os.lchown(link, 0, 0)
@@ -188,7 +189,7 @@ def test_a_link_on_the_way(tmp_path: Path, first: str) -> None:
 def test_a_way_through_the_parent(tmp_path: Path) -> None:
     write(tmp_path / "a/file", "name: x\n")
     (tmp_path / "b").symlink_to("a/../a")
-    assert trusted.read(tmp_path / "b/../a/file").value == {"name": "x"}
+    assert permissions.read(tmp_path / "b/../a/file").value == {"name": "x"}
 
 
 @needs_root
@@ -198,7 +199,7 @@ def test_link_of_somebody(tmp_path: Path, file: Path) -> None:
     folder.chmod(0o1777)
     link = folder / "y.yml"
     link.symlink_to(file)
-    assert trusted.read(link).faults == []
+    assert permissions.read(link).faults == []
     os.chown(link, SOMEBODY, 0, follow_symlinks=False)
     assert f"is a link of the user {SOMEBODY}" in fault(link)
 
@@ -209,7 +210,7 @@ def test_who_is_not_root_may_read_what_it_can(
     monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
     file.chmod(0o666)
     file.parent.chmod(0o777)
-    assert trusted.read(file).faults == []
+    assert permissions.read(file).faults == []
 
 
 def test_no_permission(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

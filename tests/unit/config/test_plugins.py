@@ -26,7 +26,7 @@ class BadSchema(NoSchema):
 
 
 def test_our_own() -> None:
-    found = plugins.find()
+    found = plugins.installed()
     assert found.backends["redis"] is RedisBackend
     assert found.brokers["command"] is CommandBroker
 
@@ -51,7 +51,7 @@ def test_of_other_packages(
         "bad_schema = tests.unit.config.test_plugins:BadSchema\n",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = plugins.find().brokers
+    found = plugins.installed().brokers
     assert found["fake"] is FakeBroker
     # A row of our own stays.
     assert found["command"] is CommandBroker

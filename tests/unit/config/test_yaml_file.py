@@ -10,14 +10,15 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ngcp_task_agent.config import yaml_file as yamlfile
-from ngcp_task_agent.config.yaml_file import UNKNOWN, Document, Fault
+from ngcp_task_agent.config import yaml_file
+from ngcp_task_agent.config.faults import FAULTY, Fault
+from ngcp_task_agent.config.yaml_file import Document
 
 PATH = Path("/etc/ngcp-task-agent/tasks/x.yml")
 
 
 def read(text: str) -> Document:
-    return yamlfile.read(PATH, text)
+    return yaml_file.parse_yaml(PATH, text)
 
 
 SOUND = [
@@ -53,21 +54,25 @@ _DATE = "is not a usable date; if it is a text, put it in quotes"
 _NUMBER = "is not a usable number; if it is a text, put it in quotes"
 
 FAULTS = [
-    pytest.param("a: 1\na: 2", 2, "a", "second time", id="duplicate"),
+    pytest.param("a: 1\na: 2", 2, "a", "duplicate key", id="duplicate"),
     pytest.param(
         "x:\n  a: 1\n  b: 2\n  a: 3",
         4,
         "x.a",
-        "second time",
+        "duplicate key",
         id="duplicate-inside",
     ),
     pytest.param(
-        "- {a: 1,\n   a: 2}", 2, "[0].a", "second time", id="duplicate-in-list"
+        "- {a: 1,\n   a: 2}",
+        2,
+        "[0].a",
+        "duplicate key",
+        id="duplicate-in",
     ),
-    pytest.param("a: 1\n1: 2", 2, "", "'1' is no key", id="number-as-key"),
-    pytest.param("yes: 2", 1, "", "'yes' is no key", id="boolean-as-key"),
-    pytest.param("a:\n  ~: 2", 2, "a", "'~' is no key", id="null-as-key"),
-    pytest.param("[a]: 2", 1, "", "no key", id="list-as-key"),
+    pytest.param("a: 1\n1: 2", 2, "1", "in quotes", id="number-as-key"),
+    pytest.param("yes: 2", 1, "yes", "must be a string", id="boolean-as-key"),
+    pytest.param("a:\n  ~: 2", 2, "a.~", "must be a string", id="null-as-key"),
+    pytest.param("[a]: 2", 1, "?", "must be a string", id="list-as-key"),
     pytest.param("a: .inf", 1, "a", "finite", id="infinity"),
     pytest.param("a: 1\nb: [1, .NaN]", 2, "b[1]", "finite", id="nan"),
     pytest.param("a: [1", 1, "", "not YAML", id="no-end"),
@@ -79,11 +84,11 @@ FAULTS = [
         "a: 1\n---\nb: 2", 2, "", "file of its own", id="two-documents"
     ),
     pytest.param(
-        'a:\n  - "x\n  \x01"', 3, "a[0]", "U+0001", id="control-character"
+        'a:\n  - "x\n  \x01"', 3, "", "U+0001", id="control-character"
     ),
-    pytest.param("a: 1\nb: |\n  \0\n", 3, "b", "U+0000", id="nul"),
+    pytest.param("a: 1\nb: |\n  \0\n", 3, "", "U+0000", id="nul"),
     pytest.param(
-        "a:\n  \x7fb: 1", 2, "a", "U+007F", id="control-character-in-key"
+        "a:\n  \x7fb: 1", 2, "", "U+007F", id="control-character-in-key"
     ),
     pytest.param(
         "a: 1\n# \x1b", 2, "", "U+001B", id="control-character-in-comment"
@@ -128,7 +133,7 @@ FAULTS = [
         'a: 1\nb: "\\UFFFFFFFF"', 2, "", "not YAML", id="no-such-character"
     ),
     pytest.param(
-        "a: &x [*x]", 1, "a" + "[0]" * 20, "too deep", id="holds-itself"
+        "a: &x [*x]", 1, "a" + "[0]" * 20, "too deeply", id="holds-itself"
     ),
     pytest.param('a: "x\\0y"', 1, "a", "NUL", id="escaped-nul"),
     pytest.param(
@@ -138,7 +143,7 @@ FAULTS = [
         "surrogate",
         id="escaped-half-a-pair",
     ),
-    pytest.param('"\\0": 1', 1, "", "no key", id="nul-in-key"),
+    pytest.param('"\\0": 1', 1, '"\\u0000"', "NUL", id="nul-in-key"),
 ]
 
 
@@ -227,44 +232,32 @@ def test_says_nothing_where_the_slip_is_not_known() -> None:
 
 def test_all_faults_at_once() -> None:
     document = read(
-        "a: 1\na: 2\nb: .inf\n3: 4\nc: 2026-13-45\nd: !!bool maybe\n"
-        "e: x\x01\nf: !x y\n# \x02\n"
+        "a: 1\na: 2\nb: .inf\n3: 4\nc: 2026-13-45\nd: !!bool maybe\ne: !x y\n"
     )
     assert [(fault.line, fault.where) for fault in document.faults] == [
         (2, "a"),
         (3, "b"),
-        (4, ""),
+        (4, "3"),
         (5, "c"),
         (6, "d"),
         (7, "e"),
-        (8, "f"),
-        (9, ""),
     ]
 
 
 def test_what_has_no_fault_is_known() -> None:
     document = read("a: 1\nb: [x, .inf]\n3: 4\nc: {d: 2026-13-45, e: y}\n")
-    assert document.is_read
     assert document.value == {
         "a": 1,
-        "b": ["x", UNKNOWN],
-        "c": {"d": UNKNOWN, "e": "y"},
+        "b": ["x", FAULTY],
+        "c": {"d": FAULTY, "e": "y"},
     }
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: &x [*x]", "[" * 50_000])
 def test_what_cannot_be_read_is_not_known(text: str) -> None:
     document = read(text)
-    assert not document.is_read
-    assert document.value is None
-
-
-def test_a_character_and_what_is_not_yaml() -> None:
-    document = read("a: x\x01\nb: 'y\n")
-    assert [(fault.line, fault.where) for fault in document.faults] == [
-        (1, ""),
-        (2, ""),
-    ]
+    assert document.value is FAULTY
+    assert len(document.faults) == 1
 
 
 def test_merged_values() -> None:
@@ -276,9 +269,9 @@ def test_merged_values() -> None:
 def test_looks_below_what_is_no_key() -> None:
     document = read("1: {a: .inf}\n[b]: .nan\n")
     assert [(fault.line, fault.where) for fault in document.faults] == [
-        (1, ""),
         (1, "1.a"),
-        (2, ""),
+        (1, "1"),
+        (2, "?"),
         (2, "?"),
     ]
 
@@ -287,7 +280,7 @@ def test_deep_nesting() -> None:
     assert read("[" * 20 + "]" * 20).faults == []
     assert read("[" * 30 + "]" * 30).faults
     (fault,) = read("[" * 50_000).faults
-    assert str(fault) == f"{PATH}:1: is nested too deep"
+    assert str(fault) == f"{PATH}:1: is nested too deeply"
 
 
 def test_aliases_cannot_blow_up() -> None:
@@ -299,7 +292,7 @@ def test_aliases_cannot_blow_up() -> None:
     (fault,) = read("\n".join(lines)).faults
     assert "too many" in fault.what
     (fault,) = read("a: &x [*x, *x, *x]").faults
-    assert "too deep" in fault.what
+    assert "too deeply" in fault.what
 
 
 PLACES = [
@@ -349,7 +342,6 @@ def test_fault_as_text() -> None:
 def test_any_text_is_a_value_or_faults(text: str) -> None:
     document = read(text)
     if not document.faults:
-        assert document.is_read
         assert document.value == yaml.safe_load(text)
     for fault in document.faults:
         assert fault.what

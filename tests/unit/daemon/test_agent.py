@@ -109,7 +109,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
             made.made.append(self)
 
     plugins = Plugins({"fake": Kept}, {"command": CommandBroker})
-    monkeypatch.setattr(config_module.plugins, "find", lambda: plugins)
+    monkeypatch.setattr(config_module.plugins, "installed", lambda: plugins)
     return made
 
 

@@ -1,0 +1,280 @@
+"""Faults: what is wrong in a file, where, and what it must be instead.
+
+The one place that puts errors of JSON Schema into words.  A schema's ``title``
+says what a value must be, and becomes a part of the fault.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import graphlib
+import re
+import shlex
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
+
+import jsonschema
+
+Schema = Mapping[str, Any]
+# The keys and indexes that lead to a value.
+Steps = Tuple[Union[str, int], ...]
+# What is wrong with the value that the steps lead to.
+Finding = Tuple[Steps, str]
+
+#: Takes the place of a value that already has a fault.
+FAULTY = object()
+
+_LONGEST_REASON = 80  # characters of what Python says; it can quote a value
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong in a file.
+
+    :ivar line: counted from 1; 0 for the file as a whole
+    :ivar where: the path of keys to the value, such as ``node.name``
+    """
+
+    path: Path
+    line: int
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else f"{self.path}"
+        return ": ".join(filter(None, (place, self.where, self.what)))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a fault about an unknown name: the known one most like it."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1)
+    if close:
+        return f"; is '{close[0]}' meant?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _is_integer(checker: Any, value: Any) -> bool:
+    """JSON Schema accepts 1.0 as an integer; for a size or port we do not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", _is_integer
+    ),
+)
+
+
+_FORMATS = jsonschema.FormatChecker(formats=())
+# jsonschema's own check lets "a{9999999999}" and 5,000 brackets raise.
+_FORMATS.checks("regex", (re.error, OverflowError, RecursionError))(
+    lambda value: not isinstance(value, str) or bool(re.compile(value))
+)
+_FORMATS.checks("shell-words", ValueError)(
+    lambda value: not isinstance(value, str) or shlex.split(value) is not None
+)
+_FORMAT_TITLES = {
+    "regex": "a regular expression that Python understands",
+    "shell-words": "words that a POSIX shell could split",
+}
+
+
+def explain(value: Any, schema: Schema) -> List[Finding]:
+    """Each way in which a value breaks a schema."""
+    validator = _Validator(schema, format_checker=_FORMATS)
+    # Of two missing keys there are two errors, each about both.
+    found: Dict[Finding, None] = {}
+    for error in validator.iter_errors(value):
+        if error.instance is not FAULTY:
+            found.update(dict.fromkeys(_sentences(error)))
+    return list(found)
+
+
+def _sentences(error: jsonschema.ValidationError) -> Iterator[Finding]:
+    steps = _place_of(error)
+    if error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance:
+                yield steps, f"the key '{key}' is missing"
+    elif error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        for key in error.instance:
+            if key not in known:
+                inside = [n for n in known if key in _properties(known[n])]
+                hint = f"; it belongs in {inside[0]}" if inside else ""
+                yield (*steps, key), f"unknown key{hint or meant(key, known)}"
+    elif error.validator == "format":
+        title = _FORMAT_TITLES[error.validator_value]
+        reason = " ".join(str(error.cause).split())[:_LONGEST_REASON]
+        yield steps, f"must be {title}: {reason}"
+    elif error.validator_value == _SCHEMA_TYPES:
+        yield steps, f"must be a JSON Schema{_hint(error)}"
+    elif error.validator == "anyOf" and steps[-1:] == ("type",):
+        # The types in a JSON Schema of the administrator's.
+        names = error.instance
+        names = names if isinstance(names, list) else [names]
+        name = next((n for n in names if n not in [*_TYPES]), names)
+        if name is not FAULTY:
+            yield steps, f"unknown type '{name}'{meant(str(name), _TYPES)}"
+    else:
+        rule = f"within the rule {error.validator}: {error.validator_value}"
+        if error.validator == "type":
+            rule = " or ".join(_TYPES.get(n, n) for n in _types(error))
+        yield steps, f"must be {error.schema.get('title', rule)}{_hint(error)}"
+
+
+def _place_of(error: jsonschema.ValidationError) -> Steps:
+    steps: Steps = tuple(error.absolute_path)
+    if [None, *error.absolute_schema_path][-2] == "propertyNames":
+        return (*steps, error.instance)
+    if error.validator == "not" and isinstance(error.instance, dict):
+        # Of keys that exclude each other, the last is one too many.
+        no = error.validator_value
+        keys = no.get("required", ()) if isinstance(no, dict) else ()
+        return (*steps, *[key for key in error.instance if key in keys][-1:])
+    return steps
+
+
+def _properties(schema: Any) -> Mapping[str, Any]:
+    return schema.get("properties", {}) if isinstance(schema, dict) else {}
+
+
+_TYPES = {
+    "object": "a mapping of keys to values",
+    "array": "a list",
+    "string": "a string",
+    "boolean": "yes or no",
+    "integer": "a whole number",
+    "number": "a number",
+    "null": "nothing",
+}
+
+
+def _types(error: jsonschema.ValidationError) -> List[str]:
+    types = error.validator_value
+    return [types] if isinstance(types, str) else list(map(str, types))
+
+
+_SCHEMA_TYPES = ["object", "boolean"]
+_NUMERIC = {"integer", "number"}
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")
+_BOOLEAN = re.compile("yes|no|true|false|on|off", re.IGNORECASE)
+# What can only be one item: a comma could be meant to separate two.
+_ITEM = re.compile(r"[^\x00-\x1f,]{1,40}")
+
+
+def _hint(error: jsonschema.ValidationError) -> str:
+    """What to write instead of a value of another type, or which it is."""
+    value = error.instance
+    if error.validator != "type":
+        return ""
+    if value is None:
+        return "; it is empty"
+    types = set(_types(error))
+    is_type = _Validator.TYPE_CHECKER.is_type
+    kinds = [words for name, words in _TYPES.items() if is_type(value, name)]
+    what = f"this is {[*kinds, 'a date'][0]}"
+    if isinstance(value, str):
+        number = _NUMBER.fullmatch(value) if types & _NUMERIC else None
+        if number and number[1]:
+            what = "write the number alone, without a unit"
+        elif number or ("boolean" in types and _BOOLEAN.fullmatch(value)):
+            what = "write it without quotes"
+        elif _types(error) == _SCHEMA_TYPES and value in _TYPES:
+            what = f"write {{type: {value}}}"
+        elif "array" in types and _ITEM.fullmatch(value):
+            quoted = value.replace("'", "''")
+            what = f"write ['{quoted}']"
+    elif isinstance(value, list) and "object" in types:
+        # The keys of one mapping, each with a dash.
+        if value and isinstance(value[0], dict):
+            what = "write its keys without '- '"
+    elif isinstance(value, float) and "integer" in types:
+        return ""
+    elif not isinstance(value, (dict, list)):
+        if _Validator(error.schema).is_valid(str(value)):
+            what = "put it in quotes"
+    return f"; {what}"
+
+
+# Of JSON Schema: keys that name a schema, that lead to one, that hold one for
+# the same value, and that hold several of these.
+_ANCHORS = {"$anchor", "$dynamicAnchor"}
+_REFERENCES = {"$id", "$ref", "$dynamicRef", "$recursiveRef"}
+_SAME_VALUE = {"not", "if", "then", "else"}
+_SAME_VALUE_EACH = {"allOf", "anyOf", "oneOf", "dependentSchemas"}
+
+
+def explain_schema(schema: Any) -> List[Finding]:
+    """What is wrong with a JSON Schema itself; one finding for each place."""
+    places = dict(_walk(schema))
+    found: Dict[Steps, str] = {}
+    for steps, value in places.items():
+        if isinstance(value, datetime.date):
+            found[steps] = "is a date, unknown to JSON: put it in quotes"
+    for steps, what in (
+        *explain(schema, jsonschema.Draft202012Validator.META_SCHEMA),
+        *_explain_references(places),
+    ):
+        found.setdefault(steps, what)
+    return list(found.items())
+
+
+def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
+    """All values in a value, from outside to inside."""
+    yield steps, value
+    inner: Iterable[Tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    for step, item in inner:
+        yield from _walk(item, (*steps, step))
+
+
+def _explain_references(places: Mapping[Steps, Any]) -> Iterator[Finding]:
+    """Find references that lead out of a schema, to nothing, or in a loop.
+
+    To follow one that leads out would fetch it; an ``$id`` makes all below it
+    lead out.  A loop is endless if no step of it goes deeper into the data.
+
+    :param places: all values in the schema
+    """
+    targets: Dict[str, Steps] = {}
+    references: Dict[Steps, str] = {}
+    graph: graphlib.TopologicalSorter[Steps] = graphlib.TopologicalSorter()
+    for steps, value in places.items():
+        above, last = (None, None, *steps)[-2:]
+        if isinstance(value, (dict, bool)):
+            targets["".join(map(_pointer, steps))] = steps
+        elif isinstance(value, str) and last in _ANCHORS:
+            targets[value] = steps[:-1]
+        elif isinstance(value, str) and last in _REFERENCES:
+            references[steps] = value
+        if last in _SAME_VALUE or steps in references:
+            graph.add(steps[:-1], steps)
+        elif above in _SAME_VALUE_EACH:
+            graph.add(steps[:-2], steps)
+    for steps, reference in references.items():
+        target = targets.get(urllib.parse.unquote(reference[1:]))
+        is_inside = reference[:1] in ("", "#") and steps[-1] != "$id"
+        if target is not None and is_inside:
+            graph.add(steps, target)
+            continue
+        what = "but a schema must be complete in itself"
+        yield steps, f"leads to '{reference}', {what}"
+    try:
+        graph.prepare()
+    except graphlib.CycleError as error:
+        place = next(steps for steps in error.args[1] if steps in references)
+        yield place, "refers to itself in an endless loop"
+
+
+def _pointer(step: Union[str, int]) -> str:
+    """A step as a part of a JSON pointer."""
+    return "/" + str(step).replace("~", "~0").replace("/", "~1")
