@@ -10,13 +10,13 @@ import signal
 from typing import Any, List, Mapping, Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
-from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
 from ngcp_task_agent.process.run import Cause, Exit, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import User, ask_user, find_user, own_user
 from ngcp_task_agent.protocol.messages import UNUSABLE, Request, load_json
+from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 logger = logging.getLogger(__name__)
 

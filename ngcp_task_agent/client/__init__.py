@@ -8,9 +8,9 @@ or, in a script without asyncio, ``outcome = run_task("reload", "prx*")``.
 
 from __future__ import annotations
 
-from ngcp_task_agent.client.call import Call, Patience
+from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.client import Client, run_task
-from ngcp_task_agent.client.discovery import Address, find, parse_url
+from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.errors import (
     ClientError,
     ConnectionLost,
@@ -18,9 +18,16 @@ from ngcp_task_agent.client.errors import (
     NoAddress,
     RedisUnavailable,
 )
-from ngcp_task_agent.client.outcome import NodeOutcome, Outcome, Verdict
-from ngcp_task_agent.client.requests import Request
-from ngcp_task_agent.client.responses import Response, Status
+
+# Users need no longer name; within the package, agents have their own
+# Request, Response and Outcome.
+from ngcp_task_agent.client.outcome import NodeOutcome, Verdict
+from ngcp_task_agent.client.outcome import RequestOutcome as Outcome
+from ngcp_task_agent.client.requests import OutgoingRequest as Request
+from ngcp_task_agent.client.responses import ReceivedResponse as Response
+from ngcp_task_agent.client.responses import Status
+from ngcp_task_agent.client.url import parse_url
+from ngcp_task_agent.client.waiting import Patience
 
 __all__ = [
     "Address",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Mapping, Optional, Type, Union
+from typing import Any, Mapping, Optional, Union
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
@@ -16,16 +16,17 @@ from ngcp_task_agent.backends.redis.dial import (
     dial_like,
     dial_server,
 )
-from ngcp_task_agent.client.call import Call, Patience
+from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.inbox import Inbox
-from ngcp_task_agent.client.outcome import Outcome, Tally
-from ngcp_task_agent.client.requests import Request, check_channel
+from ngcp_task_agent.client.outcome import RequestOutcome, Tally
+from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
+from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
 
-MAX_DATA = 512 << 20  # twice 50 MB, four bytes for each character
+MAX_DATA = 512 << 20  # bytes: twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds
 
 _PING_INTERVAL = 10.0  # seconds
@@ -36,17 +37,18 @@ class Client:
     """Runs tasks on the nodes that listen on a control channel.
 
     ``async with Client() as client`` connects, and disconnects at the end.
-    Any number of requests can be on their way at once.
+    Any number of requests can be under way at once.
 
-    :param address: where to send requests; by default what find() says, or
+    :param address: where to send requests; by default what find() returns, or
         ``Address()`` if ``redis`` is given
-    :param redis: a redis.asyncio.Redis without decode_responses, whose server
-        is used instead of the address's: tests can give one of fakeredis
+    :param connect_timeout: seconds
+    :param ping_interval: seconds; a server that is silent for two of them
+        is lost
     :param max_data: bytes of memory for the answers to one request: up to
         four for each character of a text that has rare ones
-    :param ping_interval: seconds; a server that has been silent for two of
-        them is lost
-    :ivar feedback_channel: where answers come, no other client's
+    :param redis: a redis.asyncio.Redis without decode_responses, whose server
+        is used instead of the address's, such as one of fakeredis in tests
+    :ivar feedback_channel: where this client receives answers
     """
 
     def __init__(
@@ -61,22 +63,22 @@ class Client:
         """
         :raises TypeError: for a ``redis`` that cannot be used
         """
+        self.feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
         self._address = address
         self._dial = None if redis is None else dial_like(redis)
         self._connect_timeout = connect_timeout
         self._ping_interval = ping_interval
         self._max_data = max_data
-        self.feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
         self._connection: Optional[Connection] = None
-        # What waits there is bytes, which take less room than a text.
+        # What waits there is bytes, which take less memory than text.
         self._inbox = Inbox(self._deliver, max_data // 2)
-        # Weak: a call that nobody iterates over any longer gets no more.
+        # Weak: an abandoned call collects no more answers.
         self._calls: WeakValueDictionary[str, Call] = WeakValueDictionary()
 
     async def __aenter__(self) -> Client:
         """
         :raises NoAddress: when the configuration does not say where
-        :raises RedisUnavailable: when Redis is not to be reached
+        :raises RedisUnavailable: when Redis cannot be reached
         """
         if self._address is None:
             where = find if self._dial is None else Address
@@ -93,12 +95,7 @@ class Client:
         self._connection = connection
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._connection:
             await self._connection.close()
         await self._inbox.close()
@@ -113,7 +110,7 @@ class Client:
         channel: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
     ) -> Call:
-        """Run a task: iterate over what this returns to get the responses.
+        """Run a task: iterate over the result to get the responses.
 
         The request is sent when the iteration begins.
 
@@ -123,21 +120,24 @@ class Client:
         """
         if not self._connection or not self._address:
             raise RuntimeError("use 'async with Client() as client'")
-        patience.check()
         if channel is None:
             channel = self._address.channel
         check_channel(channel)
-        if options is None:
-            options = {}
-        request = Request(task, self._address.src, dst, data, options)
+        request = OutgoingRequest(
+            task,
+            self._address.src,
+            dst,
+            data,
+            {} if options is None else options,
+        )
+        body = request.encode(self.feedback_channel)
         call = Call(
-            self._connection,
-            self._inbox,
             request,
-            request.encode(self.feedback_channel),
-            channel,
             patience,
             Tally(self._max_data),
+            partial(self._connection.publish, channel, body),
+            self._connection.lost,
+            self._inbox.drain,
         )
         self._calls[request.uuid] = call
         return call
@@ -151,7 +151,7 @@ class Client:
         patience: Patience = _PATIENCE,
         channel: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
-    ) -> Outcome:
+    ) -> RequestOutcome:
         """Run a task and wait until it has ended; arguments as for send().
 
         :raises InvalidRequest: when it cannot be sent
@@ -188,47 +188,38 @@ def run_task(
     url: Optional[str] = None,
     config_dir: Union[str, Path] = DEFAULT_DIR,
     redis: Optional[Redis[Any]] = None,
-) -> Outcome:
+) -> RequestOutcome:
     """Run a task and wait until it has ended, in a script without asyncio.
 
     :param patience: and options: as for Client.send()
     :param backend: and channel, url, config_dir: as for find()
     :param redis: as for Client; instead of a url
-    :raises ClientError: when it could not be sent, or not be followed
-    :raises RuntimeError: in a running event loop, which it would hold up
+    :raises ClientError: when the request cannot be sent or followed
+    :raises RuntimeError: in a running event loop, which it would block
     """
-    if _is_in_loop():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
         raise RuntimeError(
-            "run_task() would hold up the running event loop: use Client"
+            "run_task() would block the running event loop: use Client"
         )
     if redis is not None and url is not None:
         raise TypeError("give redis or a url, not both")
     if channel is not None:
         check_channel(channel)
-    patience.check()
     address = find(
-        task,
-        backend=backend,
-        channel=channel,
-        url=url,
-        config_dir=config_dir,
+        task, backend=backend, channel=channel, url=url, config_dir=config_dir
     )
+    timeout = min(CONNECT_TIMEOUT, patience.timeout)
 
-    async def run() -> Outcome:
-        within = min(CONNECT_TIMEOUT, patience.timeout)
+    async def run() -> RequestOutcome:
         async with Client(
-            address, connect_timeout=within, redis=redis
+            address, connect_timeout=timeout, redis=redis
         ) as client:
             return await client.run(
                 task, dst, data, patience=patience, options=options
             )
 
     return asyncio.run(run())
-
-
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -166,5 +166,5 @@ class Connection:
         if str(error).startswith("refuses "):
             return RedisUnavailable(f"Redis at {self._server} {error}")
         return RedisUnavailable(
-            f"Redis at {self._server} is not to be reached: {error}"
+            f"Redis at {self._server} cannot be reached: {error}"
         )

@@ -1,12 +1,12 @@
 """What can keep a request from being sent or answered, as a tree.
 
 ClientError
-├── InvalidRequest      cannot be sent as it is; says which part is at fault
+├── InvalidRequest      the request cannot be sent as it is
 ├── NoAddress           the configuration does not say where to send it
-└── RedisUnavailable    Redis is not to be reached, or refuses
+└── RedisUnavailable    Redis cannot be reached, or refuses
     └── ConnectionLost      ... after the request may have been sent
 
-A task that is rejected or fails is no exception: its outcome says so.
+A task that is rejected or fails raises nothing: the outcome says so.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ngcp_task_agent.errors import AgentError
 
 
 class ClientError(AgentError):
-    """The root: ``str()`` is a sentence that a person can act on."""
+    """The root: ``str()`` is a sentence that says what to correct."""
 
 
 class InvalidRequest(ClientError):
-    """Every agent would refuse it, or it is no JSON."""
+    """Every agent would reject it, or it cannot be written as JSON."""
 
 
 class NoAddress(ClientError):
-    """There is no such backend, or several would do."""
+    """The backend is missing or cannot be used, or several fit."""
 
 
 class RedisUnavailable(ClientError):
@@ -31,4 +31,4 @@ class RedisUnavailable(ClientError):
 
 
 class ConnectionLost(RedisUnavailable):
-    """Nodes may have taken the request; their answers cannot come."""
+    """Nodes may have received the request; their answers cannot arrive."""

@@ -1,8 +1,8 @@
-"""Inbox: reads first, understands later.
+"""Inbox: receives first, parses later.
 
-Redis drops a subscriber that lets 32 MB wait (client-output-buffer-limit),
-and several agents can send large answers at once.  So while much is coming it
-is only collected; its JSON is read in the next pause.
+Redis drops a subscriber for which 32 MB wait (client-output-buffer-limit),
+and several agents can send large answers at once.  So large messages are only
+stored while more arrive, and are parsed in the next pause.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ngcp_task_agent import background
 from ngcp_task_agent.client import responses
 from ngcp_task_agent.client.responses import Message
 
-_LARGE = 32768  # bytes, whose JSON is read within less than a millisecond
+_LARGE = 32768  # bytes; smaller ones are parsed in less than a millisecond
 _PAUSE = 0.05  # seconds without a large message
 
 
 class Inbox:
-    """Turns what arrives into messages.
+    """Turns the bodies that arrive into messages.
 
     :param deliver: takes each message
     :param limit: bytes that may wait
@@ -35,45 +35,43 @@ class Inbox:
         self._reader: Optional[asyncio.Task[None]] = None
 
     def put(self, body: bytes) -> None:
-        """Take what has arrived."""
+        """Take a body from the network."""
         if len(body) <= _LARGE:
-            self._read(body)
+            self._parse(body)
             return
         self._arrived = asyncio.get_running_loop().time()
         self._waiting.append(body)
         self._size += len(body)
         while self._size > self._limit:
-            self._next()
+            self._parse_next()
         if not self._reader or self._reader.done():
-            self._reader = background.start(self._read_in_pauses())
+            self._reader = background.start(self._parse_in_pauses())
 
-    async def empty(self) -> None:
-        """Deliver all that waits now, not what comes meanwhile."""
+    async def drain(self) -> None:
+        """Deliver all that waits now, but nothing that arrives meanwhile."""
         for _ in range(len(self._waiting)):
             if self._waiting:
-                self._next()
+                self._parse_next()
             await asyncio.sleep(0)
 
     async def close(self) -> None:
         if self._reader:
             await background.end(self._reader)
 
-    async def _read_in_pauses(self) -> None:
+    async def _parse_in_pauses(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
             pause = self._arrived + _PAUSE - loop.time()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            else:
-                self._next()
-                await asyncio.sleep(0)
+            if pause <= 0:
+                self._parse_next()
+            await asyncio.sleep(max(0.0, pause))
 
-    def _next(self) -> None:
+    def _parse_next(self) -> None:
         body = self._waiting.popleft()
         self._size -= len(body)
-        self._read(body)
+        self._parse(body)
 
-    def _read(self, body: bytes) -> None:
+    def _parse(self, body: bytes) -> None:
         message = responses.parse(body)
         if message:
             self._deliver(message)

@@ -1,4 +1,4 @@
-"""Outcome: what became of a request, node by node."""
+"""What became of a request, node by node."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import enum
 from dataclasses import dataclass, replace
 from typing import Dict, Optional, Tuple
 
-from ngcp_task_agent.client.requests import Request
+from ngcp_task_agent.client.requests import OutgoingRequest
 from ngcp_task_agent.client.responses import (
     Joiner,
     Message,
-    Response,
+    ReceivedResponse,
     Status,
     TooMuch,
 )
 
 
 class Verdict(enum.Enum):
-    """The outcome in a word; of several that hold, the first."""
+    """The outcome in a word; if several apply, the first."""
 
     UNANSWERED = "unanswered"  # no node has answered
     ERROR = "error"  # a task ended in error
-    UNFINISHED = "unfinished"  # a node accepted, or was expected, in vain
+    UNFINISHED = "unfinished"  # a node has not ended, or too few have
     REJECTED = "rejected"  # a node has rejected the request
-    DONE = "done"  # all is well
+    DONE = "done"  # everything went well
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ class NodeOutcome:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a request, at the end or as far as it is known.
+class RequestOutcome:
+    """What became of a request so far, or in the end.
 
-    :ivar nodes: in the order in which they answered first
-    :ivar expected: how many nodes were to end or to reject, if given
-    :ivar seconds: from the sending until now, or until the end
+    :ivar nodes: in the order of their first answers
+    :ivar expected: how many nodes should end or reject, if given
+    :ivar seconds: from sending the request until now, or until the end
     """
 
-    request: Request
+    request: OutgoingRequest
     nodes: Tuple[NodeOutcome, ...]
     expected: Optional[int]
     seconds: float
 
-    def having(self, *statuses: Status) -> Tuple[NodeOutcome, ...]:
-        """The nodes in one of these states."""
-        return tuple(n for n in self.nodes if n.status in statuses)
+    def having(self, status: Status) -> Tuple[NodeOutcome, ...]:
+        """The nodes with this status."""
+        return tuple(n for n in self.nodes if n.status is status)
 
     @property
     def done(self) -> Tuple[NodeOutcome, ...]:
@@ -96,9 +96,8 @@ class Outcome:
             return Verdict.UNANSWERED
         if self.failed:
             return Verdict.ERROR
-        # Who waits for so many nodes does not wait for any more.
-        waits = self.missing if self.expected else self.unfinished
-        if waits:
+        # Once the expected number has ended, the others do not matter.
+        if self.missing if self.expected else self.unfinished:
             return Verdict.UNFINISHED
         return Verdict.REJECTED if self.rejected else Verdict.DONE
 
@@ -108,22 +107,23 @@ class Outcome:
 
 
 class Tally:
-    """Counts the answers to one request.
+    """Counts the answers to one request, by the names nodes give themselves.
 
-    Knows nodes by the names they give themselves.  By the protocol a node
-    sends one ``rejected``, or one ``accepted`` and one ending; whatever else
-    comes is settled so: the first ending stands, and who accepts in one
-    place (an agent can listen through several backends) has not rejected.
+    By the protocol a node sends one ``rejected``, or one ``accepted`` and one
+    ending.  Of anything else, the first ending counts, and ``accepted``
+    overrides ``rejected``: an agent can listen through several backends.
 
     :param max_data: bytes of memory for all that is kept
+    :ivar running: how many nodes have accepted and not ended
+    :ivar latest: when the last response came, in seconds after sending
     """
 
     def __init__(self, max_data: int) -> None:
+        self.running = 0
+        self.latest = 0.0
         self._max_data = max_data
         self._joiner = Joiner(max_data)
         self._nodes: Dict[str, NodeOutcome] = {}
-        #: how many nodes have accepted and not ended
-        self.running = 0
 
     @property
     def nodes(self) -> Tuple[NodeOutcome, ...]:
@@ -139,10 +139,12 @@ class Tally:
         """How many nodes have ended or rejected."""
         return len(self._nodes) - self.running
 
-    def take(self, message: Message, seconds: float) -> Optional[Response]:
-        """Count a message; returns the response, where it says anything new.
+    def take(
+        self, message: Message, seconds: float
+    ) -> Optional[ReceivedResponse]:
+        """Count a message; returns the response if it says anything new.
 
-        :param seconds: since the sending of the request
+        :param seconds: since the request was sent
         """
         node = self._nodes.get(message.src)
         if node and not _is_news(node, message.status):
@@ -151,7 +153,7 @@ class Tally:
             whole = self._joiner.take(message)
         except TooMuch:
             if not node:
-                return None  # of a flood
+                return None  # this may be a flood
             whole = replace(
                 message,
                 status=Status.ERROR,
@@ -164,12 +166,21 @@ class Tally:
             )
         if not whole:
             return None
-        self._nodes[whole.src] = _after(node, whole, seconds)
+        self.latest = seconds
         was_running = node is not None and node.status is Status.ACCEPTED
-        self.running += (whole.status is Status.ACCEPTED) - was_running
+        is_running = whole.status is Status.ACCEPTED
+        self.running += is_running - was_running
+        self._nodes[whole.src] = NodeOutcome(
+            whole.src,
+            whole.status,
+            "" if is_running else whole.reason,
+            whole.data,
+            seconds if is_running else node.accepted if node else None,
+            None if is_running else seconds,
+        )
         if whole.status.is_ending:
             self._joiner.forget(whole.src)
-        return Response(
+        return ReceivedResponse(
             whole.src, whole.status, whole.reason, whole.data, seconds
         )
 
@@ -178,19 +189,3 @@ def _is_news(node: NodeOutcome, status: Status) -> bool:
     if node.status is Status.REJECTED:
         return status is not Status.REJECTED
     return node.status is Status.ACCEPTED and status.is_ending
-
-
-def _after(
-    node: Optional[NodeOutcome], response: Message, seconds: float
-) -> NodeOutcome:
-    accepted = node.accepted if node else None
-    if response.status is Status.ACCEPTED:
-        return NodeOutcome(response.src, Status.ACCEPTED, accepted=seconds)
-    return NodeOutcome(
-        response.src,
-        response.status,
-        response.reason,
-        response.data,
-        accepted,
-        seconds,
-    )

@@ -1,4 +1,4 @@
-"""Request: what a client sends, checked as the agents will check it."""
+"""What a client sends, checked as the agents will check it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
+from ngcp_task_agent.backends.redis.options import LONGEST_CHANNEL
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.protocol import destination
-from ngcp_task_agent.protocol.messages import parse_request
+from ngcp_task_agent.protocol.messages import SURROGATE, parse_request
 
-_LONGEST_CHANNEL = 512  # characters, as agents have it
+# Within brackets, and not across what separates targets and options.
+_NUMBERS = re.compile(r"\[[^\],|;+]*?(\d\d+-\d+|\d+-\d\d+)[^\],|;+]*\]")
 
 
 @dataclass(frozen=True)
-class Request:
-    """Run a task.
+class OutgoingRequest:
+    """A request to run a task.
 
     :param task: its name
     :param src: the client's name for itself
-    :param dst: the nodes that are to act, see the protocol
-    :param data: what JSON can say; what it means is the task's affair
+    :param dst: the nodes to run it, see ngcp-task-agent-protocol(7)
+    :param data: a JSON value; its meaning is up to the task
     :param options: more options for the backends
     """
 
@@ -37,7 +39,7 @@ class Request:
     def encode(self, feedback_channel: str) -> bytes:
         """The message that asks for answers on this channel.
 
-        :raises InvalidRequest: when no agent would take it
+        :raises InvalidRequest: when every agent would reject it
         """
         if not isinstance(self.options, Mapping):
             raise InvalidRequest("options must be a mapping")
@@ -61,17 +63,31 @@ class Request:
         return body
 
 
+def explain_numbers(dst: str) -> str:
+    """A warning about a range such as ``prx[8-11]``; empty without one.
+
+    To fnmatch that is one character, of ``8-1`` and ``1``.
+    """
+    found = _NUMBERS.search(dst)
+    if not found:
+        return ""
+    return (
+        f"dst: [{found[1]}] matches one character, not a number from "
+        f"{found[1].replace('-', ' to ')}: list the names, separated by commas"
+    )
+
+
 def check_channel(channel: Any) -> None:
     """
-    :raises InvalidRequest: when no agent can listen there
+    :raises InvalidRequest: when no agent can subscribe to this channel
     """
     if (
         not isinstance(channel, str)
-        or not 1 <= len(channel) <= _LONGEST_CHANNEL
-        # Half a surrogate pair is no text.
-        or re.search("[\ud800-\udfff]", channel)
+        or not 1 <= len(channel) <= LONGEST_CHANNEL
+        # Half a surrogate pair cannot be encoded.
+        or SURROGATE.search(channel)
     ):
         raise InvalidRequest(
-            f"channel must be a string of 1 to {_LONGEST_CHANNEL} characters "
-            "that UTF-8 can tell"
+            f"channel must be a string of 1 to {LONGEST_CHANNEL} characters "
+            "that can be encoded as UTF-8"
         )

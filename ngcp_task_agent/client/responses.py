@@ -5,17 +5,18 @@ from __future__ import annotations
 import enum
 import json
 import sys
-from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from dataclasses import dataclass, replace
+from typing import Dict, Optional
 
-_LONGEST_NAME = 255  # characters
+from ngcp_task_agent.protocol.messages import LONGEST_NAME
+
 _LONGEST_REASON = 10_000  # characters that are kept
 _MOST_CHUNKS = 1_000_000
 _OVERHEAD = 1024  # bytes that anything kept may need besides its text
 
 
 class Status(enum.Enum):
-    """What a node says of a request."""
+    """What a node says about a request."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -28,13 +29,13 @@ class Status(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Response:
-    """One response, complete.
+class ReceivedResponse:
+    """One complete response.
 
     :ivar node: the name of the node that sent it
     :ivar reason: a sentence for ``rejected`` and ``error``, else empty
     :ivar data: the task's output for ``done`` and ``error``, else None
-    :ivar seconds: from the sending of the request to this response
+    :ivar seconds: from sending the request to this response
     """
 
     node: str
@@ -46,7 +47,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Message:
-    """What came from the feedback channel: a response, or a chunk of one."""
+    """A message on the feedback channel: a response, or a chunk of one."""
 
     uuid: str
     ref: str
@@ -59,12 +60,11 @@ class Message:
 
 
 def parse(body: bytes) -> Optional[Message]:
-    """Read a message; None for what is no response to a request."""
+    """Read a message; None if it is not a response."""
     try:
         fields = json.loads(body.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
+        status = Status(fields["status"])
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
     ref, src, uuid = fields.get("ref"), fields.get("src"), fields.get("uuid")
     if not isinstance(uuid, str):
@@ -73,39 +73,35 @@ def parse(body: bytes) -> Optional[Message]:
     if (
         not isinstance(ref, str)
         or not isinstance(src, str)
-        or not 1 <= len(src) <= _LONGEST_NAME
-        or len(uuid) > _LONGEST_NAME
+        or not 1 <= len(src) <= LONGEST_NAME
+        or len(uuid) > LONGEST_NAME
         or type(chunk) is not int
         or type(chunks) is not int
         or not 1 <= chunk <= chunks <= _MOST_CHUNKS
     ):
         return None
-    try:
-        status = Status(fields.get("status"))
-    except ValueError:
-        return None
-    reason = fields.get("reason")
+    reason, data = fields.get("reason"), None
+    if status.is_ending:
+        data = fields.get("data")
+        if data is None:
+            data = ""
+        elif not isinstance(data, str):
+            # Older agents send any JSON.
+            data = json.dumps(data)
     return Message(
         uuid=uuid,
         ref=ref,
         src=src,
         status=status,
         reason=reason[:_LONGEST_REASON] if isinstance(reason, str) else "",
-        data=_text(fields.get("data")) if status.is_ending else None,
+        data=data,
         chunk=chunk,
         chunks=chunks,
     )
 
 
-def _text(data: Any) -> str:
-    """The data of an ending; agents of old send more than strings."""
-    if data is None:
-        return ""
-    return data if isinstance(data, str) else json.dumps(data)
-
-
 class TooMuch(Exception):
-    """What one request's answers need exceeds the limit."""
+    """The answers to one request need more memory than the limit."""
 
 
 class Joiner:
@@ -120,23 +116,20 @@ class Joiner:
         self._parts: Dict[str, Dict[str, Dict[int, Message]]] = {}
 
     def take(self, message: Message) -> Optional[Message]:
-        """The whole response, once all its chunks are there in any order.
+        """The whole response, once its chunks are there, in any order.
 
-        :raises TooMuch: and forgets what was kept of that response
+        :raises TooMuch: and drops what was kept of that node's responses
         """
         responses = self._parts.get(message.src, {})
         parts = responses.get(message.uuid, {})
-        if message.chunk in parts:
+        first = next(iter(parts.values()), message)
+        if message.chunk in parts or message.chunks != first.chunks:
             return None
-        for other in parts.values():
-            if other.chunks != message.chunks:
-                return None
-            break
-        try:
-            self._keep(message)
-        except TooMuch:
+        size = _size(message)
+        if size > self._left:
             self.forget(message.src)
-            raise
+            raise TooMuch
+        self._left -= size
         if message.chunks == 1:
             return message
         responses = self._parts.setdefault(message.src, responses)
@@ -147,32 +140,13 @@ class Joiner:
         del responses[message.uuid]
         data = None
         if message.data is not None:
-            data = "".join(
-                parts[number].data or ""
-                for number in range(1, message.chunks + 1)
-            )
-        return Message(
-            message.uuid,
-            message.ref,
-            message.src,
-            message.status,
-            message.reason,
-            data,
-            1,
-            1,
-        )
+            data = "".join(parts[n].data or "" for n in sorted(parts))
+        return replace(message, data=data, chunk=1, chunks=1)
 
     def forget(self, src: str) -> None:
-        """Drop the chunks of this node's responses that are incomplete."""
+        """Drop the incomplete responses of this node."""
         for parts in self._parts.pop(src, {}).values():
-            for part in parts.values():
-                self._left += _size(part)
-
-    def _keep(self, message: Message) -> None:
-        size = _size(message)
-        if size > self._left:
-            raise TooMuch
-        self._left -= size
+            self._left += sum(map(_size, parts.values()))
 
 
 def _size(message: Message) -> int:

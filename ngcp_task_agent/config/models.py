@@ -13,12 +13,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.config.faults import Fault, Schema, explain_schema, meant
 from ngcp_task_agent.config.plugins import Plugins
-from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
 from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.protocol.messages import LONGEST_NAME
+from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 # In bytes.  A response without data has to fit, see messages.Response.encode.
 LEAST_SIZES = {"max_request": 1024, "max_response": 16384}
-_LONGEST_NAME = 255  # characters, of the src of a message
 # No control characters, nor those that turn the direction of a line.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
@@ -36,8 +36,8 @@ def _name(title: str) -> Schema:
     return {
         "type": "string",
         "pattern": _PRINTABLE,
-        "maxLength": _LONGEST_NAME,
-        "title": f"{title} of 1 to {_LONGEST_NAME} printable characters",
+        "maxLength": LONGEST_NAME,
+        "title": f"{title} of 1 to {LONGEST_NAME} printable characters",
     }
 
 
@@ -75,7 +75,7 @@ AGENT_SCHEMA: Schema = {
                         **_name("labels"),
                         "not": {"pattern": "^(?i:state|status|role)\\Z"},
                         "title": "labels other than state, status and role, "
-                        f"of at most {_LONGEST_NAME} characters",
+                        f"of at most {LONGEST_NAME} characters",
                     },
                     "title": "a mapping of labels to strings",
                 },

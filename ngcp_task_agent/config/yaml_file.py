@@ -17,12 +17,12 @@ from typing import Any, Dict, List, Set, Tuple
 import yaml
 
 from ngcp_task_agent.config.faults import FAULTY, Fault, Schema, Steps, explain
+from ngcp_task_agent.protocol.messages import UNUSABLE
 
 DEEPEST = 20  # levels
 MOST_VALUES = 100_000  # each counted wherever an alias repeats it
 _LARGEST_INT = 1 << 63  # Python refuses to print much larger ones
 # YAML's escapes can make them; no path, argument or JSON text can hold them.
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _MUST_BE_USABLE = "must not hold NUL or half a surrogate pair"
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
@@ -168,7 +168,7 @@ class _Values:
             if not is_scalar or key_node.tag not in (f"{_TAG}str", _MERGE):
                 self._faulty(at, "the key must be a string, perhaps in quotes")
                 continue
-            if _UNUSABLE.search(key):
+            if UNUSABLE.search(key):
                 self._faulty(at, f"the key {_MUST_BE_USABLE}")
                 continue
             if key in seen:
@@ -199,7 +199,7 @@ class _Values:
             return self._faulty(steps, "is too large a number")
         if isinstance(value, float) and not math.isfinite(value):
             return self._faulty(steps, "must be a finite number")
-        if _UNUSABLE.search(node.value):
+        if UNUSABLE.search(node.value):
             return self._faulty(steps, _MUST_BE_USABLE)
         return value
 

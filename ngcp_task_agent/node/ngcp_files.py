@@ -12,8 +12,8 @@ from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Tuple
 import yaml
 
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
-_LONGEST_NAME = 255  # characters, as in messages
 _ROLE = re.compile(
     r"^[ \t]*(?:export[ \t]+)?NGCP_IS_(\w+)=(.*)$", re.MULTILINE
 )
@@ -34,7 +34,7 @@ def find_name(root: Path = Path("/")) -> str:
     for file in ("ngcp_hostname", "ngcp_nodename"):
         for line in _lines(root / "etc" / file)[:1]:
             if line.strip():
-                return line.strip()[:_LONGEST_NAME]
+                return line.strip()[:LONGEST_NAME]
     return socket.gethostname().partition(".")[0]
 
 

@@ -134,7 +134,7 @@ def test_rejected(nodes: Path) -> None:
 def test_nobody(one: Path) -> None:
     done = invoke(one, "echo", "--dst", "x", "--answer-timeout", "0.3")
     assert (done.status, done.out) == (4, "")
-    assert "nobody answered within" in done.err
+    assert "no node answered within" in done.err
     done = invoke(one, "echo", "--dst", "x", "--timeout", "0.3")
     assert done.status == 4
 
@@ -147,6 +147,17 @@ def test_nobody_of_a_number(one: Path) -> None:
     )
     assert done.status == 4
     assert done.json()["status"] == "unanswered"
+
+
+def test_range_of_numbers_is_explained_and_sent(nodes: Path) -> None:
+    arguments = ("echo", "--dst", "prx0[1-10]a", "--expect", "1", *PATIENT)
+    done = invoke(nodes, *arguments)
+    assert (done.status, done.out) == (0, "prx01a\n")
+    assert done.err == (
+        "ngcp-invoke-task: dst: [1-10] matches one character, not a number "
+        "from 1 to 10: list the names, separated by commas\n"
+    )
+    assert invoke(nodes, *arguments, "-q").err == ""
 
 
 def test_node_that_never_ends(one: Path) -> None:
@@ -229,10 +240,10 @@ def test_no_redis(config: ConfigFolder, server: RedisServer) -> None:
     server.kill()
     done = invoke(config.path, "echo", "--output", "json")
     assert (done.status, done.out) == (69, "")
-    assert done.err == (
-        f"ngcp-invoke-task: Redis at 127.0.0.1:{server.port} is not to be "
-        "reached: Connection refused\n"
-    )
+    (line,) = done.err.splitlines()
+    where = f"ngcp-invoke-task: Redis at 127.0.0.1:{server.port} "
+    assert line.startswith(where)
+    assert line.endswith(" be reached: Connection refused")
 
 
 def test_wrong_port(folder: Path) -> None:
@@ -329,7 +340,7 @@ def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
         invoke(None, "t", "--url", f"rediss://127.0.0.1:{tls}?ca={ca}"),
     ):
         assert (done.status, done.out) == (69, "")
-        assert "is not to be reached: its certificate is not valid" in done.err
+        assert "be reached: its certificate is not valid" in done.err
         assert len(done.err.splitlines()) == 1
     plain = invoke(None, "t", "--url", f"redis://localhost:{tls}")
     absent = invoke(None, "t", "--url", f"rediss://localhost:{tls}?ca=/no")
@@ -471,9 +482,9 @@ def test_verbose_and_quiet(one: Path) -> None:
     done = invoke(one, "echo", *arguments, "-v")
     assert (done.status, done.out) == (0, "null\n")
     # By which the nodes' journals know the request.
-    told = re.findall(r"^ngcp-invoke-task: request (\S+)$", done.err, re.M)
-    assert [str(uuid.UUID(one)) for one in told] == told
-    assert len(told) == 1
+    shown = re.findall(r"^ngcp-invoke-task: request (\S+)$", done.err, re.M)
+    assert [str(uuid.UUID(one)) for one in shown] == shown
+    assert len(shown) == 1
     for text in (
         "backends/redis.yml: says where Redis is",
         "control channel ngcp-task-agent-redis, as sp1",
@@ -667,7 +678,7 @@ def test_nobody_reads_the_output(unread: Callable[..., Unread]) -> None:
     asked = unread("--timeout", "2")
     assert asked.end() == 74
     assert asked.err.endswith(
-        b"ngcp-invoke-task: standard output: nobody has read it for 2 s\n"
+        b"ngcp-invoke-task: standard output: not read for 2 s\n"
     )
 
 

@@ -44,17 +44,16 @@ from ngcp_task_agent.brokers import command
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
-from ngcp_task_agent.config import permissions as trusted
-from ngcp_task_agent.config import yaml_file as yamlfile
+from ngcp_task_agent.config import permissions, yaml_file
 from ngcp_task_agent.config.loader import Loader
-from ngcp_task_agent.config.plugins import find as found_plugins
+from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
-from ngcp_task_agent.daemon import agent, cli, control
+from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
-from ngcp_task_agent.protocol import destination, messages, salvage
+from ngcp_task_agent.protocol import destination, messages
 from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests import (
     data_schema,
@@ -203,9 +202,9 @@ def required(schema: Schema, before: str = "") -> Iterator[str]:
 
 # Of each schema: the section that describes it.
 SCHEMAS: Dict[Tuple[str, ...], Schema] = {
-    ("AGENT.YML",): settings._AGENT,
+    ("AGENT.YML",): settings.AGENT_SCHEMA,
     ("BACKENDS", "Keys of a redis backend"): RedisBackend.options_schema,
-    ("TASKS", "Keys of every task"): settings._TASK,
+    ("TASKS", "Keys of every task"): settings.TASK_SCHEMA,
     ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
     ("TASKS", "broker_options of command"): CommandBroker.options_schema,
 }
@@ -290,17 +289,15 @@ def test_a_key_has_its_type_and_its_bounds(
 
 
 def test_sizes_have_their_least_values() -> None:
-    for key, least in (
-        ("max_request", settings._LEAST_REQUEST),
-        ("max_response", settings._LEAST_RESPONSE),
-    ):
+    for key, least in settings.LEAST_SIZES.items():
         assert f"at least {least} bytes" in plain(keys("AGENT.YML")[key])
     text = plain(part(FILES, "TASKS", "broker_options of command"))
     assert "A size, at least 0:" in text
 
 
 def test_defaults_of_the_agent() -> None:
-    usual, _ = settings.agent(Document(Path("agent.yml")))
+    usual = settings.parse_agent(Document(Path("agent.yml")))
+    assert usual
     for key, body in keys("AGENT.YML").items():
         known, value = default(body)
         if not known:
@@ -311,8 +308,7 @@ def test_defaults_of_the_agent() -> None:
         for name in parents:
             inner = inner.setdefault(name, {})
         inner[last] = value
-        said, faults = settings.agent(Document(Path("agent.yml"), document))
-        assert not faults
+        said = settings.parse_agent(Document(Path("agent.yml"), document))
         assert said == usual, key
 
 
@@ -325,15 +321,13 @@ def test_defaults_of_a_task(plugins: Any) -> None:
         "broker_options": {"run": "true"},
     }
     path = Path("redis.yml")
-    backend, _ = settings.backend(Document(path, {}), plugins)
+    backend = settings.parse_backend(Document(path, {}), plugins)
     assert backend
 
     def read(value: Any) -> Any:
         document = Document(Path("x.yml"), value)
-        found, faults = settings.task(
-            document, plugins, {"redis": backend}, {}
-        )
-        assert not faults
+        found = settings.parse_task(document, plugins, {"redis": backend}, {})
+        assert found
         return found
 
     usual = read(base)
@@ -382,7 +376,7 @@ def _never(arrival: Arrival) -> None:
 
 @pytest.fixture
 def plugins() -> Any:
-    return found_plugins()
+    return installed()
 
 
 def test_what_excludes_each_other_is_told() -> None:
@@ -396,13 +390,13 @@ def test_what_excludes_each_other_is_told() -> None:
 
 def test_limits_of_files_and_times() -> None:
     form = plain(part(FILES, "DESCRIPTION"))
-    assert f"of at most {trusted._LARGEST} bytes" in form
-    assert f"more than {yamlfile._DEEPEST} levels" in form
-    assert f"more than {yamlfile._MOST} values" in form
+    assert f"of at most {permissions.LARGEST_FILE} bytes" in form
+    assert f"more than {yaml_file.DEEPEST} levels" in form
+    assert f"more than {yaml_file.MOST_VALUES} values" in form
     state = plain(keys("AGENT.YML")["node.state_command"])
-    assert f"older than {node._OLDEST:g} second" in state
-    assert f"After {node._STATE_WITHIN:g} seconds" in state
-    assert node._LONGEST_PAUSE <= 1
+    assert f"older than {node.STATE_VALID:g} second" in state
+    assert f"After {node.STATE_TIMEOUT:g} seconds" in state
+    assert node.LONGEST_PAUSE <= 1
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
     assert f"within {connection.LONGEST_CONNECT:g} seconds" in redis_text
@@ -416,18 +410,18 @@ def test_limits_of_files_and_times() -> None:
     assert f"{outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {outbox.KEEP_SECONDS:g} seconds" in redis_text
     assert f"more than {dial._LONGEST_PASSWORD} bytes" in redis_text
-    assert f"more than {reply._SMALL} characters is sent" in redis_text
+    assert f"more than {reply.AT_ONCE_BYTES} characters is sent" in redis_text
     assert f"{lane._LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
-    assert f"more than {data_schema.SMALL} bytes" in tasks
-    assert f"more than {data_schema.SMALL_WITHIN:g} seconds" in tasks
-    assert f"more than {data_schema.LARGE_WITHIN:g} seconds" in tasks
+    assert f"more than {data_schema.ON_LOOP_BYTES} bytes" in tasks
+    assert f"more than {data_schema.ON_LOOP_SECONDS:g} seconds" in tasks
+    assert f"more than {data_schema.IN_PROCESS_SECONDS:g} seconds" in tasks
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
-    assert f"by {2 * process._CLOSE_WITHIN:g} seconds at most" in tasks
-    assert f"waited for {users.FIND_WITHIN:g} seconds when" in tasks
+    assert f"by {2 * process.CLOSE_WITHIN:g} seconds at most" in tasks
+    assert f"waits {users.FIND_WITHIN:g} seconds for it when" in tasks
     assert f"and {users.ASK_WITHIN:g} seconds for a request" in tasks
     stop = keys("AGENT.YML")["stop_timeout"]
-    more = 2 * agent._END + (base.LEAVING + 1) * agent._FLUSH
+    more = 2 * runtime.END + (base.LEAVING + 1) * runtime.FLUSH
     assert f"{more:g} seconds more" in plain(stop)
 
 
@@ -501,7 +495,7 @@ def test_the_example_takes_exactly_one_argument(
     )
     with rejected:
         assert task.data_schema
-        validate.check(validate.validator(task.data_schema), data)
+        validate.check_data(validate.validator(task.data_schema), data)
         broker.prepare(request)
 
 
@@ -521,7 +515,9 @@ def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
     src = find(call[1], config_dir=tmp_path).src
     assert any(Pattern(p).matches(src) for p in wanted.allow_src or ())
     assert wanted.data_schema
-    validate.check(validate.validator(wanted.data_schema), json.loads(call[2]))
+    validate.check_data(
+        validate.validator(wanted.data_schema), json.loads(call[2])
+    )
 
 
 def test_the_faulty_example_has_the_faults_that_are_shown(
@@ -541,7 +537,7 @@ def test_the_faulty_example_has_the_faults_that_are_shown(
 
 def test_options() -> None:
     known = set()
-    for action in cli._parser()._actions:
+    for action in cli.parser()._actions:
         names = [
             f"Fl Fl {n[2:]}" for n in action.option_strings if n[1] == "-"
         ]
@@ -557,14 +553,14 @@ def test_options() -> None:
 def test_values_of_options() -> None:
     described = items(part(DAEMON, "OPTIONS"))
     level = described["Fl Fl log-level Ar LEVEL"]
-    for name in cli._LEVELS:
+    for name in cli.LEVELS:
         assert f".Ql {name}" in level
-    usual = cli._parser().parse_args([])
+    usual = cli.parser().parse_args([])
     assert default(level) == (True, usual.log_level)
     folder = described["Fl Fl config-dir Ar DIR"]
     assert f"Default:\n.Pa {usual.config_dir} .\n" in folder
     reload = plain(described["Fl Fl reload"])
-    assert f"for {control._RELOAD_WITHIN:g} seconds at most" in reload
+    assert f"for {control.RELOAD_TIMEOUT:g} seconds at most" in reload
     assert f".It Pa {control.DEFAULT_PATH}\n" in part(DAEMON, "FILES")
 
 
@@ -671,8 +667,8 @@ def test_times_of_a_stop() -> None:
     usual = settings.AgentConfig()
     assert f"({usual.stop_timeout:g} seconds by default)" in text
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in text
-    assert f"up to {agent._FLUSH:g} seconds" in text
-    assert f"up to {base.LEAVING * agent._FLUSH:g} as long" in text
+    assert f"up to {runtime.FLUSH:g} seconds" in text
+    assert f"up to {base.LEAVING * runtime.FLUSH:g} as long" in text
 
 
 # ngcp-task-agent-protocol(7)
@@ -680,9 +676,9 @@ def test_times_of_a_stop() -> None:
 
 def test_fields_of_a_request() -> None:
     described = items(part(PROTOCOL, "REQUEST"))
-    longest = dict(messages._LENGTHS)
+    longest = dict(messages.LONGEST)
     longest["options.feedback_channel"] = redis_options.LONGEST_CHANNEL
-    fields = [*messages._LENGTHS, "options", "options.feedback_channel"]
+    fields = [*messages.LONGEST, "options", "options.feedback_channel"]
     assert [head[3:] for head in described] == [*fields, "data"]
     for name in fields:
         text = plain(described[f"Ic {name}"])
@@ -720,20 +716,19 @@ def test_limits_of_the_protocol() -> None:
     assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
     assert f"more than {outbox.KEEP_SECONDS:g} seconds" in answers
     checks = plain(part(PROTOCOL, "ORDER OF CHECKS"))
-    assert f"the last {dispatch._REMEMBER:g} seconds" in checks
-    assert f"the last {dispatch._REMEMBER_MOST} requests" in checks
-    assert f"the first {salvage._BEGIN} bytes" in checks
-    assert f"the last {salvage._ENDS[0]} bytes" in checks
-    assert f"at most {destination._QUOTED} characters" in checks
-    assert f"at most {validate._RULE} characters" in checks
-    assert f"at most {command._LAST_LINE} characters" in checks
+    assert f"the last {dispatch.REMEMBER:g} seconds" in checks
+    assert f"the last {dispatch.REMEMBER_MOST} requests" in checks
+    assert f"the first {messages.START} bytes" in checks
+    assert f"at most {destination.QUOTED} characters" in checks
+    assert f"at most {validate.QUOTED_RULE} characters" in checks
+    assert f"at most {command.LAST_LINE} characters" in checks
     data = plain(part(PROTOCOL, "DATA"))
-    assert data.count(f"more than {command._IN_ENVIRONMENT} ") == 1
+    assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
 
 
 def test_order_of_the_fields_that_are_checked() -> None:
     fields = plain(part(PROTOCOL, "ORDER OF CHECKS")).partition("are there")[0]
-    at = [fields.rindex(name) for name in (*messages._LENGTHS, "options")]
+    at = [fields.rindex(name) for name in (*messages.LONGEST, "options")]
     assert at == sorted(at)
 
 
@@ -745,7 +740,6 @@ TELLS = {
     "Malformed": 0,
     "DestinationError": 0,
     "Result": "error",
-    "_salvage": 1,
     "_fault": 1,
     "fault": 0,
 }
@@ -754,7 +748,7 @@ RETURNS = {
     "_error": "",
     "why": "",
     "_why": "",
-    "_bug": "",
+    "bug": "",
     "_too_long": "",
 }
 # What only passes on what others tell.

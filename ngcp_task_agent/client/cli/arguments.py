@@ -10,106 +10,97 @@ import select
 import sys
 import time
 from pathlib import Path
-from typing import Any, List, NoReturn
+from typing import Any, List, NoReturn, Optional
 
 from ngcp_task_agent import __version__
 from ngcp_task_agent.client import discovery
-from ngcp_task_agent.client.call import ANSWER_TIMEOUT, TIMEOUT
 from ngcp_task_agent.client.cli import output
 from ngcp_task_agent.client.cli.report import PROGRAM
 from ngcp_task_agent.client.errors import InvalidRequest
+from ngcp_task_agent.client.waiting import ANSWER_TIMEOUT, TIMEOUT, Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
 
-_LARGEST = 64 << 20  # bytes of data; agents take 1 MiB by default
+_LARGEST = 64 << 20  # bytes of data; agents accept 1 MiB by default
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; argcomplete finds in it what can be completed."""
+    """The parser; argcomplete reads from it what can be completed."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Run a task on the nodes of a cluster, and wait for it.",
         epilog="Exit status: 0 done, 1 a task ended in error, 2 wrong usage, "
-        "3 rejected, 4 nobody answered, 5 a node never ended, 69 Redis is "
-        "not to be reached or refuses. See ngcp-invoke-task(1).",
+        "3 rejected, 4 no node answered, 5 a node never ended, 69 Redis "
+        "cannot be reached or refuses. See ngcp-invoke-task(1).",
         allow_abbrev=False,
     )
-    _complete(
-        parser.add_argument(
-            "--task", metavar="NAME", required=True, help="the task to run"
-        ),
-        _task_names,
-    )
-    parser.add_argument(
+    add: Any = parser.add_argument
+    add(
+        "--task", metavar="NAME", required=True, help="the task to run"
+    ).completer = _task_names
+    add(
         "--dst",
         metavar="DST",
         default="localhost",
-        help="the nodes that are to run it, such as 'prx*|state=active' "
+        help="the nodes to run it, such as 'prx*|state=active' "
         "(default: %(default)s)",
     )
-    _complete(
-        parser.add_argument(
-            "--data",
-            metavar="JSON",
-            help="what the task is given: JSON, @FILE, or - for standard "
-            "input",
-        ),
-        _data_files,
-    )
-    parser.add_argument(
+    add(
+        "--data",
+        metavar="JSON",
+        help="data for the task: JSON, @FILE, or - for standard input",
+    ).completer = _data_files
+    add(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=float,
         default=TIMEOUT,
         help="how long to wait at most (default: %(default)g)",
     )
-    parser.add_argument(
+    add(
         "--answer-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=float,
         default=ANSWER_TIMEOUT,
-        help="how long to wait when no node has answered at all "
+        help="how long to wait if no node answers at all "
         "(default: %(default)g)",
     )
-    parser.add_argument(
+    add(
         "--expect",
         metavar="N",
-        type=_count,
+        type=int,
         help="wait until N nodes have ended or rejected, and no longer",
     )
-    where = parser.add_mutually_exclusive_group()
-    _complete(
-        where.add_argument(
-            "--backend",
-            metavar="NAME",
-            help="send through this backend of the agent's configuration",
-        ),
-        _backend_names,
-    )
+    where: Any = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="send through this backend of the agent's configuration",
+    ).completer = _backend_names
     where.add_argument(
         "--url",
         metavar="URL",
         help="send through this Redis: redis://[[USER][:PASSWORD]@]HOST[:PORT]"
-        ", rediss://..., or unix:///PATH; better the PASSWORD is in "
-        f"${discovery.PASSWORD}, where no other user can see it",
+        ", rediss://..., or unix:///PATH; better put the PASSWORD in "
+        f"${discovery.PASSWORD_VARIABLE}, where no other user can see it",
     )
-    parser.add_argument(
+    add(
         "--channel",
         metavar="NAME",
         help="the control channel (default: the task's in the agent's "
         f"configuration, else {discovery.CONTROL_CHANNEL})",
     )
-    parser.add_argument(
+    add(
         "--config-dir",
         metavar="DIR",
         type=Path,
         default=DEFAULT_DIR,
         help="folder of the agent's configuration (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--output",
         choices=tuple(output.FORMS),
         default="text",
-        help="what to write to standard output (default: %(default)s: the "
+        help="what to write to standard output (default: %(default)s, the "
         "tasks' data)",
     )
     loudness = parser.add_mutually_exclusive_group()
@@ -124,43 +115,35 @@ def parser() -> argparse.ArgumentParser:
         "-q",
         "--quiet",
         action="store_true",
-        help="say nothing: the exit status tells",
+        help="say nothing: only the exit status reports the outcome",
     )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {__version__}"
-    )
+    add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
-def parse(argv: Any) -> argparse.Namespace:
-    """Read the command line, or complete it and exit."""
+def parse(argv: Optional[List[str]]) -> argparse.Namespace:
+    """Read the command line, or complete it and exit.
+
+    :returns: the options, and ``patience``, made of three of them
+    """
     command_line = parser()
     if "_ARGCOMPLETE" in os.environ:
-        _do_complete(command_line)
+        import argcomplete
+
+        argcomplete.autocomplete(command_line)
     options = command_line.parse_args(argv)
     folder = options.config_dir
     if folder != DEFAULT_DIR and not os.path.isdir(folder):
         command_line.error(f"--config-dir: there is no folder '{folder}'")
-    return options
-
-
-def _seconds(text: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1e8:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a number of seconds greater than 0"
+        options.patience = Patience(
+            timeout=options.timeout,
+            answer_timeout=options.answer_timeout,
+            expect=options.expect,
         )
-    return value
-
-
-def _count(text: str) -> int:
-    # Not int(): it takes '1_0' and digits of other scripts.
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:9])):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1")
-    return int(text[:9])
+    except InvalidRequest as fault:
+        command_line.error(f"--{str(fault).replace('_', '-')}")
+    return options
 
 
 def read_data(argument: str, timeout: float) -> Any:
@@ -179,7 +162,7 @@ def read_data(argument: str, timeout: float) -> Any:
             content = _read(sys.stdin.fileno(), where, timeout)
         elif argument.startswith("@"):
             where = f"--data: {argument[1:]}"
-            # A pipe without a writer must not hold up the opening.
+            # Opening a pipe must not wait for its writer.
             file = os.open(argument[1:], os.O_RDONLY | os.O_NONBLOCK)
             try:
                 content = _read(file, where, timeout)
@@ -196,17 +179,21 @@ def read_data(argument: str, timeout: float) -> Any:
         raise InvalidRequest(f"{where} is nested too deep") from None
     except ValueError as error:
         hint = ""
-        # The name of a file, or a text, without what JSON wants.
+        # It could be the name of a file, or a text without JSON's quotes.
         if where == "--data" and re.fullmatch(r"[\w./ -]{1,40}", argument):
             hint = f"; @{argument} for a file, '\"{argument}\"' for a text"
         raise InvalidRequest(f"{where} is not JSON: {error}{hint}") from None
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _read(file: int, where: str, timeout: float) -> bytes:
-    """Read to the end."""
+    """Read to the end of the file."""
     deadline = time.monotonic() + timeout
     content = bytearray()
-    while True:
+    while len(content) <= _LARGEST:
         left = max(0.0, deadline - time.monotonic())
         if not select.select([file], [], [], left)[0]:
             raise InvalidRequest(f"{where} has not ended in {timeout:g} s")
@@ -217,39 +204,18 @@ def _read(file: int, where: str, timeout: float) -> bytes:
         if not part:
             return bytes(content)
         content += part
-        if len(content) > _LARGEST:
-            raise InvalidRequest(f"{where} has more than {_LARGEST} bytes")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _complete(action: argparse.Action, completer: Any) -> None:
-    """Where argcomplete looks for it."""
-    action.completer = completer  # type: ignore[attr-defined]
-
-
-def _do_complete(command_line: argparse.ArgumentParser) -> None:
-    try:
-        import argcomplete
-    except ImportError:
-        sys.exit(1)
-    argcomplete.autocomplete(command_line)
+    raise InvalidRequest(f"{where} has more than {_LARGEST} bytes")
 
 
 def _task_names(parsed_args: argparse.Namespace, **_: Any) -> List[str]:
     config, _notes = discovery.load(parsed_args.config_dir)
-    if not config:
-        return []
-    return sorted(
-        {
-            task.name
-            for task in config.tasks
-            if parsed_args.backend in (None, task.backend)
-            and parsed_args.channel in (None, task.channel)
-        }
-    )
+    names = {
+        task.name
+        for task in (config.tasks if config else ())
+        if parsed_args.backend in (None, task.backend)
+        and parsed_args.channel in (None, task.channel)
+    }
+    return sorted(names)
 
 
 def _backend_names(parsed_args: argparse.Namespace, **_: Any) -> List[str]:
@@ -259,16 +225,14 @@ def _backend_names(parsed_args: argparse.Namespace, **_: Any) -> List[str]:
 
 def _data_files(prefix: str, **_: Any) -> List[str]:
     """Files, after an @."""
-    if not prefix.startswith("@"):
-        return []
-    folder, _slash, start = prefix[1:].rpartition("/")
-    base = f"{folder}{_slash}"
+    folder, start = os.path.split(prefix[1:])
     try:
-        entries = sorted(os.scandir(base or "."), key=lambda e: e.name)
+        entries = sorted(os.listdir(folder or "."))
     except OSError:
         return []
+    names = [os.path.join(folder, e) for e in entries if e.startswith(start)]
     return [
-        f"@{base}{entry.name}{'/' if entry.is_dir() else ''}"
-        for entry in entries
-        if entry.name.startswith(start)
+        f"@{name}{'/' if os.path.isdir(name) else ''}"
+        for name in names
+        if prefix.startswith("@")
     ]

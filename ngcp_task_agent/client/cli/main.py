@@ -8,30 +8,37 @@ import contextlib
 import errno
 import io
 import logging
+import os
 import signal
+import stat
 import sys
 import time
-from typing import Any, Callable, Coroutine, List, Optional, Tuple
+from functools import partial
+from typing import Any, Callable, List, Optional, TextIO, Tuple
 
-from ngcp_task_agent.client.call import TIMEOUT, Call, Patience
-from ngcp_task_agent.client.cli import arguments, output, report, text
-from ngcp_task_agent.client.cli.report import PROGRAM, say
-from ngcp_task_agent.client.cli.writer import Writer
-from ngcp_task_agent.client.client import CONNECT_TIMEOUT, Client
-from ngcp_task_agent.client.discovery import Address, find
-from ngcp_task_agent.client.errors import (
+from ngcp_task_agent.client import (
+    Address,
+    Call,
+    Client,
     ClientError,
     ConnectionLost,
     RedisUnavailable,
+    Verdict,
+    find,
+    requests,
 )
-from ngcp_task_agent.client.outcome import Verdict
-from ngcp_task_agent.client.requests import Request, check_channel
+from ngcp_task_agent.client.cli import arguments, report, text
+from ngcp_task_agent.client.cli.output import FORMS, as_json
+from ngcp_task_agent.client.cli.report import PROGRAM, Say, View
+from ngcp_task_agent.client.cli.writer import WriteError, Writer
+from ngcp_task_agent.client.client import CONNECT_TIMEOUT
+from ngcp_task_agent.client.waiting import TIMEOUT
 
 EX_USAGE = 2
 EX_UNAVAILABLE = 69  # Redis, as in sysexits.h
 EX_SOFTWARE = 70
 EX_IOERR = 74
-_BY_SIGNAL = 128  # and the signal's number, as shells tell it
+_BY_SIGNAL = 128  # plus the signal's number, as in shells
 EXIT_STATUSES = {
     Verdict.DONE: 0,
     Verdict.ERROR: 1,
@@ -45,69 +52,69 @@ _MOMENT = 1.0  # seconds
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the command; the exit status."""
-    begin = time.monotonic()
-    timeout = TIMEOUT
+    """Run the command; returns the exit status."""
+    begin, timeout = time.monotonic(), TIMEOUT
     out, err = io.StringIO(), io.StringIO()
     try:
-        # argparse does not care whether these can be written.
+        # argparse would ignore that these cannot be written.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = arguments.parse(argv)
     except SystemExit as end:
-        report.Stderr().write(err.getvalue())
-        status = _guard(lambda: _show(out.getvalue()), quiet=False)
+        report.stderr().write(err.getvalue())
+        status = _guard(lambda: _show(out.getvalue()), report.say)
         status = status or int(end.code or 0)
     else:
         timeout = options.timeout
-        _set_up_logging(options.verbose)
-        status = _guard(lambda: _invoke(options), options.quiet)
-    # What is still to be said is for people: it is worth no longer wait.
+        say = report.say_nothing if options.quiet else report.say
+        if options.verbose:
+            logging.basicConfig(stream=report.stderr(), format="%(message)s")
+        else:
+            logging.disable()
+        status = _guard(lambda: _invoke(options, say), say)
+    # An interrupted command does not wait for the reader of its messages.
     left = begin + timeout - time.monotonic() if status < _BY_SIGNAL else 0.0
-    try:
-        report.stderr().close(max(_MOMENT, left))
-    except KeyboardInterrupt:
-        pass  # nor this one
+    with contextlib.suppress(KeyboardInterrupt):
+        report.stderr().wait(max(_MOMENT, left))
     return status
 
 
-def _guard(act: Callable[[], int], quiet: bool) -> int:
-    """Do it; the exit status, also of what it raises."""
+def _guard(act: Callable[[], int], say: Say) -> int:
+    """The exit status of a function, whether it returns or raises."""
     try:
         return act()
     except KeyboardInterrupt:
-        # Before the request was sent, or after all was told.
+        # Before the request was sent, or after everything was reported.
         return _BY_SIGNAL + signal.SIGINT
-    except output.OutputError as error:
-        if error.errno == errno.EPIPE:
+    except WriteError as error:
+        if error.is_closed:
             return _BY_SIGNAL + signal.SIGPIPE
-        if not quiet:
-            say(str(error))
+        say(str(error))
         return EX_IOERR
     except ClientError as error:
-        if not quiet:
-            say(text.plain(str(error)))
+        say(text.plain(str(error)))
         unavailable = isinstance(error, RedisUnavailable)
         return EX_UNAVAILABLE if unavailable else EX_USAGE
     except Exception as error:
-        say(f"a bug: {text.plain(repr(error))}")
+        report.say(f"a bug: {text.plain(repr(error))}")
         return EX_SOFTWARE
 
 
 def _show(shown: str) -> int:
-    """Write the help or the version, if that is what is asked for."""
+    """Write the help or the version, if that is what was asked for."""
     if shown:
-        out = output.Output(Writer(sys.stdout), _shows(sys.stdout))
-        out.write(shown)
-        asyncio.run(out.end(TIMEOUT))
+        stdout = Writer(sys.stdout)
+        stdout.put(shown, text.encode_as_it_is)
+        stdout.wait(TIMEOUT)
+        stdout.check()
     return 0
 
 
-def _invoke(options: argparse.Namespace) -> int:
+def _invoke(options: argparse.Namespace, say: Say) -> int:
     data = None
     if options.data is not None:
         data = arguments.read_data(options.data, options.timeout)
     if options.channel is not None:
-        check_channel(options.channel)
+        requests.check_channel(options.channel)
     address = find(
         options.task,
         backend=options.backend,
@@ -115,31 +122,27 @@ def _invoke(options: argparse.Namespace) -> int:
         url=options.url,
         config_dir=options.config_dir,
     )
-    # Wrong usage is told even where there is no Redis.
-    Request(options.task, address.src, options.dst, data).encode(PROGRAM)
+    # Wrong usage is reported even if Redis is down.
+    requests.OutgoingRequest(
+        options.task, address.src, options.dst, data
+    ).encode(PROGRAM)
+    notes = [address.warning]
     if options.verbose:
-        for line in (*address.notes, str(address)):
-            say(text.plain(line))
-    elif address.warning and not options.quiet:
-        say(text.plain(address.warning))
-    invocation = Invocation(options, address)
+        notes = [*address.notes, str(address)]
+    for note in [requests.explain_numbers(options.dst), *notes]:
+        if note:
+            say(text.plain(note))
+    # asyncio.run() would wait for names that are still being looked up.
+    loop = asyncio.new_event_loop()
     try:
-        return _run_loop(invocation.run(data))
-    except ConnectionLost:
-        raise
+        invocation = Invocation(options, address, say)
+        return loop.run_until_complete(invocation.run(data))
     except RedisUnavailable:
-        if address.assumed and not (options.verbose or options.quiet):
+        if address.assumed and not options.verbose:
             for note in address.notes[:_MOST_NOTES]:
                 if note != address.warning:
                     say(text.plain(note))
         raise
-
-
-def _run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
-    """As asyncio.run(), which waits until names have been looked up."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(coroutine)
     finally:
         loop.close()
 
@@ -147,148 +150,131 @@ def _run_loop(coroutine: Coroutine[Any, Any, int]) -> int:
 class Invocation:
     """One request, from the command line to the exit status."""
 
-    def __init__(self, options: argparse.Namespace, address: Address) -> None:
+    def __init__(
+        self, options: argparse.Namespace, address: Address, say: Say
+    ) -> None:
         self._options = options
         self._address = address
-        self._patience = Patience(
-            timeout=options.timeout,
-            answer_timeout=options.answer_timeout,
-            expect=options.expect,
-        )
-        self._view = report.choose(options.quiet, options.verbose)
-        # Where both are the same they have one writer: what is written in
-        # turn is read in turn.
+        self._say = say
+        self._form = FORMS[options.output]()
+        # If both outputs are one file they share a writer: order is kept.
         is_shared = report.stderr().is_same(sys.stdout)
-        is_terminal = _shows(sys.stdout)
-        self._output = output.Output(
-            report.stderr() if is_shared else Writer(sys.stdout), is_terminal
-        )
-        hold = self._view.is_live and is_terminal
-        # Two names of one terminal, perhaps: the view comes to rest first.
-        self._is_below = hold and not is_shared
-        self._form = output.FORMS[options.output](self._output.write, hold)
+        self._writer = report.stderr() if is_shared else Writer(sys.stdout)
+        self._is_used = False
+        self._encode = text.encode_as_it_is
+        if _is_terminal(sys.stdout):
+            self._encode = text.encode_for_terminal
+        self._view = _choose_view(options, say, is_shared)
+        # On one terminal, the data follows the live view.
+        self._is_below = self._view.is_live and is_shared
         self._signal: Optional[int] = None
-        self._exit_status: Optional[int] = None
 
     async def run(self, data: object) -> int:
-        """Send the request and follow it; the exit status.
+        """Send the request and follow it; returns the exit status.
 
-        :raises ClientError: when it could not be sent, or not be followed
-        :raises OutputError: when standard output takes no more
+        :raises ClientError: when it could not be sent
+        :raises WriteError: when standard output cannot be written
         """
+        options = self._options
+        call: Optional[Call] = None
         self._handle_signals()
         try:
             async with Client(
                 self._address,
-                connect_timeout=min(CONNECT_TIMEOUT, self._patience.timeout),
+                connect_timeout=min(CONNECT_TIMEOUT, options.timeout),
             ) as client:
-                # wait_for() can swallow it where it ends at that moment.
+                # wait_for() can swallow a cancellation before Python 3.12.
                 if self._signal is not None:
                     raise asyncio.CancelledError
                 call = client.send(
-                    self._options.task,
-                    self._options.dst,
-                    data,
-                    patience=self._patience,
+                    options.task, options.dst, data, patience=options.patience
                 )
-                if self._options.verbose:
-                    say(f"request {call.request.uuid}")
-                try:
-                    lost = await self._follow(call)
-                except output.OutputError:
-                    if self._exit_status is None:  # else that is told
-                        self._say_unfinished(call)
-                    raise
+                if options.verbose:
+                    self._say(f"request {call.request.uuid}")
+                exit_status = await self._follow(call)
             await self._write_all()
+            return exit_status
         except asyncio.CancelledError:
             if self._signal is None:
                 raise
-            if self._exit_status is None and not self._options.quiet:
-                say("interrupted before the request was sent")
+            if not call:
+                self._say("interrupted before the request was sent")
             return _BY_SIGNAL + self._signal
-        if lost:
-            raise lost
-        assert self._exit_status is not None
-        return self._exit_status
 
-    async def _follow(self, call: Call) -> Optional[ConnectionLost]:
-        """Tell what comes, and how it ended."""
-        lost: Optional[ConnectionLost] = None
-        self._output.on_error(call.stop)
-        self._view.start(call)
+    async def _follow(self, call: Call) -> int:
+        """Report what comes, and how it ended; returns the exit status."""
+        held: List[str] = []
+        write = held.append if self._is_below else self._write
+        lost = ""
+        loop = asyncio.get_running_loop()
+        self._writer.on_error = partial(loop.call_soon_threadsafe, call.stop)
         try:
-            async for response in call:
-                self._view.response(response)
-                self._form.response(response)
+            async with self._view.follow(call):
+                async for response in call:
+                    self._view.response(response)
+                    write(self._form.response(response))
+            self._writer.check()
         except ConnectionLost as error:
-            lost = error
+            lost = str(error)
+        except WriteError:
+            self._say_running(call)
+            raise
         except asyncio.CancelledError:
             if self._signal is None:
                 raise
             call.stop()
-        finally:
-            await self._view.end()
-        self._output.check()
-        status, self._exit_status = self._conclude(call, lost)
-        if self._is_below:
-            wait = _INSTANT if self._signal else self._options.timeout
-            with contextlib.suppress(OSError):
-                await report.stderr().written(wait)
-        self._form.end(call.outcome, status, self._exit_status)
-        return lost
+        status, exit_status = self._conclude(call, lost)
+        document = as_json(call.outcome, status, exit_status)
+        for shown in (*held, self._form.end(document)):
+            self._write(shown)
+        return exit_status
+
+    def _write(self, shown: str) -> None:
+        self._writer.put(shown, self._encode)
+        self._is_used |= bool(shown)
+
+    def _conclude(self, call: Call, lost: str) -> Tuple[str, int]:
+        """Report the rest; returns the outcome as a word and exit status."""
+        if self._signal is not None:
+            self._say_running(call, "interrupted; ", "no node that answered")
+            return "interrupted", _BY_SIGNAL + self._signal
+        if lost:
+            self._say(text.plain(lost))
+            self._say_running(call)
+            return "lost", EX_UNAVAILABLE
+        for problem in text.of_problems(call.outcome):
+            self._say(problem)
+        verdict = call.outcome.verdict
+        return verdict.value, EXIT_STATUSES[verdict]
+
+    def _say_running(self, call: Call, why: str = "", none: str = "") -> None:
+        running = text.names(call.outcome.unfinished) or none
+        if running:
+            self._say(f"{why}still running or queued: {running}")
 
     async def _write_all(self) -> None:
         """Wait for the reader of standard output, as long as it reads."""
-        if self._signal is None:
-            await self._output.end(self._options.timeout)
-            return
-        # Who interrupts waits for no reader but one that reads just now.
-        try:
-            await asyncio.wait_for(self._output.end(_INSTANT), _MOMENT)
-        except asyncio.TimeoutError:
-            self._exit_status = _BY_SIGNAL + self._signal
-        except output.OutputError as error:
-            if error.errno != errno.ETIMEDOUT:
-                raise
-            self._exit_status = _BY_SIGNAL + self._signal
-
-    def _conclude(
-        self, call: Call, lost: Optional[ConnectionLost]
-    ) -> Tuple[str, int]:
-        """The outcome in a word and as an exit status; tells the rest."""
-        outcome = call.outcome
+        timeout = self._options.timeout
+        if not self._is_used:
+            return  # what goes to standard error is not waited for here
         if self._signal is not None:
-            if not self._options.quiet:
-                running = text.names(outcome.unfinished)
-                running = running or "none that has answered"
-                say(f"interrupted; still running or queued: {running}")
-            return "interrupted", _BY_SIGNAL + self._signal
-        if lost:
-            self._say_unfinished(call)
-            return "lost", EX_UNAVAILABLE
-        self._view.problems(outcome)
-        verdict = outcome.verdict
-        return verdict.value, EXIT_STATUSES[verdict]
-
-    def _say_unfinished(self, call: Call) -> None:
-        unfinished = call.outcome.unfinished
-        if unfinished and not self._options.quiet:
-            say(f"still running or queued: {text.names(unfinished)}")
+            # Only for one that is reading at this moment.
+            await self._writer.drain(_INSTANT, _MOMENT)
+        elif not await self._writer.drain(timeout):
+            reason = f"not read for {timeout:g} s"
+            raise WriteError(OSError(errno.ETIMEDOUT, reason))
 
     def _handle_signals(self) -> None:
         """Let SIGINT and SIGTERM end the waiting.
 
-        But not a SIGINT that whoever has started this wants ignored, as
-        shells do for what they run in the background.
+        Unless SIGINT is ignored, as in what shells run in the background.
         """
-        task = asyncio.current_task()
-        assert task
-        main_task = task
+        task: Any = asyncio.current_task()
 
         def interrupt(number: int) -> None:
             if self._signal is None:
                 self._signal = number
-                main_task.cancel()
+                task.cancel()
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -296,18 +282,28 @@ class Invocation:
                 loop.add_signal_handler(number, interrupt, number)
 
 
-def _shows(stream: object) -> bool:
-    """Whether what is written there comes to a terminal."""
-    isatty = getattr(stream, "isatty", None)
-    return bool(isatty and isatty())
+def _choose_view(
+    options: argparse.Namespace, say: Say, is_shared: bool
+) -> View:
+    if (
+        options.quiet
+        or os.environ.get("TERM", "dumb") in ("", "dumb")
+        or not _is_terminal(sys.stderr)
+        # What reads standard output may write to the same terminal, and one
+        # terminal can have two names.
+        or (not is_shared and (_is_terminal(sys.stdout) or _is_piped()))
+    ):
+        return View(say, options.verbose)
+    # Only here: it takes longer to load than a task to run.
+    from ngcp_task_agent.client.cli.live import LiveView
+
+    return LiveView(say, options.verbose)
 
 
-def _set_up_logging(verbose: bool) -> None:
-    """What the agent's own modules log is not for this command's users."""
-    logger = logging.getLogger("ngcp_task_agent")
-    logger.addHandler(
-        logging.StreamHandler(report.Stderr())
-        if verbose
-        else logging.NullHandler()
-    )
-    logging.getLogger("asyncio").addHandler(logging.NullHandler())
+def _is_terminal(stream: Optional[TextIO]) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _is_piped() -> bool:
+    mode = os.fstat(sys.stdout.fileno()).st_mode if sys.stdout else 0
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

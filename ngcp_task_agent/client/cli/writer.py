@@ -1,160 +1,152 @@
-"""Writer: writes to standard output or error in a thread of its own.
+"""Writes to standard output or standard error in a thread.
 
-A reader can be slow, or stop: a pipe is then full, a terminal is held by
-Ctrl-S.  That must keep nobody from the answers, of which Redis holds only so
-many, from the clock and from Ctrl-C.
+A reader can be slow or stop: a pipe is then full, a terminal held by Ctrl-S.
+Answers, timers and Ctrl-C must go on meanwhile.  Only a thread does that for
+every kind of file: O_NONBLOCK would apply to all processes that share it, and
+poll() does not say how much a terminal takes.
 """
 
 from __future__ import annotations
 
 import array
 import asyncio
+import concurrent.futures
 import errno
 import fcntl
+import math
 import os
 import select
 import termios
-import threading
-from queue import SimpleQueue
-from typing import Callable, Optional, TextIO, Tuple
-
-Encode = Callable[[str], bytes]
+from typing import Callable, Optional, TextIO
 
 _PIECE = 4096  # characters
 _SHORTEST, _LONGEST = 0.001, 0.1  # seconds between two looks
 
 
+class WriteError(Exception):
+    """Standard output cannot be written, or is not read.
+
+    :ivar is_closed: its reader has gone
+    """
+
+    def __init__(self, error: OSError) -> None:
+        reason = error.strerror or "cannot be written"
+        super().__init__(f"standard output: {reason}")
+        self.is_closed = error.errno == errno.EPIPE
+
+
 class Writer:
     """Takes text at once, and writes it as fast as it is read.
 
-    :param stream: whose descriptor to write to; None if it is closed
+    :param stream: a file with a descriptor; None if it is closed
     :ivar error: why nothing can be written any more
-    :ivar on_error: called then, in the thread
+    :ivar on_error: is then called in the thread
     """
 
     def __init__(self, stream: Optional[TextIO]) -> None:
-        self.error: Optional[OSError] = None
-        self.on_error: Callable[[], None] = lambda: None
-        self._queue: SimpleQueue[Optional[Tuple[str, Encode]]] = SimpleQueue()
-        self._given = 0  # characters; only put() changes it
-        self._written = 0  # characters; only the thread changes it
+        self.error: Optional[WriteError] = None
+        self.on_error: Callable[[], object] = lambda: None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._last: Optional[concurrent.futures.Future[None]] = None
+        self._written = 0  # bytes
         self._descriptor = -1
-        # Of the daemon kind: the end of the process does not wait for it,
-        # as it does for what sys.stdout holds.
-        self._thread = threading.Thread(target=self._run, daemon=True)
         try:
             if stream is None:
-                # A socket may have its number.
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            self._descriptor = os.dup(stream.fileno())
+            self._descriptor = stream.fileno()
         except OSError as error:
-            self.error = error
+            self.error = WriteError(error)
 
     def is_same(self, stream: Optional[TextIO]) -> bool:
-        """Whether what is written to that stream goes to the same place."""
+        """Whether the stream goes to the same file."""
         if stream is None or self._descriptor < 0:
             return False
-        other = os.fstat(stream.fileno())
-        return os.path.samestat(os.fstat(self._descriptor), other)
+        return os.path.sameopenfile(self._descriptor, stream.fileno())
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was put is written, or never will be."""
-        return self._given == self._written or self.error is not None
+        """Whether everything is written, or nothing more can be."""
+        return not self._last or self._last.done() or self.error is not None
 
-    def put(self, text: str, encode: Encode) -> None:
-        """Have a text written, after all that was put before.
-
-        :param encode: makes it bytes, in pieces
-        :raises OSError: when nothing can be written any more
+    def check(self) -> None:
+        """
+        :raises WriteError: when nothing can be written any more
         """
         if self.error:
             raise self.error
+
+    def put(self, text: str, encode: Callable[[str], bytes]) -> None:
+        """Have a text written after all that was put before.
+
+        :param encode: called in the thread, with a piece at a time
+        :raises WriteError: when nothing can be written any more
+        """
+        self.check()
         if not text:
             return
-        if not self._thread.ident:
-            self._start()
-        self._given += len(text)
-        self._queue.put((text, encode))
+        try:
+            self._last = self._thread.submit(self._write, text, encode)
+        except RuntimeError:
+            reason = "no thread can be started"
+            raise WriteError(OSError(errno.EAGAIN, reason)) from None
 
-    async def written(self, patience: float) -> bool:
-        """Wait until all is written.
+    def wait(self, seconds: float) -> None:
+        """Block until everything is written, at most for that long."""
+        if self._last:
+            concurrent.futures.wait([self._last], seconds)
 
-        False as soon as nothing has been read for ``patience`` seconds.
+    async def drain(self, patience: float, limit: float = math.inf) -> bool:
+        """Wait until everything is written.
 
-        :raises OSError: when it cannot be written
+        :param patience: seconds in which anything must have been read
+        :param limit: seconds for all
+        :returns: False if time is up
+        :raises WriteError: when it cannot be written
         """
         pause = _SHORTEST
         seen, since = (-1, -1), 0.0
-        # By what it has slept, not by the clock: who stops a pipe of programs
-        # and lets it go on has not kept this one waiting.
+        # Time is what this has slept: when a whole pipeline is stopped and
+        # continued, its reader was not slow.
         while not self.is_idle:
             await asyncio.sleep(pause)
             since += pause
+            limit -= pause
             pause = min(2 * pause, _LONGEST)
             now = self._written, self._unread()
             if now != seen:
                 seen, since = now, 0.0
-            elif since >= patience:
+            if since >= patience or limit <= 0:
                 return False
-        if self.error:
-            raise self.error
+        self.check()
         return True
 
-    def close(self, seconds: float) -> None:
-        """Wait so long until all is written; nothing can be put after."""
-        if self._thread.ident:
-            self._queue.put(None)
-            self._thread.join(seconds)
-        elif self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def _start(self) -> None:
-        try:
-            self._thread.start()
-        except RuntimeError:
-            reason = "no thread can be started"
-            raise OSError(errno.EAGAIN, reason) from None
-
     def _unread(self) -> int:
-        """How many bytes are in a pipe.
+        """How many bytes a pipe holds.
 
-        It takes a piece only when it has room for all of it; but many read
-        letter by letter.
+        Some read it letter by letter, and it takes more only by whole pages.
         """
         count = array.array("i", [0])
         try:
             fcntl.ioctl(self._descriptor, termios.FIONREAD, count)
         except OSError:
-            pass  # this kind of file does not tell
+            pass  # this kind of file does not say
         return count[0]
 
-    def _run(self) -> None:
+    def _write(self, text: str, encode: Callable[[str], bytes]) -> None:
+        if self.error:
+            return
         try:
-            while True:
-                item = self._queue.get()
-                if item is None:
-                    break
-                text, encode = item
-                for begin in range(0, len(text), _PIECE):
-                    piece = text[begin : begin + _PIECE]
-                    self._write(encode(piece))
-                    self._written += len(piece)
+            for begin in range(0, len(text), _PIECE):
+                rest = encode(text[begin : begin + _PIECE])
+                while rest:
+                    try:
+                        count = os.write(self._descriptor, rest)
+                    except BlockingIOError:
+                        # Another process has set O_NONBLOCK.
+                        select.select([], [self._descriptor], [])
+                    else:
+                        rest = rest[count:]
+                        self._written += count
         except OSError as error:
-            self.error = error
+            self.error = WriteError(error)
             self.on_error()
-        finally:
-            os.close(self._descriptor)
-
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:
-                # Another process has made it so, for all that share it.
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()

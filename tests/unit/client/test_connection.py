@@ -127,7 +127,7 @@ async def test_cannot_be_opened(
 async def test_no_server(tmp_path: Path) -> None:
     server = Server(tmp_path)
     with pytest.raises(
-        RedisUnavailable, match=f"at {server.path} is not to be reached: No su"
+        RedisUnavailable, match=f"at {server.path} cannot be reached: No su"
     ):
         async with client_of(server):
             pass

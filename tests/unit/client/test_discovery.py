@@ -11,7 +11,7 @@ from typing import Any, Dict
 import pytest
 import yaml
 
-from ngcp_task_agent.client import NoAddress, discovery, find, parse_url
+from ngcp_task_agent.client import NoAddress, discovery, find
 
 
 class Folder:
@@ -94,7 +94,10 @@ def test_task_of_other_nodes_goes_where_all_tasks_listen(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"enabled": False}, r"t-redis-control\.yml:\d+: enabled: it is no$"),
+        (
+            {"enabled": False},
+            r"t-redis-control\.yml:\d+: enabled: is set to no$",
+        ),
         ({"max_running": 0}, r"t-redis-control\.yml:\d+: max_running: must"),
         ({"backend": "nope"}, r"yml:\d+: backend: there is no file 'nope"),
     ],
@@ -112,12 +115,12 @@ def test_task_whose_own_file_is_not_in_force(
     assert address.channel == "ngcp-task-agent-redis"
     assert re.search(told, address.warning)
     assert address.warning in address.notes
-    # That is no affair of other tasks, nor where all is given.
+    # It does not concern other tasks, nor matter if all is given.
     assert folder.find("other").warning == ""
     assert folder.find("t", url="redis://h", channel="c").warning == ""
 
 
-def test_task_whose_own_file_is_no_yaml(folder: Folder) -> None:
+def test_task_whose_own_file_is_not_yaml(folder: Folder) -> None:
     folder.write("backends/redis.yml", {})
     (folder.path / "tasks/t.yml").write_text("name: t\n\t- [")
     assert "tasks/t.yml:2" in folder.find("t").warning
@@ -164,11 +167,11 @@ def test_task_decides_about_the_backend(folder: Folder) -> None:
 def test_several_would_do(folder: Folder) -> None:
     folder.write("backends/a.yml", {"type": "redis", "port": 1})
     folder.write("backends/b.yml", {"type": "redis", "port": 2})
-    with pytest.raises(NoAddress, match=r"several backends.*a, b"):
+    with pytest.raises(NoAddress, match=r"several backends fit \(a, b\)"):
         folder.find("t")
     folder.task("t", "a")
     folder.task("t", "b")
-    with pytest.raises(NoAddress, match=r"several backends.*a, b"):
+    with pytest.raises(NoAddress, match=r"several backends fit \(a, b\)"):
         folder.find("t")
     assert folder.find("t", backend="b").server["port"] == 2
     folder.task("t", "a", "second")
@@ -220,7 +223,7 @@ def test_no_such_backend(folder: Folder) -> None:
         folder.find("t", backend="nope")
     folder.write("backends/redis.yml", {})
     folder.write("backends/far.yml", {"type": "redis"})
-    with pytest.raises(NoAddress, match=r"; known: far, redis$"):
+    with pytest.raises(NoAddress, match=r"; known.* far, redis$"):
         folder.find("t", backend="nope")
     with pytest.raises(NoAddress, match=r"; is 'redis' meant\?$"):
         folder.find("t", backend="rediss")
@@ -244,56 +247,3 @@ def test_folder_that_fails_to_be_read(
     address = folder.find("t")
     assert address.assumed
     assert "cannot be read: Permission denied" in address.notes[0]
-
-
-URLS: Any = [
-    ("redis://h", {"host": "h"}),
-    ("redis://", {"host": "127.0.0.1"}),
-    ("redis://h:7/3", {"host": "h", "port": 7}),
-    ("redis://:p%40w@h", {"host": "h", "password": "p@w"}),
-    ("redis://u:p@h/", {"host": "h", "username": "u", "password": "p"}),
-    ("redis://[::1]:7", {"host": "::1", "port": 7}),
-    ("rediss://h", {"host": "h", "tls": {}}),
-    ("rediss://h?ca=/a.pem", {"host": "h", "tls": {"ca": "/a.pem"}}),
-    ("unix:///run/r.sock", {"unix_socket": "/run/r.sock"}),
-    ("unix://:p@/r?db=1", {"unix_socket": "/r", "password": "p"}),
-]
-
-
-@pytest.mark.parametrize(("url", "options"), URLS)
-def test_url(url: str, options: Dict[str, Any]) -> None:
-    assert parse_url(url) == options
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("", "begin with"),
-        ("localhost:6379", "begin with"),
-        ("http://h", "begin with"),
-        ("redis:/h", "a slash is missing: redis://"),
-        ("rediss:/:secret@h", "a slash is missing: rediss://"),
-        ("redis:6379", "a slash is missing"),
-        ("redis://:secret@h:x", "URL"),
-        ("redis://:secret@h:99999", "URL"),
-        ("redis://:secret@h:0", "port"),
-        ("redis://:secret@h/name", "DATABASE"),
-        ("rediss://h?x=1", "after [?] ca, cert, key can stand"),
-        ("redis://h#1", "after [?] nothing can stand"),
-        ("redis://:secret\u2100@h", "the server's name is none"),
-        ("redis://:secret@h?x=1", "after [?] nothing can stand"),
-        ("redis://:secret@[::1", "URL"),
-        ("redis://:secret/x@h", "%2F"),
-        ("redis://:6/secret@h", "%2F"),
-        ("redis://:x?secret=1@h", "%2F"),
-        ("redis://:x#secret@h", "%2F"),
-        ("redis://h?secret=@x", "%2F"),
-        ("redis://:x@y]secret@h", "URL"),
-        ("unix://host/path", "absolute"),
-        ("unix://", "absolute"),
-    ],
-)
-def test_bad_url(url: str, reason: str) -> None:
-    with pytest.raises(NoAddress, match=reason) as caught:
-        parse_url(url)
-    assert "secret" not in str(caught.value)

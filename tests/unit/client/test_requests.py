@@ -8,6 +8,7 @@ from typing import Any, Dict
 import pytest
 
 from ngcp_task_agent.client import InvalidRequest, Request
+from ngcp_task_agent.client.requests import explain_numbers
 from ngcp_task_agent.protocol.messages import parse_request
 
 
@@ -59,6 +60,30 @@ def test_invalid(fields: Dict[str, Any], reason: str) -> None:
     request = Request(**{"task": "t", "src": "s", **fields})
     with pytest.raises(InvalidRequest, match=reason):
         request.encode("fb")
+
+
+@pytest.mark.parametrize(
+    ("dst", "warned_of"),
+    [
+        ("prx[8-11]", "[8-11] matches one character, not a number from 8 to"),
+        ("lb1,*|site=a[!10-12]b", "[10-12]"),
+        ("prx[ab08-9]", "[08-9]"),
+        ("prx[0-9]", ""),
+        ("prx[0-9][0-9]*", ""),
+        ("prx[a-c1]", ""),
+        ("prx8-11", ""),
+        ("[a]10-12[b]", ""),
+        # Brackets that are not closed are ordinary characters.
+        ("prx[8-11", ""),
+        ("a[1,b10-22]", ""),
+    ],
+)
+def test_range_of_numbers_of_several_digits(dst: str, warned_of: str) -> None:
+    warning = explain_numbers(dst)
+    assert warned_of in warning
+    assert bool(warning) == bool(warned_of)
+    # It is sent all the same.
+    assert Request("t", "s", dst).encode("fb")
 
 
 def test_data_that_holds_itself() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from typing import Any, Iterator, TextIO, Tuple
 
 import pytest
 
-from ngcp_task_agent.client.cli.output import Output, OutputError
-from ngcp_task_agent.client.cli.writer import Writer
+from ngcp_task_agent.client.cli.text import encode_as_it_is
+from ngcp_task_agent.client.cli.writer import WriteError, Writer
 from tests.parts import WITHIN
 
 LONG = 60.0  # seconds that no test waits for
@@ -37,54 +36,52 @@ async def read(reader: Any, size: int) -> bytes:
     return content
 
 
+def put(writer: Writer, text: str) -> None:
+    writer.put(text, encode_as_it_is)
+
+
 async def test_everything_is_written_in_order(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
-    output = Output(writer, False)
     for text in ("one", "", MUCH, "\ud800", "end"):
-        output.write(text)
+        put(writer, text)
     expected = f"one{MUCH}?end".encode()
-    ending = asyncio.ensure_future(output.end(LONG))
+    ending = asyncio.ensure_future(writer.drain(LONG))
     assert await read(reader, len(expected)) == expected
-    await ending
+    assert await ending
     assert writer.is_idle
-    writer.close(WITHIN)
 
 
 async def test_reader_that_stops(pipe: Pipe) -> None:
     reader, stream = pipe
     writer = Writer(stream)
-    output = Output(writer, False)
-    output.write(MUCH)
-    with pytest.raises(OutputError, match="nobody has read it for 0.2 s"):
-        await output.end(0.2)
+    put(writer, MUCH)
+    assert not await writer.drain(0.2)
+    assert not await writer.drain(LONG, 0.2)
     assert not writer.is_idle
-    # Nobody waits for the thread; here it is to be gone.
+    # The command does not wait for the thread; this test leaves none.
     reader.close()
-    writer.close(WITHIN)
+    writer.wait(WITHIN)
     assert writer.error
 
 
 async def test_reader_that_goes(pipe: Pipe) -> None:
     reader, stream = pipe
-    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    failed = asyncio.Event()
     writer = Writer(stream)
-    output = Output(writer, False)
-    output.on_error(told.set)
-    output.write(MUCH)
+    writer.on_error = lambda: loop.call_soon_threadsafe(failed.set)
+    put(writer, MUCH)
     reader.close()
-    await told.wait()
-    with pytest.raises(OutputError, match="Broken pipe") as caught:
-        output.check()
-    assert caught.value.errno == errno.EPIPE
-    for attempt in (output.end(LONG), write(output)):
-        with pytest.raises(OutputError, match="Broken pipe"):
-            await attempt
-    writer.close(WITHIN)
-
-
-async def write(output: Output) -> None:
-    output.write("more")
+    await failed.wait()
+    with pytest.raises(WriteError, match="Broken pipe") as caught:
+        writer.check()
+    assert caught.value.is_closed
+    with pytest.raises(WriteError, match="Broken pipe"):
+        await writer.drain(LONG)
+    with pytest.raises(WriteError, match="Broken pipe"):
+        put(writer, "more")
+    writer.wait(WITHIN)
 
 
 async def test_pipe_that_another_process_has_made_not_block(
@@ -93,53 +90,36 @@ async def test_pipe_that_another_process_has_made_not_block(
     reader, stream = pipe
     os.set_blocking(stream.fileno(), False)
     writer = Writer(stream)
-    output = Output(writer, False)
-    output.write(MUCH)
-    ending = asyncio.ensure_future(output.end(LONG))
+    put(writer, MUCH)
+    ending = asyncio.ensure_future(writer.drain(LONG))
     assert await read(reader, len(MUCH.encode())) == MUCH.encode()
-    await ending
-    writer.close(WITHIN)
+    assert await ending
 
 
-async def test_closed_output() -> None:
-    closed = Output(Writer(None), False)
-    with pytest.raises(OutputError, match="Bad file descriptor"):
-        closed.write("x")
-    # Whoever writes nothing does not notice.
-    await closed.end(LONG)
+def test_closed_output() -> None:
+    with pytest.raises(WriteError, match="Bad file descriptor"):
+        put(Writer(None), "x")
 
 
-async def test_no_thread_is_to_be_had(
+def test_no_thread_can_be_started(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(self: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     _, stream = pipe
-    writer = Writer(stream)
     with monkeypatch.context() as context:
         context.setattr("threading.Thread.start", start)
-        with pytest.raises(OutputError, match="no thread can be started"):
-            Output(writer, False).write("x")
-        writer.close(WITHIN)
-
-
-async def test_what_others_write_to_it_is_not_waited_for(pipe: Pipe) -> None:
-    reader, stream = pipe
-    writer = Writer(stream)
-    writer.put(MUCH, str.encode)
-    await Output(writer, False).end(LONG)
-    reader.close()
-    writer.close(WITHIN)
+        with pytest.raises(WriteError, match="no thread can be started"):
+            put(Writer(stream), "x")
 
 
 def test_two_streams_to_one_place(pipe: Pipe) -> None:
     _, stream = pipe
     writer = Writer(stream)
-    with os.fdopen(os.dup(stream.fileno()), "w") as same:
+    with open(os.dup(stream.fileno()), "w") as same:
         assert writer.is_same(same)
     with open(os.devnull, "w") as other:
         assert not writer.is_same(other)
     assert not writer.is_same(None)
     assert not Writer(None).is_same(None)
-    writer.close(WITHIN)

@@ -7,7 +7,7 @@ from typing import Union
 
 import pytest
 
-from ngcp_task_agent.config.sizes import SIZE_SCHEMA, parse_size
+from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 SIZES = [
     pytest.param(65536, 65536, id="number"),

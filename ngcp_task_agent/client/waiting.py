@@ -1,0 +1,92 @@
+"""How long to wait for the answers to a request."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import Optional
+
+from ngcp_task_agent.client.errors import InvalidRequest
+from ngcp_task_agent.client.outcome import Tally
+
+# A little more than the time that a task has by default: its agent then gives
+# up first, and says why.
+TIMEOUT = 310.0
+# Agents answer at once whether they accept a request.
+ANSWER_TIMEOUT = 5.0
+SETTLE = 0.3
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for the answers to a request; times in seconds.
+
+    :param timeout: for everything
+    :param answer_timeout: for the first node to answer at all
+    :param settle: for more nodes, when all that accepted have ended
+    :param expect: stop as soon as this many nodes have ended or rejected,
+        and wait for them until the timeout
+    :raises InvalidRequest: for a value out of its range
+    """
+
+    timeout: float = TIMEOUT
+    answer_timeout: float = ANSWER_TIMEOUT
+    settle: float = SETTLE
+    expect: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "answer_timeout", "settle"):
+            value = getattr(self, name)
+            # Event loops cannot wait for centuries.
+            if not (isinstance(value, (int, float)) and 0 < value <= 1e8):
+                raise InvalidRequest(
+                    f"{name} must be a number of seconds greater than 0"
+                )
+        expect = self.expect
+        if expect is not None and not (isinstance(expect, int) and expect > 0):
+            raise InvalidRequest("expect must be a number of nodes from 1")
+
+    def left(self, seconds: float, tally: Tally) -> float:
+        """How many seconds to wait for more; 0 or less at the end.
+
+        :param seconds: since the request was sent
+        """
+        end = self.timeout
+        if not tally.answered:
+            end = min(end, self.answer_timeout)
+        elif self.expect is None and not tally.running:
+            end = min(end, tally.latest + self.settle)
+        return end - seconds
+
+
+class CallState(enum.Enum):
+    """The states of a call, in their order."""
+
+    NEW = "not sent yet"
+    OPEN = "sent; answers count"
+    ENDED = "answers no longer count"
+
+
+class Clock:
+    """The state of a call, and how long it has been open."""
+
+    def __init__(self) -> None:
+        self.state = CallState.NEW
+        self._now = asyncio.get_running_loop().time
+        self._sent = self._ended = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From sending until now, or until the end."""
+        is_open = self.state is CallState.OPEN
+        return (self._now() if is_open else self._ended) - self._sent
+
+    def start(self) -> None:
+        self._sent = self._now()
+        self.state = CallState.OPEN
+
+    def end(self) -> None:
+        if self.state is CallState.OPEN:
+            self._ended = self._now()
+        self.state = CallState.ENDED
