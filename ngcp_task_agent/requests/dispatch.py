@@ -76,7 +76,7 @@ class Dispatcher:
                 return
             if arrival.one_way and not node.is_called(request.src):
                 reply.ignored(
-                    "Redis is a replica, and the request is not of this node"
+                    "Redis is a replica, and the request is not from this node"
                 )
                 return
             if nowhere:

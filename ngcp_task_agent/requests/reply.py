@@ -60,7 +60,7 @@ class Reply:
 
     def rejected(self, reason: str) -> None:
         self._step(_State.OPEN, _State.ENDED)
-        unsent = "" if self.address else " (to the journal alone)"
+        unsent = "" if self.address else " (no answer sent)"
         more = f"{unsent}: {reason}"
         self._record(journal.REQUEST_REJECTED, "rejected", more)
         self._send(Response(self.origin, self.node, "rejected", reason))
@@ -135,7 +135,8 @@ class Reply:
         journal.record(
             kind,
             f"{status} {origin.task or 'a message'} from "
-            f"{origin.src or 'somebody'}, request {origin.uuid}{more}",
+            f"{origin.src or 'an unknown client'}, "
+            f"request {origin.uuid}{more}",
             task=origin.task,
             task_uuid=origin.uuid,
             task_src=origin.src,

@@ -11,12 +11,15 @@ class Slots:
     """``async with slots:`` holds one of ``limit`` slots.
 
     Unlike a semaphore's, the limit can change: fewer slots are given out
-    until no more than that are taken.
+    until no more than that are taken.  In each round of the event loop one
+    waiter gets its turn: it starts a process, and meanwhile nothing else,
+    such as an answer that others wait for, can leave.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiters: Deque[asyncio.Future[None]] = deque()
+        self._is_granting = False
         self.taken = 0
 
     @property
@@ -50,8 +53,16 @@ class Slots:
         self._grant()
 
     def _grant(self) -> None:
+        if not self._is_granting and self._waiters:
+            self._is_granting = True
+            asyncio.get_running_loop().call_soon(self._grant_next)
+
+    def _grant_next(self) -> None:
+        self._is_granting = False
         while self._waiters and self.taken < self._limit:
             turn = self._waiters.popleft()
             if not turn.done():
                 self.taken += 1
                 turn.set_result(None)
+                self._grant()
+                return

@@ -55,7 +55,17 @@ class Task:
 
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request over: from here on it gets its answers."""
-        job = asyncio.get_running_loop().create_task(self._job(request, reply))
+        try:
+            self._check_source(request)
+            if self._data_schema is None:
+                # At once: every round of the loop delays "accepted".
+                step = self._run(self._admit(request, reply), reply)
+            else:
+                step = self._run_checked(self._data_schema, request, reply)
+        except Rejected as refusal:
+            reply.rejected(str(refusal))
+            return
+        job = asyncio.get_running_loop().create_task(step)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 
@@ -72,27 +82,50 @@ class Task:
     def cancel(self) -> None:
         """End what has ignored end()."""
         for job in self._jobs:
-            job.cancel()
+            # Not before its first step: then it would never send an ending.
+            asyncio.get_running_loop().call_soon(job.cancel)
 
     async def finished(self) -> None:
         """Wait until every request that was taken has had its ending."""
         while self._jobs:
             await asyncio.wait(set(self._jobs))
 
-    async def _job(self, request: Request, reply: Reply) -> None:
+    def _check_source(self, request: Request) -> None:
+        if self._config.allow_src is not None and not any(
+            pattern.matches(request.src) for pattern in self._allow_src
+        ):
+            raise Rejected(
+                f"allow_src: '{request.src}' may not request this task"
+            )
+
+    def _admit(self, request: Request, reply: Reply) -> Work:
         try:
-            await self._check_policy(request)
             work = self._broker.prepare(request)
-            self._check_room()
+        except Rejected:
+            raise
+        except Exception:
+            raise Rejected(reply.bug()) from None
+        self._check_room()
+        self._admitted += 1
+        reply.accepted()
+        return work
+
+    async def _run_checked(
+        self, schema: DataSchema, request: Request, reply: Reply
+    ) -> None:
+        try:
+            data = self._broker.data(request)
+            await schema.check(data, request.size)
+            work = self._admit(request, reply)
         except Rejected as refusal:
             reply.rejected(str(refusal))
-            return
         except Exception:
             reply.rejected(reply.bug())
-            return
-        self._admitted += 1
+        else:
+            await self._run(work, reply)
+
+    async def _run(self, work: Work, reply: Reply) -> None:
         try:
-            reply.accepted()
             for _ in range(_LET_OTHERS):
                 await asyncio.sleep(0)
             async with self._slots, self._agent_slots:
@@ -109,17 +142,6 @@ class Task:
             raise
         finally:
             self._admitted -= 1
-
-    async def _check_policy(self, request: Request) -> None:
-        if self._config.allow_src is not None and not any(
-            pattern.matches(request.src) for pattern in self._allow_src
-        ):
-            raise Rejected(
-                f"allow_src: '{request.src}' may not ask for this task"
-            )
-        if self._data_schema is not None:
-            data = self._broker.data(request)
-            await self._data_schema.check(data, request.size)
 
     def _check_room(self) -> None:
         """Whether the request can run or wait.

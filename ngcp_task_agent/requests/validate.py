@@ -54,7 +54,7 @@ def check_data(validator: Any, data: Any) -> None:
     try:
         error = next(validator.iter_errors(data), None)
     except RecursionError:
-        raise Rejected("data_schema: data is nested too deep") from None
+        raise Rejected("data_schema: data is nested too deeply") from None
     except Exception as failed:
         raise Rejected(
             f"data_schema: cannot be checked: {type(failed).__name__}"

@@ -203,7 +203,7 @@ async def test_allow_src(src: str, allowed: bool) -> None:
         assert bench.backend.statuses() == ["accepted", "done"]
     else:
         assert bench.reasons() == [
-            f"allow_src: '{src}' may not ask for this task"
+            f"allow_src: '{src}' may not request this task"
         ]
 
 
@@ -416,10 +416,19 @@ async def test_a_slot_is_held_until_a_large_answer_has_left() -> None:
 async def test_cancelled_while_a_large_answer_leaves() -> None:
     bench = Bench(FakeBroker(result=Result("x" * 100_000)))
     asked = bench.take()
-    await until(lambda: bench.answers(asked))
+    await until(lambda: any(work.begun for work in bench.broker.works))
     bench.task.cancel()
     await bench.task.finished()
     assert bench.answers(asked) == ["accepted", "done"]
+
+
+async def test_cancelled_before_it_has_begun() -> None:
+    bench = Bench(FakeBroker())
+    asked = bench.take()
+    bench.task.cancel()
+    await bench.task.finished()
+    assert bench.answers(asked) == ["accepted", "error"]
+    assert not any(work.begun for work in bench.broker.works)
 
 
 async def test_what_the_broker_refuses_is_rejected() -> None:
