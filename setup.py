@@ -1,4 +1,4 @@
-"""Packaging; Debian's pybuild and pip both read it."""
+"""Packaging metadata for pip and Debian's pybuild."""
 
 import re
 from pathlib import Path

@@ -1,21 +1,21 @@
-"""Background tasks of the agent itself; if one fails, the agent ends."""
+"""Background tasks of the agent itself; if one fails, the agent stops."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Coroutine
 
-#: A key in the context of the loop's exception handler: the agent must end.
+#: Key in the context of the loop's exception handler: the agent must stop.
 FATAL = "ngcp_task_agent.fatal"
 
-CANCEL_AGAIN = 1.5  # seconds, more than any cleaning up takes
+CANCEL_AGAIN = 1.5  # seconds; longer than any cleanup takes
 
 
 def start(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a coroutine in the background; the caller keeps the task.
 
-    An exception in it goes to the loop's exception handler, and the agent
-    ends: better restarted than half alive.
+    Its exceptions go to the loop's exception handler, which stops the agent: a
+    restart is better than running half alive.
     """
     task = asyncio.get_running_loop().create_task(coroutine)
     task.add_done_callback(_report)

@@ -9,7 +9,7 @@ AgentError
 ├── ControlError        the running agent could not be asked to reload
 └── ClientError         what the client reports (client/errors.py)
 
-Each is a sentence for a person; none is a bug of the agent.
+Each text is a sentence for people; none of them reports a bug in the agent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Rejected(AgentError):
 
 
 class DestinationError(Rejected):
-    """The ``dst`` is malformed; the text quotes the part at fault."""
+    """The ``dst`` is malformed; the text quotes the faulty part."""
 
 
 class NoReplyAddress(AgentError):

@@ -8,7 +8,7 @@ from typing import Any, Dict, Union
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"(\d{1,15})([KMG]?)")
 
-#: JSON Schema of a size; the text says what it must be.
+#: JSON Schema of a size; its title describes a valid one.
 SIZE_SCHEMA: Dict[str, Any] = {
     "type": ["integer", "string"],
     "pattern": rf"^{_SIZE.pattern}\Z",
@@ -18,7 +18,7 @@ SIZE_SCHEMA: Dict[str, Any] = {
 
 
 def parse_size(size: Union[int, str]) -> int:
-    """The number of bytes of a size that satisfies the schema."""
+    """Parse a size that satisfies the schema; return bytes."""
     if isinstance(size, int):
         return size
     number, unit = _SIZE.fullmatch(size).groups()  # type: ignore[union-attr]

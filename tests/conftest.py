@@ -1,4 +1,4 @@
-"""What holds for every test: coroutines run, and nothing is left behind."""
+"""Rules for every test: coroutines run, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, Dict, Iterator, Optional
 
 import pytest
 
-# No test waits on purpose for longer; it is the bound for a hang.
+# No test waits this long on purpose; it limits a hang.
 TEST_TIMEOUT = 120.0
 
 
 def pytest_configure() -> None:
-    """Undo what nohup(1) and a shell's ``&`` ignore: children inherit it."""
+    """Reset signals ignored by nohup(1) or ``&``: children inherit them."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Optional[bool]:
-    """Run a coroutine test; it must end all tasks that it has started."""
+    """Run a coroutine test; it must end all tasks that it starts."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
@@ -36,8 +36,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Optional[bool]:
 
 async def _settled(test: Any) -> None:
     await asyncio.wait_for(test, TEST_TIMEOUT)
-    # What was cancelled or is on its last step may still end, and the loop
-    # reaps a process when it goes, an instant after it was killed.
+    # Cancelled tasks may still be ending, and the loop reaps a process an
+    # instant after it was killed.
     for _ in range(100):
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if not left and not _child():
@@ -49,7 +49,7 @@ async def _settled(test: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
-    """No child process, running or not reaped, and no descriptor stays."""
+    """Check that no child process or zombie and no descriptor is left."""
     before = _descriptors()
     yield
     children = _child()
@@ -57,7 +57,7 @@ def _leaves_nothing() -> Iterator[None]:
     assert children is None, f"the test leaves a process: {children}"
     deadline = time.monotonic() + 2
     while set(_descriptors()) - set(before):
-        # The garbage collector or the kernel may still be at it.
+        # The garbage collector or the kernel may not be done yet.
         if time.monotonic() > deadline:
             left = {
                 fd: where
@@ -79,7 +79,7 @@ def _child() -> Optional[str]:
 
 
 def _reap() -> None:
-    """What one test leaves must not fail the next."""
+    """Clean up, so that one test's leftovers do not fail the next."""
     with contextlib.suppress(ChildProcessError):
         while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
             pass

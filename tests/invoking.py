@@ -16,7 +16,7 @@ SCRIPT = ROOT / "bin/ngcp-invoke-task"
 
 
 def environment(**more: str) -> Dict[str, str]:
-    """This one, but for the size of another terminal."""
+    """Return this environment, with another terminal size."""
     mine = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("COLUMNS", "LINES"):
         mine.pop(name, None)
@@ -28,7 +28,7 @@ def command(*arguments: str) -> List[str]:
 
 
 class Invoked:
-    """How a call ended."""
+    """The result of a call."""
 
     def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
         self.status = done.returncode
@@ -51,7 +51,7 @@ def invoke(
     within: float = 2 * WITHIN,
     **options: Any,
 ) -> Invoked:
-    """Run a task with the command, on the nodes that arguments tell."""
+    """Run a task with the command and these arguments."""
     if config is not None:
         arguments = ("--config-dir", str(config), *arguments)
     options.setdefault("stdin", subprocess.DEVNULL)
@@ -68,7 +68,7 @@ def invoke(
 
 
 def wrapper(folder: Path, config: Path) -> Path:
-    """A folder for $PATH: its ngcp-invoke-task reads that configuration."""
+    """A folder for $PATH; its ngcp-invoke-task reads that configuration."""
     folder.mkdir()
     words = map(shlex.quote, command("--config-dir", str(config)))
     script = folder / "ngcp-invoke-task"

@@ -24,7 +24,7 @@ CHANNEL = "ngcp-task-agent-redis"
 
 
 def wait_for(what: Callable[[], Any], within: float = WITHIN) -> Any:
-    """Wait until ``what`` is true, and return it."""
+    """Wait until ``what`` is true, and return its value."""
     deadline = time.monotonic() + within
     while True:
         found = what()
@@ -41,11 +41,11 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server of the test's own, without persistence.
+    """A redis-server for one test, without persistence.
 
-    The environment's ``REDIS_SERVER`` is the path of another program.
+    ``REDIS_SERVER`` in the environment is the path of another program.
 
-    :param options: more of its options, as on its command line
+    :param options: more command-line options
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -59,7 +59,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and wait until it answers.
 
-        If it does not, it is ended, and what it has printed is printed.
+        If it does not, it is stopped, and its output is printed.
         """
         program = os.environ.get("REDIS_SERVER") or shutil.which(
             "redis-server"
@@ -88,24 +88,24 @@ class RedisServer:
             raise
 
     def _answers(self) -> bool:
-        # Another server can have taken the port, but not the socket.
+        # Another server can have the port, but not the socket.
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(1)
             try:
                 s.connect(str(self.socket))
                 s.sendall(b"PING\r\n")
-                # A server that wants a password answers too.
+                # A server that requires a password also answers.
                 return bool(s.recv(1))
             except OSError:
                 return False
 
     def signal(self, number: int) -> None:
-        """STOP stalls the server, CONT lets it go on."""
+        """STOP stalls the server, CONT resumes it."""
         assert self._process
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as in a crash."""
         assert self._process
         self._process.kill()
         self._process.wait(WITHIN)
@@ -124,7 +124,7 @@ class RedisServer:
         return redis.Redis(port=self.port, **options)
 
     def clients_of(self, name: str) -> int:
-        """How many connections have that client name."""
+        """Return how many connections have that client name."""
         connection = self.connect()
         try:
             return sum(c["name"] == name for c in connection.client_list())
@@ -149,10 +149,10 @@ class RedisServer:
 
 
 class Line:
-    """A line to a server, of which each connection can be held up.
+    """A line to a server, which can delay each connection.
 
-    :ivar port: where it is entered, on this machine
-    :ivar is_held: a connection has carried ``allowed`` bytes to the server
+    :ivar port: its entry, on this machine
+    :ivar is_held: a connection has sent ``allowed`` bytes to the server
     """
 
     def __init__(self, server_port: int, allowed: int) -> None:
@@ -165,7 +165,7 @@ class Line:
         self._start(self._accept)
 
     def release(self) -> None:
-        """Carry all from now on."""
+        """Forward everything from now on."""
         self._is_open.set()
 
     def close(self) -> None:
@@ -206,8 +206,8 @@ class Line:
 class Daemon:
     """The real daemon, started by its script.
 
-    :param config: the folder of its configuration
-    :param process: of the process, such as ``umask``
+    :param config: its configuration folder
+    :param process: options of the process, such as ``umask``
     """
 
     def __init__(
@@ -233,11 +233,11 @@ class Daemon:
         )
 
     def text(self) -> str:
-        """All that it has logged."""
+        """Return its whole log."""
         return self.log.read_text()
 
     def wait_for_log(self, text: str, count: int = 1) -> str:
-        """Wait until the text is in the log so many times."""
+        """Wait until the text is in the log this many times."""
         wait_for(
             lambda: (
                 self.text().count(text) >= count
@@ -249,13 +249,13 @@ class Daemon:
         return log
 
     def reload(self) -> str:
-        """SIGHUP, and wait until it is in force."""
+        """Send SIGHUP, and wait until the configuration is in force."""
         before = self.text().count(" reloaded")
         self.process.send_signal(signal.SIGHUP)
         return self.wait_for_log(" reloaded", before + 1)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask for the end; the exit status."""
+        """Stop it; return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -269,7 +269,7 @@ class Daemon:
 
 
 class Client:
-    """A client as any other: subscribes first, publishes, then listens."""
+    """A client like any other: subscribes first, publishes, then listens."""
 
     def __init__(self, server: RedisServer, **options: Any) -> None:
         self._redis = server.connect(**options)
@@ -280,12 +280,12 @@ class Client:
         self.responses: List[Dict[str, Any]] = []
 
     def listen_too(self, channel: str) -> None:
-        """Receive what goes to another channel as well."""
+        """Listen on another channel, too."""
         self._pubsub.subscribe(channel)
         wait_for(lambda: self._pubsub.get_message(timeout=1))
 
     def request(self, task: str, **fields: Any) -> Dict[str, Any]:
-        """A sound request, with some fields replaced."""
+        """Return a valid request, with some fields replaced."""
         request = {
             "uuid": str(uuid.uuid4()),
             "task": task,
@@ -305,13 +305,13 @@ class Client:
     def send(
         self, task: str, channel: str = CHANNEL, **fields: Any
     ) -> Dict[str, Any]:
-        """Publish a sound request; returns it."""
+        """Publish a valid request; return it."""
         request = self.request(task, **fields)
         self.publish(request, channel)
         return request
 
     def next(self, within: float = WITHIN) -> Dict[str, Any]:
-        """The next response."""
+        """Return the next response."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             message = self._pubsub.get_message(timeout=0.1)
@@ -322,21 +322,21 @@ class Client:
         raise AssertionError(f"no response within {within} s")
 
     def ending(self, within: float = WITHIN) -> Dict[str, Any]:
-        """The next response that is not ``accepted``."""
+        """Return the next response that is not ``accepted``."""
         while True:
             response = self.next(within)
             if response["status"] != "accepted":
                 return response
 
     def ask(self, task: str, **fields: Any) -> List[Dict[str, Any]]:
-        """Send a request; all responses up to the ending."""
+        """Send a request; return all responses up to the ending."""
         before = len(self.responses)
         self.send(task, **fields)
         self.ending()
         return self.responses[before:]
 
     def silent(self, seconds: float = 0.5) -> bool:
-        """Whether nothing comes for so long."""
+        """Whether nothing arrives for this long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             message = self._pubsub.get_message(timeout=0.05)
@@ -351,9 +351,9 @@ class Client:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and no zombie.
+    """Whether a process exists and is not a zombie.
 
-    A zombie waits for the init of this machine, not for the agent.
+    Zombies wait for the machine's init, not for the agent.
     """
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

@@ -1,7 +1,7 @@
 """The Redis and Valkey servers of another Debian release, not installed.
 
 ``python3 -m tests.servers RELEASE`` unpacks them once, in ``build``, and
-prints the folder of the programs ``redis-server`` and ``valkey-server``.
+prints the folder with the programs ``redis-server`` and ``valkey-server``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from tests.system import rootfs
 
-_PROGRAMS = ("redis-server", "valkey-server")  # and the packages' names
+_PROGRAMS = ("redis-server", "valkey-server")  # also the packages' names
 _WITHIN = 300.0  # seconds for downloading and unpacking
 
 
 def unpack(release: str) -> Path:
     """Unpack the servers, and all libraries that they need.
 
-    :raises OSError: the user is not root, or there is no mmdebstrap
-    :raises subprocess.SubprocessError: mmdebstrap failed
+    :raises OSError: when the user is not root, or there is no mmdebstrap
+    :raises subprocess.SubprocessError: when mmdebstrap failed
     """
     target = rootfs.ROOT / "build" / f"servers-{release}"
     if not target.exists():
@@ -48,7 +48,7 @@ def unpack(release: str) -> Path:
     programs.mkdir(exist_ok=True)
     (loader,) = target.glob("usr/lib/*/ld-linux*.so.*")
     for name in _PROGRAMS:
-        # The dynamic linker of this machine would not take these libraries.
+        # This machine's dynamic linker may not accept these libraries.
         command = [
             *(str(loader), "--library-path", str(loader.parent)),
             str(target / "usr/bin" / name),

@@ -1,7 +1,7 @@
 """The brokers, which do the work of tasks.
 
-Each is a module, and a row in this table.  Other packages can add brokers by
-entry points of the group ``ngcp_task_agent.brokers``.
+Each has a module and a row in this table.  Other packages can add brokers as
+entry points in the group ``ngcp_task_agent.brokers``.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from ngcp_task_agent.protocol.messages import Request
 class Result:
     """How a piece of work ended.
 
-    :ivar data: the output: text, or bytes in UTF-8, in which invalid bytes
-        are replaced
+    :ivar data: the output as text, or as UTF-8 bytes; invalid bytes are
+        replaced
     :ivar error: why it failed, for the journal and the client: a sentence
         without secrets; empty for success
     :ivar detail: what the work itself reports, for the client only
@@ -49,10 +49,10 @@ class Work(ABC):
 class Broker(ABC):
     """Does the work of one task.
 
-    A class is found by its name: in the table of
-    ``ngcp_task_agent.brokers``, or as an entry point of that group.
+    A task's ``broker`` selects the class: from the table in
+    ``ngcp_task_agent.brokers``, or from the entry points of that group.
 
-    :param options: a task's ``broker_options``, which satisfy the schema
+    :param options: a task's ``broker_options``, valid against the schema
     """
 
     #: JSON Schema (an object) of a task's ``broker_options``
@@ -62,22 +62,21 @@ class Broker(ABC):
         self.options = options
 
     def problems(self) -> Mapping[str, str]:
-        """What would make the work fail now.
+        """Find what would make the work fail now.
 
-        Called while a configuration is read; may block.
+        Called while a configuration is loaded; may block.
 
-        :returns: for each option at fault a text, which becomes a warning in
-            the journal
+        :returns: a warning for the journal, by option
         """
         return {}
 
     def data(self, request: Request) -> Any:
-        """A request's data as the work gets it, for the task's schema."""
+        """Return a request's data as the work gets it, for ``data_schema``."""
         return request.data
 
     @abstractmethod
     def prepare(self, request: Request) -> Work:
-        """The work for a request.  Must not block.
+        """Return the work for a request.  Must not block.
 
-        :raises Rejected: when the request asks for what is not allowed
+        :raises Rejected: when the request asks for something not allowed
         """

@@ -20,14 +20,14 @@ from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 logger = logging.getLogger(__name__)
 
-# Limits of all extra words: checking more would block other requests, and few
-# systems could pass them on.
+# Limits for all extra words together: checking more would block other
+# requests, and few systems could pass them to a program.
 _MOST_WORDS = 4096
 _MOST_CHARACTERS = 131072
-_MATCH_WITHIN = 0.1  # seconds of the processor
+_MATCH_WITHIN = 0.1  # CPU seconds
 IN_ENVIRONMENT = 65536  # bytes; Linux allows 128 KiB for a variable
 _ANY = "(?s:.*)"  # the rule for extra_args: yes
-LAST_LINE = 300  # characters of standard error that a reason repeats
+LAST_LINE = 300  # characters of standard error that a reason quotes
 
 _WORDS = {
     "type": ["string", "array"],
@@ -102,7 +102,7 @@ class CommandBroker(Broker):
         return problems
 
     def data(self, request: Request) -> Any:
-        """The data, decoded if it is an object in a string of JSON."""
+        """Return the data; a string that holds a JSON object is decoded."""
         if isinstance(request.data, str):
             try:
                 inner = load_json(request.data)
@@ -121,7 +121,7 @@ class CommandBroker(Broker):
         return CommandWork(self, request, extra)
 
     def _check_extra(self, extra: Any) -> List[str]:
-        """The words that a request adds to the command line.
+        """Return the words that a request adds to the command line.
 
         :raises Rejected: when the task does not allow them
         """
@@ -143,8 +143,8 @@ class CommandBroker(Broker):
         for number, word in enumerate(extra, 1):
             if UNUSABLE.search(word):
                 raise Rejected(
-                    f"extra_args: word {number} must not hold NUL or half a "
-                    "surrogate pair"
+                    f"extra_args: word {number} must not contain NUL or half "
+                    "a surrogate pair"
                 )
         try:
             with cpu_limit(_MATCH_WITHIN):
@@ -168,7 +168,7 @@ class CommandBroker(Broker):
             )
 
     async def command(self, request: Request, extra: List[str]) -> Command:
-        """The command for a request.
+        """Build the command for a request.
 
         :raises CannotStart: when the program or the user does not exist
         """
@@ -197,7 +197,7 @@ class CommandBroker(Broker):
         )
 
     def result(self, ended: Exit) -> Result:
-        """The result for the client."""
+        """Build the result for the client."""
         error = self._error(ended)
         return Result(
             data=ended.stdout,
@@ -252,9 +252,9 @@ class CommandWork(Work):
 
 
 def split_args(args: Any) -> List[str]:
-    """A task's ``args``: a string as a POSIX shell splits it, or a list.
+    """Split a task's ``args`` as a POSIX shell would, unless they are a list.
 
-    :raises ValueError: for an open quote, or a backslash at the end
+    :raises ValueError: for an unclosed quote or a trailing backslash
     """
     return shlex.split(args) if isinstance(args, str) else list(args)
 

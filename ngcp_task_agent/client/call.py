@@ -1,4 +1,4 @@
-"""Call: one request on its way."""
+"""Call: one request and its responses."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ngcp_task_agent.client.responses import Message, ReceivedResponse
 from ngcp_task_agent.client.waiting import CallState, Clock, Patience
 
 _PUBLISH_TIMEOUT = 5.0  # seconds
-_GRACE = 0.05  # seconds to read what arrived while this process stood still
+_GRACE = 0.05  # seconds to read what arrived while this process was stopped
 _BURST = 32  # responses in a row
 
 
 class Call:
-    """One request on its way: an asynchronous iterator over its responses.
+    """One request: an asynchronous iterator over its responses.
 
-    The iteration ends when there is nothing more to wait for; ``outcome``
-    says at any time what has become of the request.
+    The iteration ends when there is nothing more to wait for; ``outcome`` is
+    the request's outcome so far, at any time.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class Call:
         """
         :param publish: sends the request, within a number of seconds
         :param lost: done when the connection is lost, with the reason
-        :param drain: delivers what has arrived and is not yet parsed
+        :param drain: delivers messages that have arrived and are not yet
+            parsed
         """
         self.request = request
         self.patience = patience
@@ -55,7 +56,7 @@ class Call:
 
     @property
     def outcome(self) -> RequestOutcome:
-        """What has become of the request so far."""
+        """The request's outcome so far."""
         return RequestOutcome(
             self.request,
             self._tally.nodes,
@@ -64,7 +65,7 @@ class Call:
         )
 
     def stop(self) -> None:
-        """Wait no longer: the iteration ends."""
+        """Stop waiting: the iteration ends."""
         self._clock.end()
         self._wake()
 
@@ -83,7 +84,7 @@ class Call:
     async def __anext__(self) -> ReceivedResponse:
         """
         :raises RedisUnavailable: when the request could not be sent
-        :raises ConnectionLost: when no more answers can come
+        :raises ConnectionLost: when no more answers can arrive
         """
         clock = self._clock
         if clock.state is CallState.NEW:
@@ -113,7 +114,7 @@ class Call:
         return self._fresh.popleft()
 
     async def _send(self) -> None:
-        # Answers can come before Redis confirms that the request is sent.
+        # Answers can arrive before Redis confirms that the request is sent.
         self._clock.start()
         try:
             await self._publish(min(self.patience.timeout, _PUBLISH_TIMEOUT))

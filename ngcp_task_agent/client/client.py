@@ -42,12 +42,12 @@ class Client:
     :param address: where to send requests; by default what find() returns, or
         ``Address()`` if ``redis`` is given
     :param connect_timeout: seconds
-    :param ping_interval: seconds; a server that is silent for two of them
-        is lost
-    :param max_data: bytes of memory for the answers to one request: up to
-        four for each character of a text that has rare ones
+    :param ping_interval: seconds; a server that is silent for two of them is
+        lost
+    :param max_data: bytes of memory for the answers to one request: up to four
+        for each character of a text with rare characters
     :param redis: a redis.asyncio.Redis without decode_responses, whose server
-        is used instead of the address's, such as one of fakeredis in tests
+        is used instead of the address's, such as one from fakeredis in tests
     :ivar feedback_channel: where this client receives answers
     """
 
@@ -70,14 +70,14 @@ class Client:
         self._ping_interval = ping_interval
         self._max_data = max_data
         self._connection: Optional[Connection] = None
-        # What waits there is bytes, which take less memory than text.
+        # It holds bytes, which take less memory than text.
         self._inbox = Inbox(self._deliver, max_data // 2)
         # Weak: an abandoned call collects no more answers.
         self._calls: WeakValueDictionary[str, Call] = WeakValueDictionary()
 
     async def __aenter__(self) -> Client:
         """
-        :raises NoAddress: when the configuration does not say where
+        :raises NoAddress: when the configuration does not give an address
         :raises RedisUnavailable: when Redis cannot be reached
         """
         if self._address is None:

@@ -1,4 +1,4 @@
-"""Where to send a request: what the agent's own configuration says."""
+"""Finds where to send a request, from the agent's own configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPE = "redis"
 
 
 def own_name() -> str:
-    """This node's name, if its configuration does not give one."""
+    """Return this node's name, for a configuration that gives none."""
     return find_name()
 
 
@@ -32,11 +32,11 @@ class Address:
 
     :ivar server: the options of a ``redis`` backend
     :ivar channel: the control channel
-    :ivar src: this client's name: the node's, so that ``localhost`` means
-        this node
+    :ivar src: this client's name: the node's, so that ``localhost`` means this
+        node
     :ivar notes: sentences that say how it was found
     :ivar assumed: the server is only a guess
-    :ivar warning: the note that users should always see; else empty
+    :ivar warning: a note that users should always see, or empty
     """
 
     server: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -54,9 +54,9 @@ class Address:
 
 
 def load(config_dir: Path = DEFAULT_DIR) -> Tuple[Optional[Config], List[str]]:
-    """The agent's configuration, as far as this user may read it, and faults.
+    """Load the agent's configuration, as far as this user may read it.
 
-    None if there is none.
+    :returns: the configuration, or None if there is none, and the faults
     """
     try:
         if not config_dir.is_dir():
@@ -75,15 +75,15 @@ def find(
     url: Optional[str] = None,
     config_dir: Union[str, Path] = DEFAULT_DIR,
 ) -> Address:
-    """Where to send a request for a task.  Blocks: reads files.
+    """Find where to send a request for a task.  Blocks: reads files.
 
-    Arguments take precedence.  Otherwise the task's file names the backend
-    and the channel; a task that only other nodes have is sent where this
-    node's tasks listen.
+    Arguments take precedence.  Otherwise the task's file names the backend and
+    the channel; a task that only other nodes have is sent where this node's
+    tasks listen.
 
     :param backend: the name of a file in the folder ``backends``
-    :param url: the server, see parse_url(), instead of a backend; its
-        password can be in the environment, as REDISCLI_AUTH
+    :param url: the server, see parse_url(), instead of a backend; its password
+        can be in the environment, as REDISCLI_AUTH
     :raises NoAddress: when there is no such backend, or several fit
     """
     config_dir = Path(config_dir)
@@ -101,7 +101,7 @@ def find(
     warning = ""
     if task is not None and not named:
         note = f"this node's configuration has no usable task '{task}'"
-        # If all is given, the task's own file does not matter.
+        # With channel and server given, the task's own file does not matter.
         if config and not (channel and (url or backend)):
             fault = _fault_of_task(
                 task, config, config_dir, url is None and backend is None
@@ -159,7 +159,7 @@ def find(
 def _fault_of_task(
     task: str, config: Config, config_dir: Path, needs_backend: bool
 ) -> str:
-    """Why the task's own file is not in force; empty if not known.
+    """Say why the task's own file is not in force; empty if unknown.
 
     Skips faults caused only by this user's missing read permission.
 
@@ -167,7 +167,7 @@ def _fault_of_task(
     :raises NoAddress: for a fault of that backend
     """
     in_force = {t.path for t in config.tasks}
-    # Of several faults of a file, the first.
+    # Only the first fault of each file.
     faults = {fault.path: fault for fault in reversed(config.faults)}
     try:
         paths = sorted((config_dir / "tasks").glob("[!.]*.yml"))
@@ -178,12 +178,12 @@ def _fault_of_task(
             continue
         document = permissions.read(path)
         value = document.value if isinstance(document.value, dict) else {}
-        # Without a readable name, go by the file's.
+        # If its name cannot be read, use the file's.
         if value.get("name", path.stem) != task:
             continue
         backend = config_dir / "backends" / f"{value.get('backend')}.yml"
         if needs_backend and backend in faults and os.access(backend, os.R_OK):
-            # Any other backend would be another server, with other agents.
+            # Another backend would be another server, with other agents.
             raise NoAddress(f"the backend of task '{task}': {faults[backend]}")
         for fault in config.faults:
             if fault.path == path and not (

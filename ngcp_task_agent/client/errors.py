@@ -1,4 +1,4 @@
-"""What can keep a request from being sent or answered, as a tree.
+"""Errors that keep a request from being sent or answered, as a tree.
 
 ClientError
 ├── InvalidRequest      the request cannot be sent as it is

@@ -1,6 +1,6 @@
 """Inbox: receives first, parses later.
 
-Redis drops a subscriber for which 32 MB wait (client-output-buffer-limit),
+Redis drops a subscriber when 32 MB wait for it (client-output-buffer-limit),
 and several agents can send large answers at once.  So large messages are only
 stored while more arrive, and are parsed in the next pause.
 """
@@ -20,9 +20,9 @@ _PAUSE = 0.05  # seconds without a large message
 
 
 class Inbox:
-    """Turns the bodies that arrive into messages.
+    """Turns message bodies into messages.
 
-    :param deliver: takes each message
+    :param deliver: called with each message
     :param limit: bytes that may wait
     """
 

@@ -1,4 +1,4 @@
-"""What became of a request, node by node."""
+"""The outcome of a request, node by node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ngcp_task_agent.client.responses import (
 
 
 class Verdict(enum.Enum):
-    """The outcome in a word; if several apply, the first."""
+    """The outcome in a word; if several apply, the first of these."""
 
     UNANSWERED = "unanswered"  # no node has answered
     ERROR = "error"  # a task ended in error
@@ -28,7 +28,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class NodeOutcome:
-    """What one node made of the request; times in seconds after sending.
+    """The outcome on one node; times in seconds after sending.
 
     :ivar status: ``accepted`` for a node whose task has not ended
     """
@@ -43,7 +43,7 @@ class NodeOutcome:
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """What became of a request so far, or in the end.
+    """The outcome of a request, so far or final.
 
     :ivar nodes: in the order of their first answers
     :ivar expected: how many nodes should end or reject, if given
@@ -56,7 +56,7 @@ class RequestOutcome:
     seconds: float
 
     def having(self, status: Status) -> Tuple[NodeOutcome, ...]:
-        """The nodes with this status."""
+        """Return the nodes with this status."""
         return tuple(n for n in self.nodes if n.status is status)
 
     @property
@@ -110,10 +110,10 @@ class Tally:
     """Counts the answers to one request, by the names nodes give themselves.
 
     By the protocol a node sends one ``rejected``, or one ``accepted`` and one
-    ending.  Of anything else, the first ending counts, and ``accepted``
+    ending.  If it sends more, the first ending counts, and ``accepted``
     overrides ``rejected``: an agent can listen through several backends.
 
-    :param max_data: bytes of memory for all that is kept
+    :param max_data: bytes of memory for everything that is kept
     :ivar running: how many nodes have accepted and not ended
     :ivar latest: when the last response came, in seconds after sending
     """
@@ -131,7 +131,7 @@ class Tally:
 
     @property
     def answered(self) -> int:
-        """How many nodes have said anything."""
+        """How many nodes have answered at all."""
         return len(self._nodes)
 
     @property
@@ -142,7 +142,7 @@ class Tally:
     def take(
         self, message: Message, seconds: float
     ) -> Optional[ReceivedResponse]:
-        """Count a message; returns the response if it says anything new.
+        """Count a message; return the response if it changes anything.
 
         :param seconds: since the request was sent
         """

@@ -1,4 +1,4 @@
-"""What a client sends, checked as the agents will check it."""
+"""Outgoing requests, checked as the agents will check them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
-from ngcp_task_agent.backends.redis.options import LONGEST_CHANNEL
+from ngcp_task_agent.backends.redis.options import (
+    LONGEST_CHANNEL,
+    valid_channel,
+)
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.protocol import destination
-from ngcp_task_agent.protocol.messages import SURROGATE, parse_request
+from ngcp_task_agent.protocol.messages import parse_request
 
-# Within brackets, and not across what separates targets and options.
+# Within brackets, but not across separators of targets or options.
 _NUMBERS = re.compile(r"\[[^\],|;+]*?(\d\d+-\d+|\d+-\d\d+)[^\],|;+]*\]")
 
 
@@ -37,7 +40,7 @@ class OutgoingRequest:
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def encode(self, feedback_channel: str) -> bytes:
-        """The message that asks for answers on this channel.
+        """Encode the message, which asks for answers on this channel.
 
         :raises InvalidRequest: when every agent would reject it
         """
@@ -64,9 +67,9 @@ class OutgoingRequest:
 
 
 def explain_numbers(dst: str) -> str:
-    """A warning about a range such as ``prx[8-11]``; empty without one.
+    """Warn of a range such as ``prx[8-11]``; empty if there is none.
 
-    To fnmatch that is one character, of ``8-1`` and ``1``.
+    To fnmatch it is one character, of ``8-1`` and ``1``.
     """
     found = _NUMBERS.search(dst)
     if not found:
@@ -81,12 +84,7 @@ def check_channel(channel: Any) -> None:
     """
     :raises InvalidRequest: when no agent can subscribe to this channel
     """
-    if (
-        not isinstance(channel, str)
-        or not 1 <= len(channel) <= LONGEST_CHANNEL
-        # Half a surrogate pair cannot be encoded.
-        or SURROGATE.search(channel)
-    ):
+    if not valid_channel(channel):
         raise InvalidRequest(
             f"channel must be a string of 1 to {LONGEST_CHANNEL} characters "
             "that can be encoded as UTF-8"

@@ -1,4 +1,4 @@
-"""Responses as they arrive: JSON in, chunks joined."""
+"""Received responses: parses JSON and joins chunks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
 _LONGEST_REASON = 10_000  # characters that are kept
 _MOST_CHUNKS = 1_000_000
-_OVERHEAD = 1024  # bytes that anything kept may need besides its text
+_OVERHEAD = 1024  # bytes that a message may need besides its text
 
 
 class Status(enum.Enum):
@@ -60,7 +60,7 @@ class Message:
 
 
 def parse(body: bytes) -> Optional[Message]:
-    """Read a message; None if it is not a response."""
+    """Parse a message; return None if it is not a response."""
     try:
         fields = json.loads(body.decode())
         status = Status(fields["status"])
@@ -107,7 +107,7 @@ class TooMuch(Exception):
 class Joiner:
     """Joins the chunks of the responses to one request.
 
-    :param limit: bytes of memory for all that is kept
+    :param limit: bytes of memory for everything that is kept
     """
 
     def __init__(self, limit: int) -> None:
@@ -116,9 +116,11 @@ class Joiner:
         self._parts: Dict[str, Dict[str, Dict[int, Message]]] = {}
 
     def take(self, message: Message) -> Optional[Message]:
-        """The whole response, once its chunks are there, in any order.
+        """Take a message; return the whole response once its chunks are there.
 
-        :raises TooMuch: and drops what was kept of that node's responses
+        The chunks can arrive in any order.
+
+        :raises TooMuch: after dropping what was kept of that node's responses
         """
         responses = self._parts.get(message.src, {})
         parts = responses.get(message.uuid, {})

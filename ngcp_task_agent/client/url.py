@@ -12,11 +12,12 @@ _TLS_FILES = ("ca", "cert", "key")
 
 
 def parse_url(url: str) -> Dict[str, Any]:
-    """The options of a ``redis`` backend for a URL.
+    """Parse a URL into the options of a ``redis`` backend.
 
     ``redis://[[user]:password@]host[:port]``, ``rediss://`` for TLS with
     ``?ca=/file&cert=/file&key=/file``, or ``unix://[[user]:password@]/path``.
-    A database, as in ``redis://host/1``, is ignored: messages have none.
+    A database, as in ``redis://host/1``, is ignored: channels do not belong to
+    one.
 
     :raises NoAddress: saying what is wrong, without quoting the URL: any part
         of it can be the password

@@ -10,8 +10,8 @@ from typing import Optional
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.outcome import Tally
 
-# A little more than the time that a task has by default: its agent then gives
-# up first, and says why.
+# A little longer than a task's default timeout: the agent then gives up first,
+# and says why.
 TIMEOUT = 310.0
 # Agents answer at once whether they accept a request.
 ANSWER_TIMEOUT = 5.0
@@ -45,10 +45,10 @@ class Patience:
                 )
         expect = self.expect
         if expect is not None and not (isinstance(expect, int) and expect > 0):
-            raise InvalidRequest("expect must be a number of nodes from 1")
+            raise InvalidRequest("expect must be a whole number from 1")
 
     def left(self, seconds: float, tally: Tally) -> float:
-        """How many seconds to wait for more; 0 or less at the end.
+        """Return how many seconds to wait for more; 0 or less at the end.
 
         :param seconds: since the request was sent
         """

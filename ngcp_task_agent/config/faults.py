@@ -1,7 +1,7 @@
 """Faults: what is wrong in a file, where, and what it must be instead.
 
-The one place that puts errors of JSON Schema into words.  A schema's ``title``
-says what a value must be, and becomes a part of the fault.
+The only place that puts JSON Schema errors into words.  A schema's ``title``
+says what a value must be, and becomes part of the fault.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import jsonschema
 Schema = Mapping[str, Any]
 # The keys and indexes that lead to a value.
 Steps = Tuple[Union[str, int], ...]
-# What is wrong with the value that the steps lead to.
+# The steps to a value, and what is wrong with it.
 Finding = Tuple[Steps, str]
 
-#: Takes the place of a value that already has a fault.
+#: Replaces a value that already has a fault.
 FAULTY = object()
 
-_LONGEST_REASON = 80  # characters of what Python says; it can quote a value
+_LONGEST_REASON = 80  # characters of Python's message, which can quote a value
 
 
 @dataclass(frozen=True, order=True)
@@ -49,16 +49,16 @@ class Fault:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """The end of a fault about an unknown name: the known one most like it."""
+    """Return a hint about an unknown name: the closest known one."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
     if close:
-        return f"; is '{close[0]}' meant?"
+        return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
 
 
 def _is_integer(checker: Any, value: Any) -> bool:
-    """JSON Schema accepts 1.0 as an integer; for a size or port we do not."""
+    """Reject 1.0, which JSON Schema accepts as an integer."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -71,7 +71,8 @@ _Validator = jsonschema.validators.extend(
 
 
 _FORMATS = jsonschema.FormatChecker(formats=())
-# jsonschema's own check lets "a{9999999999}" and 5,000 brackets raise.
+# jsonschema's own check does not catch what "a{9999999999}" and 5,000 brackets
+# raise.
 _FORMATS.checks("regex", (re.error, OverflowError, RecursionError))(
     lambda value: not isinstance(value, str) or bool(re.compile(value))
 )
@@ -85,9 +86,9 @@ _FORMAT_TITLES = {
 
 
 def explain(value: Any, schema: Schema) -> List[Finding]:
-    """Each way in which a value breaks a schema."""
+    """List the ways in which a value breaks a schema."""
     validator = _Validator(schema, format_checker=_FORMATS)
-    # Of two missing keys there are two errors, each about both.
+    # Two missing keys cause two errors, and each yields both findings.
     found: Dict[Finding, None] = {}
     for error in validator.iter_errors(value):
         if error.instance is not FAULTY:
@@ -115,14 +116,14 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Finding]:
     elif error.validator_value == _SCHEMA_TYPES:
         yield steps, f"must be a JSON Schema{_hint(error)}"
     elif error.validator == "anyOf" and steps[-1:] == ("type",):
-        # The types in a JSON Schema of the administrator's.
+        # The types in an administrator's JSON Schema.
         names = error.instance
         names = names if isinstance(names, list) else [names]
         name = next((n for n in names if n not in [*_TYPES]), names)
         if name is not FAULTY:
             yield steps, f"unknown type '{name}'{meant(str(name), _TYPES)}"
     else:
-        rule = f"within the rule {error.validator}: {error.validator_value}"
+        rule = f"valid under {error.validator}: {error.validator_value}"
         if error.validator == "type":
             rule = " or ".join(_TYPES.get(n, n) for n in _types(error))
         yield steps, f"must be {error.schema.get('title', rule)}{_hint(error)}"
@@ -133,7 +134,7 @@ def _place_of(error: jsonschema.ValidationError) -> Steps:
     if [None, *error.absolute_schema_path][-2] == "propertyNames":
         return (*steps, error.instance)
     if error.validator == "not" and isinstance(error.instance, dict):
-        # Of keys that exclude each other, the last is one too many.
+        # Of mutually exclusive keys, blame the last one.
         no = error.validator_value
         keys = no.get("required", ()) if isinstance(no, dict) else ()
         return (*steps, *[key for key in error.instance if key in keys][-1:])
@@ -164,12 +165,12 @@ _SCHEMA_TYPES = ["object", "boolean"]
 _NUMERIC = {"integer", "number"}
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")
 _BOOLEAN = re.compile("yes|no|true|false|on|off", re.IGNORECASE)
-# What can only be one item: a comma could be meant to separate two.
+# Text that must be a single item: a comma could separate two.
 _ITEM = re.compile(r"[^\x00-\x1f,]{1,40}")
 
 
 def _hint(error: jsonschema.ValidationError) -> str:
-    """What to write instead of a value of another type, or which it is."""
+    """Say what to write instead, or which type the value has."""
     value = error.instance
     if error.validator != "type":
         return ""
@@ -191,7 +192,7 @@ def _hint(error: jsonschema.ValidationError) -> str:
             quoted = value.replace("'", "''")
             what = f"write ['{quoted}']"
     elif isinstance(value, list) and "object" in types:
-        # The keys of one mapping, each with a dash.
+        # The keys of one mapping, each written with a dash.
         if value and isinstance(value[0], dict):
             what = "write its keys without '- '"
     elif isinstance(value, float) and "integer" in types:
@@ -202,8 +203,8 @@ def _hint(error: jsonschema.ValidationError) -> str:
     return f"; {what}"
 
 
-# Of JSON Schema: keys that name a schema, that lead to one, that hold one for
-# the same value, and that hold several of these.
+# JSON Schema keywords that name a schema, refer to one, hold one for the same
+# value, or hold several of these.
 _ANCHORS = {"$anchor", "$dynamicAnchor"}
 _REFERENCES = {"$id", "$ref", "$dynamicRef", "$recursiveRef"}
 _SAME_VALUE = {"not", "if", "then", "else"}
@@ -211,7 +212,7 @@ _SAME_VALUE_EACH = {"allOf", "anyOf", "oneOf", "dependentSchemas"}
 
 
 def explain_schema(schema: Any) -> List[Finding]:
-    """What is wrong with a JSON Schema itself; one finding for each place."""
+    """List what is wrong with a JSON Schema itself, once for each place."""
     places = dict(_walk(schema))
     found: Dict[Steps, str] = {}
     for steps, value in places.items():
@@ -226,7 +227,7 @@ def explain_schema(schema: Any) -> List[Finding]:
 
 
 def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
-    """All values in a value, from outside to inside."""
+    """Yield a value and all values in it, outermost first."""
     yield steps, value
     inner: Iterable[Tuple[Any, Any]] = ()
     if isinstance(value, dict):
@@ -240,8 +241,9 @@ def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
 def _explain_references(places: Mapping[Steps, Any]) -> Iterator[Finding]:
     """Find references that lead out of a schema, to nothing, or in a loop.
 
-    To follow one that leads out would fetch it; an ``$id`` makes all below it
-    lead out.  A loop is endless if no step of it goes deeper into the data.
+    Following one that leads out would fetch it.  With an ``$id``, all
+    references below it lead out.  A loop is endless if no step of it goes
+    deeper into the data.
 
     :param places: all values in the schema
     """
@@ -266,7 +268,7 @@ def _explain_references(places: Mapping[Steps, Any]) -> Iterator[Finding]:
         if target is not None and is_inside:
             graph.add(steps, target)
             continue
-        what = "but a schema must be complete in itself"
+        what = "but a schema must be self-contained"
         yield steps, f"leads to '{reference}', {what}"
     try:
         graph.prepare()
@@ -276,5 +278,5 @@ def _explain_references(places: Mapping[Steps, Any]) -> Iterator[Finding]:
 
 
 def _pointer(step: Union[str, int]) -> str:
-    """A step as a part of a JSON pointer."""
+    """Return a step as part of a JSON pointer."""
     return "/" + str(step).replace("~", "~0").replace("/", "~1")

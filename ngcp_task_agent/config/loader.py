@@ -1,7 +1,7 @@
 """The configuration: a folder of YAML files, read again at every reload.
 
-A fault in one file leaves out that file alone, or keeps its last good version
-where there was one.  All faults of all files are reported at once.
+A faulty file is left out, or keeps its last good version if it had one; other
+files are not affected.  All faults of all files are reported at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
 
 @dataclass(frozen=True)
 class Config:
-    """What can be used of all files, and what is wrong with the others.
+    """The usable part of all files, and the faults of the rest.
 
-    :ivar tasks: the enabled ones whose backend can be used, in the order of
-        their files; no two with the same name, backend and channel
-    :ivar warnings: what will keep a sound task from working, as things stand
-    :ivar kept: how many files have faults, and a good version in force
-    :ivar left_out: how many files have faults, and nothing in force
+    :ivar tasks: the enabled tasks whose backend is usable; no two have the
+        same name, backend and channel
+    :ivar warnings: files that are not read, and what would make a valid task
+        fail now
+    :ivar kept: number of faulty files whose last good version is in force
+    :ivar left_out: number of faulty files with nothing in force
     """
 
     plugins: Plugins
@@ -48,7 +49,7 @@ class Config:
     left_out: int
 
     def log(self) -> None:
-        """Write faults and warnings to the journal."""
+        """Log faults and warnings to the journal."""
         for fault in self.faults:
             journal.record(journal.CONFIG_FAULT, str(fault))
         for warning in self.warnings:
@@ -56,14 +57,15 @@ class Config:
 
 
 class Loader:
-    """Reads the folder again and again; remembers what was good.
+    """Reads the folder at each load(); keeps each file's last good version.
 
-    Blocks: call load() in a thread.
+    load() blocks: call it in a thread.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Of each file: what it last said without a fault, and what that means.
+        # For each file: its last contents without faults, and what they were
+        # parsed into.
         self._good: Dict[Path, Tuple[Any, Any]] = {}
         self._faults: List[Fault] = []
         self._warnings: List[Fault] = []
@@ -93,7 +95,7 @@ class Loader:
             )
         backends = {name: found for name, found in named.items() if found}
         tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
-        # A file that has not changed keeps its name against one that has.
+        # Unchanged files come first: they keep their task names.
         documents = map(permissions.read, task_files)
         for document in sorted(documents, key=self._has_changed):
             task = self._parse(
@@ -101,10 +103,10 @@ class Loader:
             )
             if task and task.enabled and task.backend in backends:
                 place = (task.backend, task.channel, task.name)
-                # What was good of a faulty file gives way to a sound one.
+                # A faulty file's last good version gives way to a valid file.
                 tasks.setdefault(place, task)
 
-        # A task is not in force without its backend, whatever was good of it.
+        # Without its backend, even a task's last good version is not in force.
         in_force = {task.path for task in tasks.values()}
         in_force.update(backend.path for backend in backends.values())
         in_force.update({agent_file} & self._good.keys())
@@ -114,7 +116,7 @@ class Loader:
             agent or models.NOBODY,
             backends,
             tuple(tasks.values()),
-            # A value of the wrong type can be found by two of the checks.
+            # Two checks can find the same value of the wrong type.
             tuple(sorted({*self._faults})),
             tuple(sorted({*self._warnings})),
             kept=len(faulty & in_force),
@@ -122,7 +124,7 @@ class Loader:
         )
 
     def _files(self, name: str) -> List[Path]:
-        """The files of a folder, sorted by name."""
+        """List a folder's ``.yml`` files, sorted by name."""
         folder = self.folder / name
         try:
             names = sorted(os.listdir(folder))
@@ -130,7 +132,7 @@ class Loader:
             return []
         except OSError as error:
             self._faults.append(permissions.os_fault(folder, error))
-            # They may still be there: keep them.
+            # The files may still be there: keep them.
             return sorted(p for p in self._good if p.parent == folder)
         # Editors leave hidden files behind.
         paths = [folder / n for n in names if n[0] != "."]
@@ -144,15 +146,15 @@ class Loader:
         try:
             paths = sorted(self.folder.glob("[!.]*"))
         except OSError:
-            return  # it has a fault already
+            return  # already reported as a fault
         for path in paths:
             name = path.name.lower().rstrip("s")
             if path.name in ("agent.yml", "backends", "tasks"):
                 continue
             if name in ("backend", "task"):
-                self._warn(path, f"is '{name}s' meant?")
+                self._warn(path, f"did you mean '{name}s'?")
             elif _is_yaml(path) and path.stem.lower().rstrip("s") == "agent":
-                self._warn(path, "is 'agent.yml' meant?")
+                self._warn(path, "did you mean 'agent.yml'?")
             elif _is_yaml(path):
                 self._warn(path, "use the folders backends/ and tasks/")
 
@@ -169,11 +171,11 @@ class Loader:
         parse: Callable[..., Optional[FileConfig]],
         *known: Any,
     ) -> Optional[FileConfig]:
-        """What a file says; if it has faults, what it last said without."""
+        """Parse a file; if it has faults, return its last good version."""
         try:
             config = parse(document, *known)
         except Exception as error:
-            # No file, however odd, may end what runs.
+            # No file, however odd, may stop the agent.
             what = f"cannot be used: {type(error).__name__}: {error}"
             document.faults.append(Fault(document.path, 0, "", what))
         self._faults += document.faults

@@ -1,7 +1,7 @@
-"""What each file of the configuration says, as a frozen dataclass.
+"""The contents of each configuration file, as frozen dataclasses.
 
-Each function takes the document of one file, adds the faults of what it says,
-and returns None where the document has any fault.
+Each parse function takes the document of one file, adds the faults that it
+finds, and returns None if the document has any.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
-# In bytes.  A response without data has to fit, see messages.Response.encode.
+# In bytes.  A response without data must fit, see messages.Response.encode.
 LEAST_SIZES = {"max_request": 1024, "max_response": 16384}
-# No control characters, nor those that turn the direction of a line.
+# No control characters, and none that change the text direction.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
 )
@@ -116,13 +116,13 @@ TASK_SCHEMA: Schema = {
 }
 
 
-#: The state or status of a node that could not be found out.
+#: The state or status of a node when it cannot be determined.
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """The ``node`` part of agent.yml; None where it does not say."""
+    """The ``node`` section of agent.yml; None for keys that are not given."""
 
     name: Optional[str] = None
     aliases: Tuple[str, ...] = ()
@@ -144,7 +144,7 @@ class AgentConfig:
     stop_timeout: float = 20.0
 
 
-#: Stands in for a faulty agent.yml: it is not known whom to act for.
+#: Replaces a faulty agent.yml, which leaves the node's identity unknown.
 NOBODY = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
 
 
@@ -222,7 +222,7 @@ def parse_task(
     backends: Mapping[str, Optional[BackendConfig]],
     others: Mapping[Tuple[str, str, str], TaskConfig],
 ) -> Optional[TaskConfig]:
-    """Also warns about problems that the task's broker sees.
+    """Parse a task file; what its broker's problems() finds becomes warnings.
 
     :param backends: by name; None for one that has faults
     :param others: the enabled tasks of other files, by backend, channel, name
@@ -230,7 +230,7 @@ def parse_task(
     value = document.value
     if value is None:
         needed = ", ".join(TASK_SCHEMA["required"])
-        what = f"is empty: a task has at least the keys {needed}"
+        what = f"is empty: a task needs at least the keys {needed}"
         document.faults.append(Fault(document.path, 0, "", what))
         return None
     if not isinstance(value, dict):
@@ -268,7 +268,7 @@ def parse_task(
 
 
 def _frozen(keys: Mapping[str, Any]) -> Dict[str, Any]:
-    """The same with tuples for lists."""
+    """Replace lists by tuples."""
     lists = {k: tuple(v) for k, v in keys.items() if isinstance(v, list)}
     return {**keys, **lists}
 
@@ -280,12 +280,12 @@ def _find_named(
     known: Mapping[str, Optional[Found]],
     unknown: str,
 ) -> Optional[Found]:
-    """What a name stands for; if there is nothing, a fault.
+    """Look a name up; add a fault if it is unknown or has faults.
 
-    :param unknown: the fault, with {} for the name
+    :param unknown: the fault for an unknown name, with {} for the name
     """
     if not isinstance(name, str) or not name:
-        return None  # a fault that the schema finds
+        return None  # the schema reports it
     if name not in known:
         document.add((key,), unknown.format(name) + meant(name, known))
     elif known[name] is None:
@@ -295,14 +295,14 @@ def _find_named(
 
 def _validate_task(document: Document, **options: List[Schema]) -> None:
     """
-    :param options: schemas of what plugins read; several where it is not
-        known which plugin is meant
+    :param options: schemas of what plugins read; several if the plugin is
+        unknown
     """
     value = document.value
     properties = dict(TASK_SCHEMA["properties"])
     for key, schemas in options.items():
         document.validate(value.get(key, {}), *schemas, at=(key,))
-        # So that a fault can say that an unknown key belongs in here.
+        # Lets a fault say that an unknown key belongs in here.
         inner = {
             name: True for s in schemas for name in s.get("properties", ())
         }
@@ -320,7 +320,7 @@ def _try_broker(document: Document, kind: Type[Broker], enabled: bool) -> None:
     try:
         broker = kind(document.value.get("broker_options", {}))
     except ValueError as error:
-        document.add(at, f"{error}")  # what no schema can say
+        document.add(at, f"{error}")  # what a schema cannot express
         return
     except Exception as error:
         document.add(at, f"the broker failed to start with them: {error!r}")

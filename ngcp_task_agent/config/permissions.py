@@ -1,4 +1,4 @@
-"""May a file decide what root runs?"""
+"""Permissions: which files may decide what root runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MOST_STEPS = 1000  # folders and links on the way to a file
 
 
 def read(path: Path) -> Document:
-    """Read a YAML file; for root only one that nobody else can change."""
+    """Read a YAML file; as root, refuse one that other users can change."""
     try:
-        # One descriptor: what is checked is what is read.
+        # One descriptor: the file that is checked is the one that is read.
         with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -41,7 +41,7 @@ def read(path: Path) -> Document:
 
 
 def _open(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, a pipe would wait for its writer.
+    # Without O_NONBLOCK, opening a pipe would wait for its writer.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -50,12 +50,12 @@ def os_fault(path: Path, error: OSError) -> Fault:
 
 
 def why_not_trusted(path: Path, status: os.stat_result) -> str:
-    """How others than root could change a file, or nothing.
+    """Say how a user other than root could change a file; empty if none can.
 
-    Who may write to a folder can replace what is in it, unless the folder is
-    sticky, as /tmp is.
+    Anyone who can write to a folder can replace its files, unless the folder
+    is sticky, as /tmp is.
 
-    :param status: of the file itself, after all links
+    :param status: of the file itself, with all links followed
     :raises OSError: when the file can no longer be reached
     """
     why = _writers(status)
@@ -66,7 +66,7 @@ def why_not_trusted(path: Path, status: os.stat_result) -> str:
             # Links have no mode of their own.
             if status.st_uid != 0:
                 user = _named(status.st_uid, pwd.getpwuid)
-                why = f"{step} is a link of the user {user}"
+                why = f"{step} is a link owned by the user {user}"
         elif status.st_uid != 0 or not status.st_mode & stat.S_ISVTX:
             writers = _writers(status)
             why = f"its folder {step} {writers}" if writers else ""
@@ -74,9 +74,9 @@ def why_not_trusted(path: Path, status: os.stat_result) -> str:
 
 
 def _components(path: Path) -> Dict[Path, os.stat_result]:
-    """The folders and links that lead to a file, from the root on.
+    """Find the folders and links that lead to a file, from the root on.
 
-    Who can change one of them chooses which file is read.
+    Anyone who can change one of them chooses which file is read.
     """
     at = Path("/")
     found = {at: os.lstat(at)}
@@ -102,14 +102,14 @@ def _components(path: Path) -> Dict[Path, os.stat_result]:
 
 
 def _writers(status: os.stat_result) -> str:
-    """How others than root may write to a file, or nothing."""
+    """Say which users other than root may write to a file, or nothing."""
     user, group = status.st_uid, status.st_gid
     if user != 0:
         return f"belongs to the user {_named(user, pwd.getpwuid)}"
     if status.st_mode & stat.S_IWOTH:
         return "is writable by everyone"
-    # Even if the group is root: with an access control list these bits are
-    # its mask, and stand for everyone that it names.
+    # Even if the group is root: with an access control list, these bits are
+    # its mask, and apply to everyone that it names.
     if status.st_mode & stat.S_IWGRP:
         return f"is writable by the group {_named(group, grp.getgrgid)}"
     return ""

@@ -26,7 +26,7 @@ class Plugins:
 
 
 def installed() -> Plugins:
-    """Blocks: entry points are read from files."""
+    """Find all plugins.  Blocks: reads their entry points from files."""
     return Plugins(
         _found("ngcp_task_agent.backends", Backend, backends.BUILT_IN),
         _found("ngcp_task_agent.brokers", Broker, brokers.BUILT_IN),
@@ -36,7 +36,7 @@ def installed() -> Plugins:
 def _found(
     group: str, interface: Any, built_in: Dict[str, Type[Plugin]]
 ) -> Dict[str, Type[Plugin]]:
-    """The table, and what entry points add; they cannot replace a row."""
+    """Add entry points to the built-in table; they cannot replace a row."""
     table: Dict[str, Type[Plugin]] = {}
     points: Any = importlib.metadata.entry_points()
     # Python 3.9 has a mapping of groups; select() came with 3.10.
@@ -56,8 +56,8 @@ def _found(
 
 def _raise_if_unfit(plugin: Any, interface: Any) -> None:
     """
-    :raises TypeError: for what cannot be used as a plugin
-    :raises jsonschema.SchemaError: for options that nothing could satisfy
+    :raises TypeError: for an object that cannot be used as a plugin
+    :raises jsonschema.SchemaError: for an invalid schema of options
     """
     if not (inspect.isclass(plugin) and issubclass(plugin, interface)):
         raise TypeError(f"it is not a subclass of {interface.__qualname__}")

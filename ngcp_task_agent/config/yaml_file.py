@@ -1,8 +1,8 @@
-"""YAML files whose every value knows its line.
+"""YAML files, with the line number of every value.
 
-PyYAML silently takes the last of two equal keys, forgets the lines, and stops
-at the first value that it cannot make.  Here the values are made from its
-nodes instead.  A fault of syntax hides all others of its file.
+PyYAML silently keeps the last of two equal keys, drops line numbers, and stops
+at the first value that it cannot construct.  So the values are made from its
+nodes here.  A syntax error hides all other faults of its file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from ngcp_task_agent.config.faults import FAULTY, Fault, Schema, Steps, explain
 from ngcp_task_agent.protocol.messages import UNUSABLE
 
 DEEPEST = 20  # levels
-MOST_VALUES = 100_000  # each counted wherever an alias repeats it
+MOST_VALUES = 100_000  # counted again wherever an alias repeats them
 _LARGEST_INT = 1 << 63  # Python refuses to print much larger ones
-# YAML's escapes can make them; no path, argument or JSON text can hold them.
-_MUST_BE_USABLE = "must not hold NUL or half a surrogate pair"
+# YAML's escapes can produce them, but no path, argument or JSON text can
+# contain them.
+_MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _SCALARS = {
@@ -38,10 +39,10 @@ _SCALARS = {
 
 @dataclass
 class Document:
-    """A file that was read, and all that is wrong with it.
+    """A file's contents, and all that is wrong with it.
 
-    :ivar value: None where the file is empty; FAULTY in place of each value
-        that could not be read, or of them all
+    :ivar value: None if the file is empty; FAULTY replaces each value that
+        could not be read, or all of them
     :ivar warnings: do not keep the file from being used
     """
 
@@ -52,7 +53,7 @@ class Document:
     lines: Dict[Steps, int] = field(default_factory=dict)
 
     def fault(self, steps: Steps, what: str) -> Fault:
-        """A fault of the value at the end of these steps."""
+        """Make a fault of the value at these steps."""
         known = steps
         while known and known not in self.lines:
             known = known[:-1]
@@ -89,12 +90,12 @@ def _where(steps: Steps) -> str:
 
 
 def unreadable(path: Path, what: str, line: int = 0) -> Document:
-    """The document of a file that has nothing to offer but a fault."""
+    """Make the document of a file that cannot be read at all."""
     return Document(path, FAULTY, [Fault(path, line, "", what)])
 
 
 def parse_yaml(path: Path, text: str) -> Document:
-    """The document of a file's text."""
+    """Parse a file's text; all faults go into the document."""
     document = Document(path)
     loader = None
     try:
@@ -105,13 +106,15 @@ def parse_yaml(path: Path, text: str) -> Document:
         return document
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        what = f"must not hold the character U+{ord(text[error.position]):04X}"
+        what = (
+            f"must not contain the character U+{ord(text[error.position]):04X}"
+        )
     except yaml.MarkedYAMLError as error:
         line, what = _explain_syntax(text, error)
     except _TooMuch as error:
         return Document(path, FAULTY, [*error.args])
     except Exception as error:
-        # Such as an escape for a character that does not exist.
+        # For example, an escape for a character that does not exist.
         line = loader.line + 1 if loader else 0
         what = "not YAML: " + " ".join(f"{error}".split())
         if isinstance(error, RecursionError):
@@ -120,11 +123,11 @@ def parse_yaml(path: Path, text: str) -> Document:
 
 
 class _TooMuch(Exception):
-    """Nothing more of the document is looked at, because of this fault."""
+    """A fault that stops the parsing of the document."""
 
 
 class _Values:
-    """Makes the values of nodes; notes their lines and faults."""
+    """Makes values from nodes; records their lines and faults."""
 
     def __init__(self, document: Document, loader: Any) -> None:
         self._document = document
@@ -133,7 +136,8 @@ class _Values:
     def value_of(self, node: yaml.Node, steps: Steps) -> Any:
         lines = self._document.lines
         lines.setdefault(steps, node.start_mark.line + 1)
-        # An alias can make a value hold itself, or a small file say a lot.
+        # With aliases, a value can contain itself, or a small file many
+        # values.
         if len(steps) > DEEPEST:
             raise _TooMuch(self._document.fault(steps, "is nested too deeply"))
         if len(lines) > MOST_VALUES:
@@ -151,7 +155,7 @@ class _Values:
             return self._scalar(node, steps)
         tag = node.tag.replace(_TAG, "!!")
         what = f"the tag {tag} cannot be used here"
-        hint = "if the ! begins a text, put that in quotes"
+        hint = "if the ! begins a string, put it in quotes"
         return self._faulty(steps, f"{what}; {hint}")
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps) -> Dict[str, Any]:
@@ -191,9 +195,9 @@ class _Values:
         try:
             value = make(self._loader, node)
         except Exception:
-            # PyYAML raises nearly anything for such as "!!bool maybe".
+            # PyYAML raises almost anything for values such as "!!bool maybe".
             what = f"is not {_SCALARS[node.tag]}"
-            hint = "if it is a text, put it in quotes"
+            hint = "if it is a string, put it in quotes"
             return self._faulty(steps, f"{what}; {hint}")
         if isinstance(value, int) and abs(value) > _LARGEST_INT:
             return self._faulty(steps, "is too large a number")
@@ -209,11 +213,11 @@ class _Values:
 
 
 def _explain_syntax(text: str, error: yaml.MarkedYAMLError) -> Tuple[int, str]:
-    """The line, 0 if not known, and what is wrong there."""
+    """Return the line, 0 if unknown, and what is wrong there."""
     context, problem = error.context or "", error.problem or ""
     mark = error.problem_mark or error.context_mark
     if error.context_mark and context.startswith("while scanning a"):
-        mark = error.context_mark  # where it begins, not where it is noticed
+        mark = error.context_mark  # where it begins, not where it was noticed
     what = " ".join(f"not YAML: {problem or context}".split())
     if not mark:
         return 0, what
@@ -223,36 +227,36 @@ def _explain_syntax(text: str, error: yaml.MarkedYAMLError) -> Tuple[int, str]:
 
 
 def _advice(text: str, mark: yaml.Mark, context: str, problem: str) -> str:
-    """What to do about the slips that are made most often, or nothing."""
+    """Suggest how to correct a common mistake; empty for any other."""
     letter = text[mark.index : mark.index + 1]
     before = text[: mark.index].rpartition("\n")[2].rstrip()
     if problem == "but found another document":
-        return "write a second document into a file of its own"
+        return "put the second document in its own file"
     if problem.startswith("mapping values are not allowed"):
         if ":" in before:
-            return "put the value in quotes: it holds a ':'"
+            return "put the value in quotes: it contains a ':'"
         return "the line before lacks a ': ', or this one is indented too far"
     if problem.startswith("sequence entries are not allowed"):
-        return "begin a list on a line of its own, or put a text in quotes"
+        return "start the list on a new line, or put the string in quotes"
     if problem.startswith("expected <block end>"):
         if "'<block " in problem:
-            return "it is indented like no line above"
+            return "its indentation matches no line above"
         if problem.endswith(("'?'", "'-'")):
-            return "keys and the items of a list cannot stand side by side"
+            return "keys and list items cannot be mixed"
         if before[-1:] in ("]", "}"):
-            return "if the whole value is a text, put it in quotes"
+            return "if the whole value is a string, put it in quotes"
         if before[-1:] in ("'", '"'):
             if before.count(before[-1]) % 2:
                 return f"is a {before[-1]} missing in a line above?"
             return "put the whole value in quotes of the other kind"
         return ""
     if problem.startswith("found unknown escape character"):
-        return "in single quotes a backslash is nothing special"
+        return "in single quotes a backslash is an ordinary character"
     if " quoted scalar" in context:
-        return f"the quote {letter} has no end"
+        return f"the quote {letter} is not closed"
     if letter == "\t":
         return "use spaces, not tabs"
     if letter and letter in "*&!%@`|>[{?":
         where = f" of line {mark.line + 1}" if " flow " in context else ""
-        return f"if the {letter}{where} begins a text, put that in quotes"
+        return f"if the {letter}{where} begins a string, put it in quotes"
     return ""

@@ -17,13 +17,13 @@ from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
 
-EX_CONFIG = 78  # of sysexits.h: nothing is configured that could run
+EX_CONFIG = 78  # from sysexits.h: nothing usable is configured
 
 _OUTCOMES = ("accepted", "done", "error", "rejected", "ignored")
 
 
 class Agent:
-    """Loads the configuration, and puts it in force until a signal ends it."""
+    """Loads the configuration and runs its tasks until a signal stops it."""
 
     def __init__(self, loader: Loader, notifier: Notifier) -> None:
         self._loader = loader
@@ -37,7 +37,7 @@ class Agent:
         self._failed = False
 
     async def run(self) -> int:
-        """Work until a signal asks for the end; return the exit status."""
+        """Run until a signal stops the agent; return the exit status."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,16 +51,16 @@ class Agent:
             await self._drain()
         finally:
             await background.end(alive)
-            # A late signal must not spoil the exit status.  To remove its
-            # handler would let it end the process for a moment.
+            # A late signal must not spoil the exit status, and without a
+            # handler it would kill the process.
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, _ignore)
         return 1 if self._failed else 0
 
     async def reload(self) -> Tuple[Fault, ...]:
-        """Put the files' configuration in force; return their faults.
+        """Apply the files; return their faults.
 
-        A file with a fault does not change what runs.
+        A faulty file does not change what runs.
 
         :raises ControlError: when the agent is stopping
         """
@@ -72,7 +72,7 @@ class Agent:
                 config = await self._load()
                 await self._runtime.apply(config)
             except OSError as error:
-                # Such as too many open files: what runs goes on.
+                # For example, too many open files: what runs is not affected.
                 what = f"the configuration cannot be read: {error.strerror}"
                 journal.record(journal.RELOAD_FAULTY, f"not reloaded: {what}")
                 raise ControlError(what) from None
@@ -121,7 +121,7 @@ class Agent:
         return config
 
     async def _start(self) -> bool:
-        """Start everything; false where nothing is configured."""
+        """Start everything; return False if no backend is usable."""
         async with self._reload_lock:
             config = await self._load()
             if not config.backends:
@@ -147,10 +147,10 @@ class Agent:
         runtime = self._runtime
         journal.record(journal.STOPPING, f"stopping: {runtime.summary()}")
         self._notifier.stopping(runtime.longest_drain)
-        # At once, though a reload may still be waiting for a server, ...
+        # Now, although a reload may still be waiting for a server, ...
         await runtime.stop_listening()
         async with self._reload_lock:
-            # ... and again for a backend that this reload has started.
+            # ... and again for a backend that the reload has started.
             await runtime.stop_listening()
         await runtime.drain(self._hurry)
         if self._control:
@@ -166,15 +166,17 @@ class Agent:
 
 
 def _ignore() -> None:
-    """Nothing is left that a signal could change."""
+    """Ignore a signal: the agent has already stopped."""
 
 
 def _faults(config: Config) -> str:
-    """The faults that a reload has found, and what becomes of their files."""
+    """Summarise the faults of a reload, by what happens to the files."""
     parts = []
     if config.kept:
-        they = "keeps what it" if config.kept == 1 else "keep what they"
-        parts.append(f"{counted(config.kept, 'file')} {they} said before")
+        they = "keeps its" if config.kept == 1 else "keep their"
+        parts.append(
+            f"{counted(config.kept, 'file')} {they} last good version"
+        )
     if config.left_out:
         they = "is" if config.left_out == 1 else "are"
         parts.append(f"{counted(config.left_out, 'file')} {they} left out")

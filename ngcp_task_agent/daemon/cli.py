@@ -27,7 +27,7 @@ from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.handlers import write_all
 
-EX_IOERR = 74  # of sysexits.h
+EX_IOERR = 74  # from sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
@@ -44,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     out, err = io.StringIO(), io.StringIO()
     try:
-        # Neither argparse nor print() reports that these cannot be written.
+        # argparse and print() do not report that these cannot be written.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = parser().parse_args(argv)
             if options.check:
@@ -62,7 +62,7 @@ def _print(out: str, err: str, status: int) -> int:
         _write(sys.stdout, 1, out)
     except OSError as error:
         status = EX_IOERR
-        # A reader that stops early, as head(1) does, wants no message.
+        # A reader may stop early, as head(1) does: no message.
         if not isinstance(error, BrokenPipeError):
             err += f"ngcp-task-agent: standard output: {error.strerror}\n"
     with contextlib.suppress(OSError):
@@ -71,28 +71,28 @@ def _print(out: str, err: str, status: int) -> int:
 
 
 def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
-    """Write to a standard stream past its buffer.
+    """Write to a standard stream, bypassing its buffer.
 
-    What stays in the buffer Python would write when it ends, and report its
-    own error.
+    At exit Python would write what is left in the buffer, and report its own
+    error.
 
     :raises OSError: when it cannot be written
     """
     if not text:
         return
     if not stream:
-        # It was closed when Python started; the number may be another file's.
+        # It was closed when Python started; another file may have its number.
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     write_all(fd, text.encode(stream.encoding, "backslashreplace"))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+    """Build the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="ngcp-task-agent",
         description="Run configured tasks for clients on a message bus.",
         epilog="See ngcp-task-agent(8) and ngcp-task-agent.yml(5).",
-        # early_signals.py looks for the options as they are.
+        # early_signals.py looks for the options' full names.
         allow_abbrev=False,
     )
     made.add_argument(
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=DEFAULT_DIR,
-        help="folder of the configuration (default: %(default)s)",
+        help="configuration folder (default: %(default)s)",
     )
     what = made.add_mutually_exclusive_group()
     what.add_argument(
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
         type=str.lower,
         choices=LEVELS,
         default="info",
-        help=f"the least level to log: {', '.join(LEVELS)} "
+        help=f"lowest level to log: {', '.join(LEVELS)} "
         "(default: %(default)s)",
     )
     made.add_argument(
@@ -162,7 +162,7 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
     faulthandler.enable(2)
     setproctitle.setproctitle("ngcp-task-agent")
     journal.set_up(log_level)
-    # Commands inherit the rest, but not the descriptors of the agent's parent.
+    # Commands must not inherit descriptors from the agent's parent.
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2:
             with contextlib.suppress(OSError):
@@ -173,9 +173,9 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
 
 
 def _open_missing() -> None:
-    """Standard streams that are closed become /dev/null.
+    """Open /dev/null for each standard stream that is closed.
 
-    Otherwise the next file, or a command's pipe, would get their numbers.
+    Otherwise the next file, or a command's pipe, would get its number.
     """
     for fd in range(3):
         try:
@@ -185,7 +185,7 @@ def _open_missing() -> None:
 
 
 async def _run(folder: Path) -> NoReturn:
-    """Run the agent, and end the process with its status."""
+    """Run the agent, and exit with its status."""
     try:
         asyncio.get_running_loop().set_default_executor(_threads())
         status = await Agent(Loader(folder), Notifier()).run()
@@ -199,9 +199,9 @@ async def _run(folder: Path) -> NoReturn:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """The event loop's threads, all started.
+    """Start all threads of the event loop.
 
-    Later the limits may leave no room: commands count against them too.
+    Later, commands may have used up the limit on processes and threads.
     """
     threads = ThreadPoolExecutor(_THREADS)
     all_there = threading.Barrier(_THREADS)

@@ -1,12 +1,12 @@
 """The control socket: asks the running agent to reload, and waits.
 
-``systemctl reload`` is to return when the new configuration is in force, and
-to report its faults.  A signal can do neither, so the unit's ExecReload is
+``systemctl reload`` should return once the new configuration is in force, and
+report its faults.  A signal can do neither, so the unit's ExecReload is
 ``ngcp-task-agent --reload``, which asks over this socket.
 
-One exchange per connection: the client sends ``reload`` and a line feed; the
-agent answers with a line for every fault, and ends the connection with a
-last line, ``ok`` or ``faulty``.
+Each connection carries one exchange: the client sends ``reload`` and a line
+feed; the agent answers with one line for every fault, then ``ok`` or
+``faulty``, and closes the connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Reload = Callable[[], Awaitable[Sequence[object]]]
 
 
 def path() -> Path:
-    """Where the socket is: in the folder that systemd made for it."""
+    """Return the socket's path, in the folder that systemd creates for it."""
     folder = os.environ.get("RUNTIME_DIRECTORY")
     return Path(folder) / DEFAULT_PATH.name if folder else DEFAULT_PATH
 
@@ -35,7 +35,7 @@ def path() -> Path:
 class Control:
     """Serves the socket, for root and the agent's own user.
 
-    :param reload: does it, and returns the faults
+    :param reload: reloads, and returns the faults
     """
 
     def __init__(self, socket: Path, reload: Reload) -> None:
@@ -44,7 +44,7 @@ class Control:
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
-        self._socket.unlink(missing_ok=True)  # of an agent that was killed
+        self._socket.unlink(missing_ok=True)  # left by a killed agent
         umask = os.umask(0o177)
         try:
             self._server = await asyncio.start_unix_server(
@@ -69,7 +69,7 @@ class Control:
                 faults = await self._reload()
                 lines = [*map(str, faults), "faulty" if faults else "ok"]
                 text = "".join(f"{line}\n" for line in lines)
-                # The names of files need not be UTF-8.
+                # File names need not be UTF-8.
                 writer.write(text.encode(errors="backslashreplace"))
                 await asyncio.wait_for(writer.drain(), REQUEST_TIMEOUT)
         except (OSError, ValueError, asyncio.TimeoutError, ControlError):
@@ -87,15 +87,15 @@ async def ask_reload(socket: Path) -> List[str]:
         reader, writer = await asyncio.open_unix_connection(str(socket))
     except OSError as error:
         raise ControlError(
-            f"no agent is listening at {socket}: {error.strerror}; one "
-            "that was started by hand reloads on SIGHUP"
+            f"no agent is listening at {socket}: {error.strerror}; an agent "
+            "started by hand reloads on SIGHUP"
         ) from None
     try:
         writer.write(_REQUEST)
         answer = await asyncio.wait_for(reader.read(), RELOAD_TIMEOUT)
     except asyncio.TimeoutError:
         raise ControlError(
-            f"the agent has not reloaded within {RELOAD_TIMEOUT:.0f} s"
+            f"the agent did not reload within {RELOAD_TIMEOUT:.0f} s"
         ) from None
     except OSError as error:
         raise ControlError(f"the agent went away: {error.strerror}") from None

@@ -1,6 +1,6 @@
 """Signals until the agent handles them itself.
 
-The agent loads a lot of code first, so call this before anything is loaded.
+Loading the agent's modules takes a while, so call this first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Sequence
 def at_start(argv: Sequence[str]) -> None:
     """Let TERM and INT end the service quietly, and ignore HUP.
 
-    ``--check`` and ``--reload`` die of the signal: they have not succeeded.
+    ``--check`` and ``--reload`` are killed by the signal: they have not
+    succeeded.
 
     :param argv: the options
     """

@@ -1,6 +1,6 @@
 """systemd: readiness, reload notices, status and watchdog, sd_notify(3).
 
-Without $NOTIFY_SOCKET all of it does nothing.
+Does nothing without $NOTIFY_SOCKET.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _STATUS_EVERY = 1.0  # seconds
 class Notifier:
     """Notifies systemd of what the agent is doing; never waits.
 
-    A notice that cannot be sent now, because systemd does not read, is sent
-    with the next notice or heartbeat.
+    A notice that cannot be sent because systemd is not reading is sent with
+    the next notice or heartbeat.
     """
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class Notifier:
         self._unsent: Dict[str, str] = {}
 
     def ready(self) -> None:
-        """The start or a reload has finished."""
+        """Report that the start or a reload has finished."""
         self._send("state", "READY=1")
 
     def reloading(self) -> None:
-        """A reload begins; ready() must follow."""
-        # systemd 253 and newer want the time; older versions ignore it.
+        """Report that a reload begins; ready() must follow."""
+        # systemd 253 and newer require the time; older versions ignore it.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("state", f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self, within: float) -> None:
-        """The end begins, and may take that many seconds."""
+        """Report that the agent is stopping, within this many seconds."""
         self._send(
             "state", f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}"
         )
@@ -52,7 +52,7 @@ class Notifier:
     def status(self, text: str) -> None:
         """Set what ``systemctl status`` shows.
 
-        Only ASCII: sdnotify cannot send what is not Latin-1.
+        ASCII only: sdnotify can send nothing beyond Latin-1.
         """
         text = text.encode("ascii", "replace").decode()
         if text != self._status:
@@ -61,7 +61,7 @@ class Notifier:
         self._send_unsent()
 
     async def keep_alive(self, status: Callable[[], str]) -> None:
-        """Feed the watchdog and keep the status up to date, for ever.
+        """Feed the watchdog and keep the status up to date, forever.
 
         A blocked event loop stops feeding it, so systemd restarts the agent.
         """
@@ -85,7 +85,7 @@ class Notifier:
 
 
 def watchdog_interval() -> Optional[float]:
-    """Seconds in which systemd wants a heartbeat, or None."""
+    """Return the watchdog interval in seconds; None if there is none."""
     pid = os.environ.get("WATCHDOG_PID", str(os.getpid()))
     usec = os.environ.get("WATCHDOG_USEC", "")
     if not usec.isdigit() or int(usec) == 0 or pid != str(os.getpid()):

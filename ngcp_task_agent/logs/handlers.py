@@ -16,8 +16,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Callable, Deque, Dict, List, Optional, Sequence
 
-# Bytes of a message.  A queue of 512, which is what systemd sets, has to fit
-# into the send buffer of libsystemd's socket, see JournalWriter.
+# Bytes of a message.  A full journal queue, 512 messages as systemd sets it,
+# must fit in the send buffer of libsystemd's socket, see JournalWriter.
 _LONGEST = 16384
 _RETRY = 1.0  # seconds between attempts to write
 _JOURNAL = "/run/systemd/journal/socket"
@@ -28,15 +28,15 @@ _PRIORITIES = {
     logging.INFO: 6,
 }
 
-# What is written of a record: the whole, or its fields.
+# What is written for a record: one line, or its fields.
 Parts = Sequence[bytes]
 
 
 class LogWriter(logging.Handler, ABC):
     """Writes records without blocking.
 
-    :param report_lost: called with the number of lost records once writing
-        works again; it logs that
+    :param report_lost: logs the number of lost records; called once writing
+        works again
     :cvar max_queued: bytes that may wait to be written
     """
 
@@ -45,7 +45,7 @@ class LogWriter(logging.Handler, ABC):
     def __init__(self, report_lost: Callable[[int], None]) -> None:
         super().__init__()
         self._report_lost = report_lost
-        # The handler's lock guards all that follow.
+        # The handler's lock guards all attributes below.
         self._queue: Deque[Parts] = deque()
         self._queued = 0  # bytes
         self._thread: Optional[threading.Thread] = None
@@ -53,17 +53,17 @@ class LogWriter(logging.Handler, ABC):
 
     @abstractmethod
     def render(self, record: logging.LogRecord) -> Parts:
-        """What to write of a record."""
+        """Return what to write for a record."""
 
     @abstractmethod
     def write(self, parts: Parts, wait: float) -> bool:
         """Write, if that is possible within ``wait`` seconds.
 
-        With 0 it never blocks.  It may write longer than ``wait``, but not
-        begin later.
+        Never blocks if ``wait`` is 0.  Otherwise it may take longer, but must
+        start in time.
 
         :returns: whether it has written
-        :raises OSError: when it cannot be written, now or later
+        :raises OSError: when it can be written neither now nor later
         """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -75,7 +75,7 @@ class LogWriter(logging.Handler, ABC):
             else:
                 self._report()
         except Exception:
-            # There is nowhere to report it now.
+            # There is no way to report it now.
             self._lost += 1
 
     def _enqueue(self, parts: Parts) -> None:
@@ -117,7 +117,7 @@ class LogWriter(logging.Handler, ABC):
             self._report_lost(lost)
 
     def drain(self, within: float) -> None:
-        """Wait until all records are written, for ``within`` seconds."""
+        """Wait until all records are written, at most ``within`` seconds."""
         thread = self._thread
         if thread:
             thread.join(within)
@@ -127,7 +127,7 @@ class ErrorWriter(LogWriter):
     """Writes lines to standard error.
 
     poll() shows that a pipe or a file has room for PIPE_BUF bytes.  It does
-    not show how much room a terminal has, so the thread writes there.
+    not show how much room a terminal has, so a thread writes to terminals.
     """
 
     def __init__(self, report_lost: Callable[[int], None]) -> None:
@@ -166,20 +166,20 @@ def write_all(fd: int, data: bytes) -> None:
 class JournalWriter(LogWriter):
     """Writes records with fields to the journal.
 
-    Those are the record's attributes in upper case, and where it comes from,
+    The fields are the record's upper-case attributes and its source location,
     see systemd.journal-fields(7).
 
-    ``systemd.journal.sendv`` stops the whole interpreter, from any thread,
-    until the journal has room.  So a socket of our own first shows whether
-    there is room.  It cannot show everything: between poll() and the send
-    another program may take the last place in the journal's queue; and
-    without CAP_NET_ADMIN the send buffer of libsystemd's socket is small, and
-    may be full before the queue is.  If the journal hangs at that moment, so
-    does the agent, and the watchdog ends it.
+    ``systemd.journal.sendv`` blocks the whole interpreter, from any thread,
+    until the journal has room.  So this class first polls a second socket for
+    room.  Two gaps remain: between poll() and the send, another program may
+    take the last place in the journal's queue; and without CAP_NET_ADMIN, the
+    send buffer of libsystemd's socket is small, and may fill up before the
+    queue does.  If the journal hangs at that moment, so does the agent, and
+    the watchdog kills it.
 
     :param identifier: the program's name in the journal
     :param send: ``systemd.journal.sendv``
-    :param socket_path: where that sends to
+    :param socket_path: the socket that ``send`` writes to
     """
 
     def __init__(

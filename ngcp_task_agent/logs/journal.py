@@ -4,7 +4,7 @@ Every kind of record has a MESSAGE_ID, which the catalog explains
 (``journalctl -x``), and the fields of its request, so that
 ``journalctl NGCP_TASK_UUID=...`` shows the history of one request.
 
-Messages are complete texts without arguments.
+Messages are complete: they have no arguments to format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Kind:
     """A kind of record.
 
     :ivar message_id: 128 random bits in hexadecimal, never reused
-    :ivar level: as the logging module counts
+    :ivar level: a level of the logging module
     """
 
     message_id: str
@@ -81,13 +81,10 @@ def record(
 
 
 def set_up(level: str) -> None:
-    """Log to the journal if standard error goes there, else to that.
-
-    :param level: ``debug``, ``info``, ``warning`` or ``error``
-    """
+    """Log to the journal if standard error goes there, else to stderr."""
     handler: LogWriter
     if _is_journal(2):
-        # Not at the top: without a journal it need not be installed.
+        # Imported here, because only the journal needs it installed.
         from systemd.journal import sendv
 
         handler = JournalWriter(_report_lost, "ngcp-task-agent", sendv)
@@ -98,13 +95,13 @@ def set_up(level: str) -> None:
         )
     root = logging.getLogger()
     root.handlers = [handler]
-    # Administrators need only the warnings of libraries.
+    # Of libraries, administrators need only the warnings.
     root.setLevel(logging.WARNING)
     logger.setLevel(level.upper())
 
 
 def drain(within: float) -> None:
-    """Wait until all records are written, for ``within`` seconds."""
+    """Wait until all records are written, at most ``within`` seconds."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogWriter):
             handler.drain(within)
@@ -113,12 +110,12 @@ def drain(within: float) -> None:
 def _report_lost(count: int) -> None:
     record(
         RECORDS_LOST,
-        f"{count} records before this were lost: they could not be written",
+        f"{count} earlier records were lost: they could not be written",
     )
 
 
 def _is_journal(fd: int) -> bool:
-    """Whether the descriptor is the stream that systemd names."""
+    """Whether the descriptor is the stream that $JOURNAL_STREAM names."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(fd)
@@ -128,7 +125,7 @@ def _is_journal(fd: int) -> bool:
 
 
 class _OneLine(logging.Formatter):
-    """Keeps a record on one line, so that none can forge another."""
+    """Keeps each record on one line, so that it cannot forge another."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

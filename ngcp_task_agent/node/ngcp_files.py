@@ -21,12 +21,12 @@ _YES = re.compile(
     r"""(["']?)(?:yes|true)\1(?![^ \t;])[ \t]*;?[ \t]*(?:\#.*)?""",
     re.IGNORECASE,
 )
-# With libyaml it is ten times as fast.
+# libyaml is ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_name(root: Path = Path("/")) -> str:
-    """The node's name if its configuration does not give one.
+    """Find the node's name, for a configuration that gives none.
 
     :raises OSError: when descriptors or memory are used up: the node must not
         take another name then
@@ -39,10 +39,10 @@ def find_name(root: Path = Path("/")) -> str:
 
 
 def host_names(root: Path) -> FrozenSet[str]:
-    """The host's name, short and full, and its full names in /etc/hosts.
+    """Return the host's short and full name, and its full names in /etc/hosts.
 
-    The name service is not asked: it may not answer for long, and who may run
-    a command must not depend on its answer.
+    Does not ask the name service, which can be slow, and whose answer must not
+    decide who may run a command.
 
     :raises OSError: as find_name()
     """
@@ -66,7 +66,7 @@ def _lines(path: Path) -> List[str]:
 
 
 def parse_roles(text: str) -> Tuple[str, ...]:
-    """The roles in the shell file /etc/default/ngcp-roles."""
+    """Parse the roles in the shell file /etc/default/ngcp-roles."""
     # As in a shell, the last assignment wins.
     values = {name.lower(): value for name, value in _ROLE.findall(text)}
     roles = {name for name, value in values.items() if _YES.fullmatch(value)}
@@ -74,7 +74,7 @@ def parse_roles(text: str) -> Tuple[str, ...]:
 
 
 def parse_status(text: str, names: Iterable[str]) -> Optional[str]:
-    """The status of the first of the names that network.yml has."""
+    """Return the status of the first of the names found in network.yml."""
     network = yaml.load(text, Loader=_Loader)
     hosts = network.get("hosts") if isinstance(network, dict) else None
     if not isinstance(hosts, dict):
@@ -91,7 +91,7 @@ class WatchedFile:
     """A file that is read again when it has changed.
 
     :param parse: makes the value from the file's text
-    :param broken: the value if the file could never be read
+    :param broken: the value if the file has never been readable
     :ivar value: None while there is no file
     """
 
@@ -116,7 +116,7 @@ class WatchedFile:
             if version is not None:
                 value = self._parse(self._path.read_text(errors="replace"))
         except Exception as error:  # yaml raises more than YAMLError
-            # An OSError can pass though the file does not change.
+            # An OSError may pass without a change to the file.
             self._version = () if isinstance(error, OSError) else version
             self._log(" ".join(str(error).split()))
             # The file may be half written: keep the last good value.
@@ -133,7 +133,7 @@ class WatchedFile:
             )
 
     def _stat(self) -> Optional[Tuple[int, ...]]:
-        """What changes with the file; None if there is none."""
+        """Return what changes with the file; None if there is no file."""
         try:
             status = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):

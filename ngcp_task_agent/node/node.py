@@ -1,7 +1,7 @@
 """Node: the names, roles, state, status and labels of this machine.
 
-What the configuration does not give is found as on NGCP nodes.  Any other
-machine has its short host name and no roles, and is active and online.
+What the configuration does not give comes from the files of an NGCP node.  Any
+other machine has its short host name and no roles, and is active and online.
 State, status and roles can change at any time.  They are polled in the
 background, so requests do not wait for them.  A state older than a second is
 ``unknown``.
@@ -38,10 +38,10 @@ class Node:
     The constructor reads files and may ask a name service: call it in a
     thread.
 
-    :param root: where to look for the system's files; another than ``/`` only
-        in tests
-    :raises OSError: when descriptors or memory are used up, so the node's
-        name cannot be found
+    :param root: where to look for the system's files; tests use another than
+        ``/``
+    :raises OSError: when descriptors or memory are used up, so the node's name
+        cannot be found
     """
 
     def __init__(self, config: NodeConfig, root: Path = Path("/")) -> None:
@@ -70,7 +70,7 @@ class Node:
         return ngcp_files.parse_status(text, names)
 
     def identity(self) -> Identity:
-        """Who the node is now; does not wait."""
+        """Return who the node is now; does not wait."""
         config = self.config
         facts: Dict[str, Tuple[str, ...]] = {
             key.lower(): (value,) for key, value in config.labels.items()
@@ -101,7 +101,7 @@ class Node:
             await self._read_files()
 
     async def _read_files(self) -> None:
-        # No deadline: a disk that hangs delays only this.
+        # No deadline: a hung disk delays only this task.
         if self.config.roles is None:
             await asyncio.to_thread(self._roles.refresh)
         if self.config.status is None:
@@ -113,7 +113,7 @@ class _StateCommand:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = argv
-        # This may block; the user is cached from now on.
+        # This may block; from now on the user is cached.
         self._user = own_user()
         self._state = ""
         self._read_at = -math.inf
@@ -152,7 +152,7 @@ class _StateCommand:
         self._read_at = time.monotonic()
 
     async def _run(self) -> Tuple[str, str]:
-        """The state, and why it is unknown."""
+        """Return the state, and why it is unknown."""
         try:
             command = Command(
                 [find_program(self._argv[0]), *self._argv[1:]],
@@ -171,7 +171,7 @@ class _StateCommand:
         words = ended.stdout.decode(errors="replace").lower().split()
         if len(words) != 1:
             return UNKNOWN, "it did not print one word"
-        # Other states may set an exit status; "active" with one is a
+        # Other states may come with an exit status, but "active" with one is a
         # contradiction.
         if ended.exit_status != 0 and words[0] == "active":
             return UNKNOWN, (

@@ -1,1 +1,1 @@
-"""Processes: the one place that starts and ends them."""
+"""Processes: the only place that starts and ends them."""

@@ -1,7 +1,7 @@
-"""A limit of the processor time that work on the event loop may take.
+"""A CPU time limit for work on the event loop.
 
 For regular expressions and schemas: administrators write them, any client
-feeds them, and few are bounded by themselves.
+sends their input, and few have a bounded run time.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Iterator, Optional
 class Overrun(BaseException):
     """The time is up.
 
-    Not an Exception: no library on the way may take it for its own error.
+    Not an Exception, so that no library takes it for one of its own errors.
     """
 
 
 @contextlib.contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer.
+    """Interrupt work that takes longer.
 
-    Works in the main thread alone; Python's regular expressions check for
-    signals, too.  Counts the processor time of all threads: on a busy machine
-    other processes' time does not count.
+    Works only in the main thread; Python's regular expressions check for
+    signals, too.  Counts the CPU time of all threads, but not of other
+    processes on a busy machine.
 
-    :raises Overrun:
+    :raises Overrun: when the time is up
     """
     is_on = True
 
     def interrupt(number: int, frame: Optional[FrameType]) -> None:
-        # The signal can still come when the work has just ended.
+        # The signal can still arrive just after the work has ended.
         if is_on:
             raise Overrun
 

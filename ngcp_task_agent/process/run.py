@@ -1,12 +1,12 @@
-"""The one place where processes are watched and ended; spawn.py starts them.
+"""The only place that watches and ends processes; spawn.py starts them.
 
 asyncio's own subprocesses are not used.  Their ``wait()`` also waits for the
-pipes, so a grandchild that keeps one open delays the end (fixed only in
-2026); their watchers differ between Python 3.9 and 3.14; and they are slower.
+pipes, so a grandchild that keeps one open delays the end (fixed only in 2026);
+their watchers differ between Python 3.9 and 3.14; and they are slower.
 
-Each command has its own session, and is watched through a pidfd.  It is
-reaped only after its process group was killed: until then no other group can
-get the same id.
+Each command has its own session, and is watched through a pidfd.  It is reaped
+only after its process group was killed: until then no other group can get the
+same id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ngcp_task_agent.process.spawn import Command, spawn, why
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
 CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
-_POLL = 0.02  # seconds between two looks at a process that is to end
+_POLL = 0.02  # seconds between checks of a process that should end
 _READ = 65536  # bytes, a pipe's usual size
 _STDERR_KEPT = 4096  # bytes
 
@@ -70,9 +70,9 @@ class Process:
     async def run(self) -> Exit:
         """Start the command and wait for its end.
 
-        When this returns or raises, only processes that moved to another
-        group are left, and what the kernel cannot kill.  Cancelling it kills
-        the command at once.
+        Afterwards, the only processes left have moved to another group or
+        cannot be killed by the kernel.  Cancelling this kills the command at
+        once.
 
         :raises CannotStart: when the command could not be started
         """
@@ -116,7 +116,7 @@ class Process:
                 writers.callback(os.close, self._stderr.writer)
                 out, err = self._stdout.writer, self._stderr.writer
                 if not command.user.is_own:
-                    # The command may open /dev/stdout again as its own user.
+                    # The command may reopen /dev/stdout as its own user.
                     os.fchown(out, command.user.uid, command.user.gid)
                     os.fchown(err, command.user.uid, command.user.gid)
                 self._pid, self._pidfd = spawn(command, out, err)
@@ -138,10 +138,10 @@ class Process:
         self._set_end(Cause.EXITED)
 
     async def _finish(self) -> Cause:
-        """Wait for the first reason to end, then for all of the end."""
+        """Wait for a reason to end the command, then end it."""
         cause = await self._end
         if self._is_reapable():
-            # Perhaps it was quicker than the reason to end it.
+            # Perhaps it ended by itself first.
             cause = Cause.EXITED
         elif cause is not Cause.EXITED:
             self._signal(signal.SIGTERM)
@@ -152,7 +152,7 @@ class Process:
             self._signal(signal.SIGKILL)
             await self._poll(self._read_all, CLOSE_WITHIN)
         if not self._is_reapable():
-            # A debugger, perhaps of the same group, may hold it.
+            # A debugger, perhaps in the same group, may hold it.
             self._signal(signal.SIGKILL)
             await self._poll(self._is_reapable, REAP_WITHIN)
         has_overflowed = self._stdout.is_full or self._stderr.is_full
@@ -180,7 +180,7 @@ class Process:
         return os.waitid(os.P_PIDFD, self._pidfd, flags)
 
     def _read_all(self) -> bool:
-        """Read what the pipes hold; whether both are closed."""
+        """Read what the pipes hold; return whether both are closed."""
         return all([self._stdout.read_all(), self._stderr.read_all()])
 
     def _signal(self, number: int) -> None:
@@ -191,7 +191,7 @@ class Process:
     def _close(self) -> Optional[os.waitid_result]:
         """Kill what is left of the group, close everything, and reap.
 
-        A process that is still there is reaped later; then None is returned.
+        Returns None for a process that is still there; it is reaped later.
         """
         self._signal(signal.SIGKILL)
         self._stdout.close()
@@ -211,11 +211,11 @@ class Process:
 class _Pipe:
     """A pipe: gathers what is written to it, up to a limit.
 
-    Past the limit it goes on reading, so that the writer does not block.
+    Past the limit it keeps reading, so that the writer does not block.
 
-    :param limit: of the bytes that are written
-    :param kept: how many of the last bytes are kept; None for all
-    :ivar writer: the end for the command, for the caller to close
+    :param limit: bytes to accept
+    :param kept: how many of the last bytes to keep; None for all
+    :ivar writer: the command's end; the caller closes it
     """
 
     def __init__(
@@ -238,13 +238,13 @@ class _Pipe:
         self._loop.add_reader(self._reader, self._read)
 
     def read_all(self) -> bool:
-        """Read what is there now, up to the limit; whether that is the end."""
+        """Read what is there, up to the limit; return whether it is closed."""
         while self._is_open and not self.is_full and self._read():
             pass
         return not self._is_open
 
     def _read(self) -> bool:
-        """Read once; whether there was anything."""
+        """Read once; return whether there was anything."""
         try:
             data = os.read(self._reader, _READ)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""The one place where processes are started, with posix_spawn(3)."""
+"""The only place that starts processes, with posix_spawn(3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process.users import PATH, User
 
-_SETPRIV = "/usr/bin/setpriv"  # of util-linux, which every Debian has
+_SETPRIV = "/usr/bin/setpriv"  # from util-linux, which every Debian has
 
 # A child inherits ignored signals: those that Python ignores, and those that
 # were ignored when the agent started.
@@ -42,9 +42,9 @@ class Command:
 
 
 def find_program(run: str) -> str:
-    """The path of a program: ``run`` itself, or looked up in ``PATH``.
+    """Return a program's path: ``run`` itself, or looked up in ``PATH``.
 
-    :raises CannotStart: when it is missing, no file or not executable
+    :raises CannotStart: when it is missing, not a file or not executable
     """
     if "/" not in run:
         found = shutil.which(run, path=PATH)
@@ -61,15 +61,15 @@ def find_program(run: str) -> str:
 
 
 def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
-    """Start a command in a session of its own.
+    """Start a command in its own session.
 
-    :returns: its process id, which is its group's too, and its pidfd
+    :returns: its process id, which is also its group's, and its pidfd
     :raises OSError: which why() explains
     :raises ValueError: when a word contains NUL or cannot be encoded
     """
     argv = list(command.argv)
     if not command.user.is_own:
-        # setpriv would have a shell run anything else.
+        # setpriv would run anything else with a shell.
         if not _is_program(argv[0]):
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
         # setpriv(1) costs an exec.  A setuid between fork and exec would cost
@@ -135,7 +135,7 @@ def _is_program(path: str) -> bool:
 
 
 def why(error: OSError, command: Command) -> str:
-    """The reason why a program could not be started."""
+    """Explain why a program could not be started."""
     program = command.argv[0]
     if error.errno == errno.ENOENT:
         # find_program() has found the program itself.

@@ -22,7 +22,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # and while a configuration is read, for all names together.
 ASK_WITHIN = 10.0
 FIND_WITHIN = 3.0
-_LEAST_WITHIN = 0.1  # for each name, though others have used up the time
+_LEAST_WITHIN = 0.1  # for each name, even if others used up the time
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class User:
         return self.uid == os.geteuid()
 
     def environment(self) -> Dict[str, str]:
-        """The environment of every command of this user."""
+        """Return the environment of all commands of this user."""
         return {
             "PATH": PATH,
             "LANG": "C.UTF-8",
@@ -53,7 +53,7 @@ class User:
 
 
 def own_user() -> User:
-    """The user that the agent itself runs as, even one without a name."""
+    """Return the user that the agent runs as, even one without a name."""
     return _user_of(os.geteuid())
 
 
@@ -102,15 +102,15 @@ def _no_answer(name: str, within: float) -> CannotStart:
     )
 
 
-# The lookups that run, and since when, by name.  A name service can take very
-# long, and a lookup cannot be stopped.  So each runs in a thread of its own,
-# which delays neither other lookups nor the agent's end.
+# Running lookups and their start times, by name.  A name service can take very
+# long, and a lookup cannot be stopped.  So each has its own thread, which
+# delays neither other lookups nor the agent's exit.
 _lookups: Dict[str, Tuple[futures.Future[User], float]] = {}
 _lock = threading.Lock()
 
 
 def _ask(name: str) -> futures.Future[User]:
-    """Start a lookup, or join the one that runs."""
+    """Start a lookup, or join a running one."""
     with _lock:
         if name in _lookups:
             return _lookups[name][0]

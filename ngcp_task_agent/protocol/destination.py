@@ -1,4 +1,4 @@
-"""The ``dst`` of a request: which nodes are to act.
+"""The ``dst`` of a request: which nodes should act.
 
 ::
 
@@ -8,8 +8,8 @@
     option   = key "=" value *( "+" value )
 
 A request is for a node when any target matches: its pattern matches one of
-the node's names and all its own options hold.  Spaces around every part and
-case never matter, and all work is linear in the length of the text.
+the node's names and all its own options hold.  Case and spaces around
+parts do not matter, and all work is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.pattern import Pattern
 
 _LOCAL = frozenset({"local", "localhost"})
-QUOTED = 60  # characters of the part at fault in an error
+QUOTED = 60  # characters of the faulty part in an error
 
 
 class Option(NamedTuple):
@@ -69,7 +69,7 @@ class Destination(NamedTuple):
 def parse(dst: str) -> Destination:
     """Parse a ``dst``.
 
-    :raises DestinationError: quoting the part at fault
+    :raises DestinationError: quoting the faulty part
     """
     targets = [target.strip() for target in dst.split(",")]
     if not all(targets):
@@ -103,7 +103,7 @@ def _option(text: str) -> Option:
 
 
 def _unique(text: str, separator: str) -> Iterable[str]:
-    """The parts, each once: a duplicate would cost as much again."""
+    """Split a text; drop duplicates, which would only cost time."""
     return dict.fromkeys(part.strip() for part in text.split(separator))
 
 

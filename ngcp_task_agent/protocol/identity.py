@@ -1,4 +1,4 @@
-"""Identity: what requests can ask for of a node, at one moment."""
+"""Identity: what requests can ask about a node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Identity:
     """Who the node is at one moment.
 
     :ivar name: what it calls itself in responses
-    :ivar names: all that requests can call it, in lower case
+    :ivar names: all names that requests can use for it, in lower case
     :ivar facts: what options can ask for: state, status, role, and labels
     """
 
@@ -20,7 +20,7 @@ class Identity:
     facts: Mapping[str, Tuple[str, ...]]
 
     def is_called(self, name: str) -> bool:
-        """Whether this is one of its names, in upper or lower case."""
+        """Whether this is one of its names, ignoring case."""
         return name.strip().lower() in self.names
 
     def __str__(self) -> str:

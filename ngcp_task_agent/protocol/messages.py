@@ -18,20 +18,20 @@ from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
 
 from ngcp_task_agent.errors import Rejected
 
-MAX_DEPTH = 100  # how deep arrays and objects of a request may be nested
+MAX_DEPTH = 100  # levels of arrays and objects in a request
 MAX_NESTED = 50_000  # arrays and objects of a request: each costs memory
 MAX_REASON = 1000  # characters of a response's reason
 LONGEST_NAME = 255  # characters of a node's or a client's name
 
-# The longest text of each field, in characters, in the order of the checks.
+# Maximum characters of each field, in the order of the checks.
 LONGEST = {"uuid": 36, "task": 128, "src": LONGEST_NAME, "dst": 4096}
 
 # UTF-8 cannot encode these.
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Nor can a command's arguments and environment contain NUL.
+# The same and NUL, which a command's arguments and environment cannot contain.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
-# Bytes at the start of a broken message that are searched for its sender.
+# Bytes at the start of a broken message to search for its sender.
 START = 65536
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
@@ -41,7 +41,7 @@ _BLOCK = 65536  # bytes of data encoded at a time
 
 @dataclass(frozen=True)
 class Origin:
-    """What every response repeats of its request, as far as it was read."""
+    """The fields that every response repeats, as far as they were read."""
 
     uuid: Optional[str] = None
     task: Optional[str] = None
@@ -71,7 +71,7 @@ class Malformed(Rejected):
     """A message that is not a request.
 
     :param fields: those that could be read
-    :ivar options: the request's options, to find out where to answer
+    :ivar options: the request's options, which say where to answer
     """
 
     def __init__(self, reason: str, fields: Mapping[str, Any]) -> None:
@@ -88,17 +88,17 @@ class Malformed(Rejected):
 
 
 def _text(value: Any, longest: int) -> Optional[str]:
-    """The value if a response can repeat it, else None."""
+    """Return the value if a response can repeat it, else None."""
     if not isinstance(value, str) or not 1 <= len(value) <= longest:
         return None
     return None if UNUSABLE.search(value) else value
 
 
 def parse_request(body: bytes, limit: int) -> Request:
-    """Read a request.
+    """Parse a request.
 
-    :param limit: the most bytes that a message may have
-    :raises Malformed: with a reason that names the field at fault
+    :param limit: maximum bytes of a message
+    :raises Malformed: with a reason that names the faulty field
     """
     message: Any = None
     try:
@@ -126,7 +126,7 @@ def _load_object(body: bytes, limit: int) -> Mapping[str, Any]:
         raise Rejected(
             f"the message has {len(body)} bytes, the limit is {limit}"
         )
-    # Brackets in strings count, too: no honest request has this many.
+    # Brackets in strings count, too: no real request has this many.
     if body.count(b"[") + body.count(b"{") > MAX_NESTED:
         raise Rejected(
             f"the message has more than {MAX_NESTED} arrays and objects"
@@ -164,7 +164,7 @@ def _check_fields(message: Mapping[str, Any]) -> None:
             )
         elif UNUSABLE.search(value):
             raise Rejected(
-                f"{name} must not hold NUL or half a surrogate pair"
+                f"{name} must not contain NUL or half a surrogate pair"
             )
     if not isinstance(message.get("options"), dict):
         raise Rejected("options must be an object")
@@ -175,10 +175,10 @@ _LENIENT = json.JSONDecoder(strict=False)
 
 
 def _first_fields(body: bytes) -> Mapping[str, Any]:
-    """The fields of a broken message that come before its first fault.
+    """Return the fields of a broken message that come before its first fault.
 
-    Never what is inside ``data``: that may be secret, and must not choose
-    where the answer goes.
+    Never looks inside ``data``: it may be secret, and must not decide where
+    the answer goes.
     """
     text = body[:START].decode("utf-8-sig", "surrogateescape")
     fields: dict[str, Any] = {}
@@ -208,7 +208,7 @@ _STRICT = json.JSONDecoder(
 
 
 def load_json(text: str) -> Any:
-    """Read JSON that can be written as JSON again.
+    """Parse JSON that can be written as JSON again.
 
     :raises json.JSONDecodeError: also for NaN and for 1e999
     :raises ValueError: for an integer of thousands of digits
@@ -252,12 +252,12 @@ class Response:
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def encode(self, limit: int) -> Sequence[bytes]:
-        """The messages to send: one, or the chunks in their order.
+        """Encode the messages to send: one, or the chunks in their order.
 
-        May take a while for much data; Python runs other threads meanwhile.
+        Takes a while for large data; other threads run meanwhile.
 
-        :param limit: bytes that no message may exceed; far more than what
-            the fields other than ``data`` can need
+        :param limit: maximum bytes of a message; far more than all fields
+            other than ``data`` can need
         """
         now = time.time()
         fields = {
@@ -297,11 +297,11 @@ def _json(value: Any) -> bytes:
 
 
 def _pieces(data: Union[str, bytes], room: int) -> Sequence[bytearray]:
-    """The data as insides of JSON strings, each of at most ``room`` bytes."""
+    """Split data into insides of JSON strings, up to ``room`` bytes each."""
     if isinstance(data, str):
         data = data.encode(errors="replace")
-    # A character takes 6 bytes at most, and a block can begin with 3
-    # replacements for bytes that ended the block before.
+    # A character takes at most 6 bytes, and a block can begin with 3
+    # replacements for bytes left over from the block before.
     size = min(_BLOCK, max(1, room // 6 - 2))
     blocks = (data[at : at + size] for at in range(0, len(data), size))
     pieces = [bytearray()]

@@ -1,8 +1,7 @@
 """fnmatch patterns, matched without case and in bounded time.
 
-Not Python's fnmatch: it compiles a regular expression for each pattern,
-which takes long, and keeps the last 32,768 of them.  Any client may send
-patterns.
+Python's fnmatch compiles a regular expression for each pattern, which is slow,
+and keeps the last 32,768 of them.  Any client may send patterns.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ class Pattern:
         return any(map(self.matches, texts))
 
     def matches(self, text: str) -> bool:
-        """Whether the whole text, in any case, matches the pattern.
+        """Whether the whole text matches, ignoring case.
 
-        Only the last star can take more than it did at first: to let an
-        earlier one take more never helps.  So the work is at most the text's
-        length times that of the longest part between two stars.
+        Backtracks only to the last star: letting an earlier one match more
+        never helps.  So the work is at most the text's length times that of
+        the longest part between two stars.
         """
         text = text.lower()
         if self._is_plain:
@@ -86,7 +85,7 @@ def _parse(text: str) -> Iterator[_Test]:
 
 
 def _one_of(inside: str, negated: bool) -> Callable[[str], bool]:
-    """The test for what is between brackets, without the ``!``."""
+    """Return the test for what is in brackets, without the ``!``."""
     ranges = [
         (low or single, high or single)
         for low, high, single in _RANGE.findall(inside)

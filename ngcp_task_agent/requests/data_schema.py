@@ -16,12 +16,12 @@ from ngcp_task_agent.process.users import own_user
 from ngcp_task_agent.requests import validate
 from ngcp_task_agent.requests.slots import Slots
 
-# Bytes of a message whose data is checked on the event loop.  More is checked
+# Messages of up to this many bytes are checked on the event loop, larger ones
 # in a process: starting it takes longer than most checks, but the loop stays
-# free, and it can be ended.
+# free, and a process can be killed.
 ON_LOOP_BYTES = 4096
-ON_LOOP_SECONDS = 0.1  # seconds of the processor
-IN_PROCESS_SECONDS = 1.5  # seconds, so that the answer comes before clients go
+ON_LOOP_SECONDS = 0.1  # CPU seconds
+IN_PROCESS_SECONDS = 1.5  # seconds; clients must still be waiting
 
 _MOST_WAITING = 8  # large requests; each holds its data in memory
 
@@ -37,8 +37,8 @@ class DataSchema:
     async def check(self, data: Any, size: int) -> None:
         """
         :param size: bytes of the message that the data came in
-        :raises Rejected: when the data breaks a rule, which is named, or
-            cannot be checked in time
+        :raises Rejected: naming the rule that the data breaks, or when the
+            check takes too long
         """
         if size > ON_LOOP_BYTES:
             await self._check_large(data)
@@ -70,7 +70,7 @@ class DataSchema:
             raise _too_long(IN_PROCESS_SECONDS)
         if outcome.exit_status != 0:
             raise Rejected(
-                "data_schema: cannot be checked: the process for it has failed"
+                "data_schema: cannot be checked: the checking process failed"
             )
         if outcome.stdout:
             raise Rejected(outcome.stdout.decode())

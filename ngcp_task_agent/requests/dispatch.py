@@ -1,4 +1,4 @@
-"""Dispatcher: checks a message in the protocol's order; then its task."""
+"""Dispatcher: checks each message in the protocol's order, then its task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.task import Task
 
 REMEMBER = 600.0  # seconds that a request's uuid is remembered
-REMEMBER_MOST = 100_000  # uuids, so that a flood does not fill the memory
+REMEMBER_MOST = 100_000  # uuids; a flood must not fill the memory
 
-# Tasks by name, by the backend's name and the control channel.
+# Tasks by name, for each backend's name and control channel.
 Routes = Mapping[Tuple[str, str], Mapping[str, Task]]
 
 
@@ -26,9 +26,9 @@ class Dispatcher:
     """Takes messages from all backends; neither blocks nor raises.
 
     :param identity: returns who this node is now
-    :param max_request: bytes of a message
-    :param max_response: bytes of a message
-    :ivar counts: of requests, by what became of them
+    :param max_request: maximum bytes of a message
+    :param max_response: maximum bytes of a message
+    :ivar counts: requests, by outcome
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Dispatcher:
         try:
             self._receive(arrival)
         except Exception:
-            # One message must not end the service for all the others.
+            # One message must not stop the service for all others.
             journal.record(
                 journal.BUG, "a message could not be handled: a bug", bug=True
             )
@@ -105,7 +105,7 @@ class Dispatcher:
     def _reply(
         self, arrival: Arrival, sent: Union[Request, Malformed], node: Identity
     ) -> Tuple[Reply, str]:
-        """The reply, and why there is nowhere to send it, or ""."""
+        """Return the reply, and why it cannot be sent, or ""."""
         address, nowhere = None, ""
         try:
             address = arrival.backend.reply_address(sent.options)

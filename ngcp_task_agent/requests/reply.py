@@ -1,7 +1,7 @@
 """Reply: the answers to one request, in the protocol's order.
 
-The one place that sends answers and records what became of a request.  An
-answer out of order is a bug and raises.
+The only place that sends answers and logs the outcome of a request.  An answer
+out of order is a bug and raises.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ class _State(enum.Enum):
 class Reply:
     """Answers one request.
 
-    :param address: where the backend sends the answers; None where there is
-        no such place, and only the journal records them
+    :param address: where the backend sends the answers; None to only log them
     :param node: this node's name
-    :param max_response: bytes of one message
-    :param counts: of requests, by what became of them
+    :param max_response: maximum bytes of one message
+    :param counts: requests, by outcome
     """
 
     backend: Backend
@@ -54,7 +53,7 @@ class Reply:
         return self._state is _State.ENDED
 
     def ignored(self, reason: str) -> None:
-        """The request is not for this node, which stays silent."""
+        """Stay silent: the request is not for this node."""
         self._step(_State.OPEN, _State.ENDED)
         self._record(journal.REQUEST_IGNORED, "ignored", f": {reason}")
 
@@ -66,15 +65,15 @@ class Reply:
         self._send(Response(self.origin, self.node, "rejected", reason))
 
     def accepted(self) -> None:
-        """The work is about to begin."""
+        """Send ``accepted``: the work is about to begin."""
         self._step(_State.OPEN, _State.ACCEPTED)
         self._send(Response(self.origin, self.node, "accepted"))
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
     async def ended(self, result: Result) -> None:
-        """The work ended.
+        """Send the result of the work.
 
-        Returns when the answer is queued; a large one, when it was sent.
+        Returns when the answer is queued; a large one, when it is sent.
         """
         self._step(_State.ACCEPTED, _State.ENDED)
         duration = time.monotonic() - self._begin
@@ -101,7 +100,7 @@ class Reply:
             )
 
     def bug(self) -> str:
-        """Record the current exception; returns a reason for the client."""
+        """Log the current exception; return a reason for the client."""
         journal.record(
             journal.BUG,
             f"task {self.origin.task}, request {self.origin.uuid}: a bug",

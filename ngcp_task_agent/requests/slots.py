@@ -1,4 +1,4 @@
-"""Slots: how many may run at once; the others wait in their order."""
+"""Slots: how many may run at once; the others wait in order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Deque
 class Slots:
     """``async with slots:`` holds one of ``limit`` slots.
 
-    Unlike a semaphore's, the limit can change: fewer slots are given out
-    until no more than that are taken.  In each round of the event loop one
-    waiter gets its turn: it starts a process, and meanwhile nothing else,
-    such as an answer that others wait for, can leave.
+    Unlike a semaphore's, the limit can change; after it is lowered, slots are
+    granted only when fewer are taken.  Each round of the event loop grants one
+    slot: its holder starts a process, which delays everything else, such as
+    other answers.
     """
 
     def __init__(self, limit: int) -> None:
@@ -41,7 +41,7 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                # The slot came together with the cancellation.
+                # The slot was granted at the moment of the cancellation.
                 self._release()
             raise
 

@@ -1,4 +1,4 @@
-"""Task: takes a request to its one ending; limits and policy."""
+"""Task: checks policy and limits, and brings each request to its ending."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ngcp_task_agent.requests.data_schema import DataSchema
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.slots import Slots
 
-# Rounds of the event loop before the work begins: they let the backend send
-# "accepted", and others be accepted, before a process is started, which takes
-# as long as all of that together.
+# Rounds of the event loop before the work begins.  They let the backend send
+# "accepted" and other requests be accepted first: starting a process takes as
+# long as all of that.
 _LET_OTHERS = 3
 
 
 class Task:
-    """Runs requests of one name, some at once, some waiting.
+    """Runs the requests for one task, some at once, the others queued.
 
-    :param agent_slots: what all tasks together may run at once
-    :param before: the task that this one replaces: what it still runs counts
+    :param agent_slots: the slots that all tasks share
+    :param before: the task that this one replaces; what it still runs counts
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Task:
             if config.data_schema is None
             else DataSchema(config.data_schema)
         )
-        # asyncio itself holds its tasks only weakly.
+        # asyncio keeps only weak references to its tasks.
         self._jobs: Set[asyncio.Task[None]] = set()
         self._works: Set[Work] = set()
         self._admitted = 0
@@ -54,11 +54,11 @@ class Task:
         self.running = 0
 
     def take(self, request: Request, reply: Reply) -> None:
-        """Take a request over: from here on it gets its answers."""
+        """Take a request, and answer it."""
         try:
             self._check_source(request)
             if self._data_schema is None:
-                # At once: every round of the loop delays "accepted".
+                # Admit it at once: every round of the loop delays "accepted".
                 step = self._run(self._admit(request, reply), reply)
             else:
                 step = self._run_checked(self._data_schema, request, reply)
@@ -70,23 +70,24 @@ class Task:
         job.add_done_callback(self._jobs.discard)
 
     def refuse(self) -> None:
-        """Begin nothing more; what waits gets its ending at once."""
+        """Start nothing more; queued requests end at once."""
         self._stopping = True
         self._slots.limit = sys.maxsize
 
     def end(self) -> None:
-        """Ask what runs to end."""
+        """Ask running work to end."""
         for work in self._works:
             work.stop()
 
     def cancel(self) -> None:
-        """End what has ignored end()."""
+        """Cancel work that has ignored end()."""
         for job in self._jobs:
-            # Not before its first step: then it would never send an ending.
+            # Not before the first step: the job would then never send an
+            # ending.
             asyncio.get_running_loop().call_soon(job.cancel)
 
     async def finished(self) -> None:
-        """Wait until every request that was taken has had its ending."""
+        """Wait until every request taken has ended."""
         while self._jobs:
             await asyncio.wait(set(self._jobs))
 
@@ -131,8 +132,8 @@ class Task:
             async with self._slots, self._agent_slots:
                 self.running += 1
                 try:
-                    # The slot is held until a large answer was sent, else
-                    # the answers of fast tasks would fill the memory.
+                    # Hold the slot until a large answer is sent, else the
+                    # answers of fast tasks would fill the memory.
                     await reply.ended(await self._result(work, reply))
                 finally:
                     self.running -= 1
@@ -144,10 +145,10 @@ class Task:
             self._admitted -= 1
 
     def _check_room(self) -> None:
-        """Whether the request can run or wait.
+        """Check that the request can run or wait.
 
-        Counts what was admitted, not what runs: of requests that come at the
-        same moment none runs yet.
+        Counts admitted requests, not running ones: of requests that arrive at
+        the same moment, none is running yet.
         """
         if self._stopping:
             raise Rejected("the agent is stopping")
@@ -162,7 +163,7 @@ class Task:
             )
 
     async def _result(self, work: Work, reply: Reply) -> Result:
-        """Do the work; whatever it raises, there is a result."""
+        """Do the work; return a result even if it raises."""
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
         self._works.add(work)

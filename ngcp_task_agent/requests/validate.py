@@ -1,6 +1,6 @@
-"""Data against a JSON Schema: the first fault, without the data itself.
+"""Validates data against a JSON Schema; faults do not quote the data.
 
-Also a program, which the agent starts for large data: it reads an object of
+Also a program, which the agent starts for large data: it reads an object with
 ``schema`` and ``data`` from standard input, and writes the fault, if any.
 """
 
@@ -15,13 +15,13 @@ import jsonschema
 
 from ngcp_task_agent.errors import Rejected
 
-QUOTED_RULE = 200  # characters of a rule's value that a reason repeats
+QUOTED_RULE = 200  # characters of a rule's value that a reason quotes
 
 
 def _multiple_of(
     validator: Any, divisor: Any, number: Any, schema: Any
 ) -> Iterator[jsonschema.ValidationError]:
-    """Exact, of any size, in decimals: 1.11 is a multiple of 0.01."""
+    """Check exactly, in decimals: 1.11 is a multiple of 0.01."""
     if validator.is_type(number, "number"):
         if _exact(number) % _exact(divisor):
             yield jsonschema.ValidationError("not a multiple")
@@ -37,19 +37,21 @@ _Validator = jsonschema.validators.extend(
 
 
 def validator(schema: Mapping[str, Any]) -> Any:
-    """What check_data() needs, made once for each schema.
+    """Build what check_data() needs, once for each schema.
 
     It opens no other file: a schema that refers to one is a fault.
     """
-    # With "$schema" jsonschema would go on with its own class after "$ref".
+    # With "$schema", jsonschema would switch to its own class after "$ref".
     own = {key: value for key, value in schema.items() if key != "$schema"}
     return _Validator(own)
 
 
 def check_data(validator: Any, data: Any) -> None:
-    """Not bounded in time: ``uniqueItems`` and ``pattern`` can run forever.
+    """Find the first broken rule.
 
-    :raises Rejected: naming the first rule that is broken
+    Not bounded in time: ``uniqueItems`` and ``pattern`` can run forever.
+
+    :raises Rejected: naming the rule
     """
     try:
         error = next(validator.iter_errors(data), None)

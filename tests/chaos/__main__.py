@@ -59,7 +59,7 @@ def main() -> int:
     options = _options()
     print(f"seed {options.seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # A short path: a unix socket's may have 107 characters.
+    # A short path: that of a unix socket is limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     is_good = False
     try:

@@ -1,4 +1,4 @@
-"""The aftermath: what must not be left, or grow, after all is healed."""
+"""The aftermath: what must not be left over, or grow, once all is healed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.chaos.agent import Agent, commands_of
 from tests.chaos.world import World
 from tests.parts import WITHIN
 
-_GIVE_BACK = 30.0  # seconds to close what is used no longer
-_MORE_DESCRIPTORS = 2  # such as a connection for a large answer
-# asyncio's default executor makes its threads one by one, so many at most.
+_GIVE_BACK = 30.0  # seconds to close unused connections
+_MORE_DESCRIPTORS = 2  # for example, for a large answer
+# asyncio's default executor starts its threads one by one, up to this many.
 _MORE_THREADS = min(32, (os.cpu_count() or 1) + 4) + 1
 
 
 class Footprint(NamedTuple):
-    """What a process holds; ``rss`` in KiB."""
+    """The resources of a process; ``rss`` in KiB."""
 
     descriptors: Dict[str, str]
     threads: int
@@ -32,7 +32,7 @@ def footprint(agent: Agent) -> Footprint:
         try:
             descriptors[file.name] = os.readlink(file)
         except OSError:
-            pass  # closed meanwhile
+            pass  # closed in the meantime
     status = dict(
         line.split(":", 1)
         for line in (process / "status").read_text().splitlines()
@@ -43,7 +43,7 @@ def footprint(agent: Agent) -> Footprint:
 
 
 def growth(agent: Agent, before: Footprint) -> Iterator[str]:
-    """What an agent holds more than before."""
+    """List what an agent uses more of than before."""
     most = len(before.descriptors) + _MORE_DESCRIPTORS
     deadline = time.monotonic() + _GIVE_BACK
     while True:
@@ -65,7 +65,7 @@ def growth(agent: Agent, before: Footprint) -> Iterator[str]:
 
 
 def commands_left(src: str) -> List[str]:
-    """Commands that still run, or are zombies."""
+    """List commands that still run, or are zombies."""
     deadline = time.monotonic() + WITHIN
     while True:
         left = [f"{pid} ({state})" for pid, state in commands_of(src)]
@@ -75,7 +75,7 @@ def commands_left(src: str) -> List[str]:
 
 
 def zombies(agent: Agent) -> Iterator[str]:
-    """Children of an agent that answers and has nothing to do."""
+    """List children of an agent that answers and has nothing to do."""
     for pid in agent.children():
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
@@ -100,7 +100,7 @@ def log_trouble(agent: Agent) -> Iterator[str]:
 
 
 def observer_trouble(world: World) -> Iterator[str]:
-    """Redis drops a subscriber that gets too much at once."""
+    """Redis drops a subscriber that receives too much at once."""
     for observer in world.observers:
         dropped = observer.sessions - 1 - world.restarts
         if dropped > 0:

@@ -1,4 +1,4 @@
-"""An agent of a run: the real daemon, its files and its line to Redis."""
+"""An agent in a run: the real daemon, its files and its line to Redis."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.chaos.server import PASSWORD, USER, Server
 from tests.chaos.tasks import NODES, ROLES, definitions
 
 _PING_INTERVALS = (1, 10, 0.7)  # seconds, one after the other
-_SMALL_RESPONSE = "64K"  # of the node that has to send chunks
+_SMALL_RESPONSE = "64K"  # of the node that must send chunks
 _STOP = 60.0  # seconds that an agent may take to stop
-_START = 65536  # bytes of a log in which the start is
+_START = 65536  # bytes of a log that hold its start
 
 
 class Agent:
     """A daemon with its configuration, its log and its line to Redis.
 
-    :param root: of the tree whose daemon it is
+    :param root: the source tree of the daemon
     :param proxy: its line; None for the unix socket
-    :ivar trouble: how it ended, where that was not as it should be
+    :ivar trouble: how it ended, if that was unexpected
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Agent:
         return self._process is not None and self._process.poll() is None
 
     def text(self) -> str:
-        """All that it has logged."""
+        """Return its whole log."""
         return self.log.read_text()
 
     def write(self, name: str, content: Any) -> Path:
@@ -88,7 +88,7 @@ class Agent:
         return file
 
     def change_backend(self) -> None:
-        """Make the backend's file another one."""
+        """Replace the backend's file."""
         self._ping_interval += 1
         options: Dict[str, Any] = {
             "type": "redis",
@@ -119,7 +119,7 @@ class Agent:
         )
 
     def signal(self, number: int) -> bool:
-        """Only once it has started, as systemd does; whether it has."""
+        """Send a signal if it has started, as systemd does; return whether."""
         with self.log.open("rb") as file:
             file.seek(self._log_from)
             has_started = b"has started" in file.read(_START)
@@ -132,7 +132,7 @@ class Agent:
             self.trouble.append(f"{self.node} ended with status {status}")
 
     def stop(self) -> int:
-        """Ask it to end; its exit status."""
+        """Ask it to stop; return its exit status."""
         assert self._process
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -151,7 +151,7 @@ class Agent:
             self._process.wait()
 
     def children(self) -> List[str]:
-        """The pids of its commands, zombies too."""
+        """Return the pids of its commands, including zombies."""
         found: List[str] = []
         for task in Path(f"/proc/{self.pid}/task").glob("*/children"):
             with contextlib.suppress(OSError):
@@ -162,7 +162,7 @@ class Agent:
         self._lines.close()
 
     def connections(self) -> List[Dict[str, str]]:
-        """Its own, as CLIENT LIST shows them."""
+        """Return its connections, as CLIENT LIST shows them."""
         ports = self.proxy.ports() if self.proxy else set()
         found = []
         connection = self._server.connect(socket_timeout=5)
@@ -183,7 +183,7 @@ class Agent:
 
 
 def commands_of(src: str) -> Iterator[Tuple[int, str]]:
-    """Processes that run for requests of that client: pid and state."""
+    """List the processes for that client's requests: pid and state."""
     mark = f"NGCP_TASK_SRC={src}".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():

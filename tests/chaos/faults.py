@@ -1,4 +1,4 @@
-"""Faults: each kind of thing that goes wrong."""
+"""Faults: the kinds of things that go wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chaos.agent import Agent
 from tests.chaos.server import USER
 from tests.chaos.world import World
 
-# Heals a fault; returns whether it could.
+# Heals a fault; returns whether it succeeded.
 End = Callable[[], bool]
 Begin = Callable[[World, "Fault"], Optional[End]]
 
@@ -21,11 +21,11 @@ _SLOW_LINE = 20e6 / 8  # bytes a second
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that is planned.
+    """A planned fault.
 
-    :ivar at: seconds after the begin of the run
+    :ivar at: seconds after the start of the run
     :ivar node: whose line or process it hits, if it hits one
-    :ivar pick: 0 to 1, for what else is to be chosen
+    :ivar pick: 0 to 1, for any other choice
     """
 
     at: float
@@ -38,11 +38,11 @@ class Fault:
 class Kind(NamedTuple):
     """A kind of fault.
 
-    :ivar cause: what it may do to answers: ``restart`` (the server forgets
-        all), ``rights`` (to publish are gone), ``refusal`` (of scripts),
-        ``break`` (of connections), ``reload`` or ``agent`` (is ended)
+    :ivar cause: what it can do to answers: ``restart`` (the server forgets
+        everything), ``rights`` (to publish are gone), ``refusal`` (of
+        scripts), ``break`` (of connections), ``reload`` or ``agent`` (it ends)
     :ivar weights: how often, at a slow and at a fast pace
-    :ivar slow: seconds that it lasts, from and to
+    :ivar slow: the range of seconds that it lasts
     :ivar fast: the same at a fast pace
     """
 
@@ -62,7 +62,7 @@ def _agent(world: World, fault: Fault) -> Agent:
 
 
 def _command(world: World, *words: object) -> None:
-    """A command to the server, which must answer."""
+    """Send a command to the server, which must answer."""
     if world.server.holds_commands:
         raise Missed
     world.server.command(*words)
@@ -114,7 +114,7 @@ def _stall(world: World, fault: Fault) -> End:
     server.stall()
 
     def end() -> bool:
-        # It may have been restarted meanwhile.
+        # It may have restarted in the meantime.
         server.go_on()
         return True
 
@@ -145,7 +145,7 @@ def _restart(world: World, fault: Fault) -> End:
 
 
 def _if_answers(world: World, *commands: Tuple[object, ...]) -> End:
-    """Ends a fault by commands, once the server answers."""
+    """End a fault by commands, once the server answers."""
 
     def end() -> bool:
         if world.server.holds_commands:
@@ -158,7 +158,7 @@ def _if_answers(world: World, *commands: Tuple[object, ...]) -> End:
 
 
 def heal(world: World) -> Iterator[Tuple[object, ...]]:
-    """The commands that make a server what it was at the start."""
+    """Return the commands that reset a server to its initial state."""
     yield "CLIENT", "UNPAUSE"
     yield _ENOUGH_MEMORY
     yield from _saving(world)
@@ -183,7 +183,7 @@ def _full_memory(world: World, fault: Fault) -> End:
 
 
 def _failed_save(world: World, fault: Fault) -> End:
-    """Redis refuses writes after it could not save."""
+    """Make Redis refuse writes, as after a failed save."""
     folder = world.server.folder / "gone"
     folder.mkdir(exist_ok=True)
     try:
@@ -204,7 +204,7 @@ def _take_rights(*rights: str) -> Begin:
 
 
 def _proxied(cut: Callable[[Agent, Fault], int]) -> Begin:
-    """A cut of an agent's line, if it has one of its own."""
+    """Cut an agent's line, if it has its own."""
 
     def begin(world: World, fault: Fault) -> None:
         agent = _agent(world, fault)
@@ -283,7 +283,7 @@ def _reload_faulty(world: World, fault: Fault) -> End:
 
 
 def _reload_backend(world: World, fault: Fault) -> None:
-    """Replaces the backend."""
+    """Replace the backend."""
     agent = _agent(world, fault)
     agent.change_backend()
     agent.signal(signal.SIGHUP)
@@ -367,7 +367,7 @@ KINDS: Dict[str, Kind] = {
     "stop-agent": Kind(_stop_agent, "agent", (60, 20), (0.1, 2), (0.1, 1)),
     "kill-agent": Kind(_kill_agent, "agent", (60, 20), (0.1, 2), (0.1, 1)),
 }
-# Of the line of an agent that has one of its own; the first has none.
+# Faults of an agent's own line; the first agent has none.
 OF_LINES = {
     "reset",
     "close",

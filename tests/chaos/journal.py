@@ -1,4 +1,4 @@
-"""The agents' logs: what each has decided, and what it says is lost."""
+"""The agents' logs: what each has decided, and which losses it reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 300  # characters of a line
 
 
 class Record(NamedTuple):
-    """About a request.
+    """A record about a request.
 
     :ivar at: unix time
     :ivar what: ``accepted``, ``rejected``, ``done``, ``error`` or ``lost``
@@ -34,12 +34,12 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """One agent's log, which grows.
+    """One agent's log, as it grows.
 
     :ivar records: by request
     :ivar open: requests that were accepted and have not ended
-    :ivar stray: lines that are no records, such as those of a traceback
-    :ivar bugs: records of what can only be the agent's own fault
+    :ivar stray: lines that are not records, such as those of a traceback
+    :ivar bugs: records of the agent's own bugs
     :ivar accepted: how many requests
     """
 
@@ -55,7 +55,7 @@ class Journal:
         self._second: Tuple[str, float] = ("", 0.0)
 
     def read(self) -> None:
-        """Take in what has been added."""
+        """Read what has been added."""
         with self.path.open("rb") as file:
             file.seek(self._read_to)
             added = file.read()
@@ -65,7 +65,7 @@ class Journal:
             self._take(line)
 
     def lines_about(self, uuid: str) -> Iterator[str]:
-        """The lines of one request."""
+        """Return the lines about one request."""
         with self.path.open(errors="replace") as file:
             for line in file:
                 if uuid in line:

@@ -1,4 +1,4 @@
-"""The load: clients that ask for tasks at random moments."""
+"""The load: clients that request tasks at random moments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import redis
 from tests.chaos.tasks import Asking, Request
 from tests.parts import CHANNEL, WITHIN, RedisServer
 
-_TWICE = 0.01  # of the requests are published a second time
+_TWICE = 0.01  # share of requests that are published twice
 _TIMEOUT = 10.0  # seconds of a client's connection
-_LINES = 30_000  # of a "blob" that ask() asks for
+_LINES = 30_000  # bytes of a "blob" that ask() requests
 _AGAIN = 0.05  # seconds before a client connects again
 
 
 class Clients:
     """Some clients of one server, each with a thread and a channel.
 
-    :param seed: of their requests; the moments also depend on the machine
+    :param seed: of their requests; the timing also depends on the machine
     :param rate: requests a second, of all together
     :ivar sent: by uuid; some may have been lost on their way
     """
@@ -58,7 +58,7 @@ class Clients:
             thread.join(WITHIN)
 
     def ask(self, task: str, nodes: Collection[str]) -> str:
-        """One request to these nodes; its uuid."""
+        """Send one request to these nodes; return its uuid."""
         asking = Asking(self._dice, self._src, self._channels[0])
         lines = _LINES if task == "blob" else 0
         words = {"blob": [str(_LINES)], "sleep": ["0.2"]}.get(task, [])

@@ -1,4 +1,4 @@
-"""An observer: hears on a connection of its own what is published."""
+"""An observer: records what is published, over its own connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional
 
 from tests.parts import WITHIN, wait_for
 
-_AGAIN = 0.01  # seconds between two attempts to connect
+_AGAIN = 0.01  # seconds between attempts to connect
 
 
 class Heard(NamedTuple):
@@ -21,7 +21,7 @@ class Heard(NamedTuple):
     :ivar at: unix time
     :ivar ref: the request's uuid
     :ivar size: characters of the data
-    :ivar checksum: of the data of this chunk and of those before
+    :ivar checksum: of the data of this chunk and all before it
     """
 
     at: float
@@ -37,12 +37,12 @@ class Heard(NamedTuple):
 
 
 class Observer:
-    """Subscribes, again whenever the server is back, and keeps all it hears.
+    """Subscribes, again whenever the server is back, and records all messages.
 
     :param command: how it subscribes, such as ``PSUBSCRIBE chaos-*``
     :ivar sessions: how often it has subscribed
-    :ivar heard: in the order of their arrival
-    :ivar strange: messages that are no responses
+    :ivar heard: in the order of arrival
+    :ivar strange: messages that are not responses
     """
 
     def __init__(self, port: int, *command: str) -> None:
@@ -63,7 +63,7 @@ class Observer:
             thread.start()
 
     def wait_for_session(self, number: int) -> None:
-        """Wait until it has subscribed so many times."""
+        """Wait until it has subscribed this many times."""
         wait_for(lambda: self.sessions >= number)
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class Observer:
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it has gone by itself
+                pass  # already closed
         self._raw.put(None)
         for thread in self._threads:
             thread.join(WITHIN)
@@ -132,7 +132,7 @@ class Observer:
 
 
 def _read_value(file: BinaryIO) -> Any:
-    """A value in the protocol of Redis."""
+    """Read a value in the protocol of Redis."""
     head = file.readline()
     if not head.endswith(b"\r\n"):
         raise EOFError

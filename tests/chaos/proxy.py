@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Iterator, Optional, Set, TypeVar
 
-_READ = 65536  # bytes at once
+_READ = 65536  # bytes per read
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends RST
 
 Result = TypeVar("Result")
@@ -86,7 +86,7 @@ class _Line:
             writer.close()
 
     def close_half(self, to_server: bool) -> None:
-        """End one direction; the other goes on."""
+        """Close one direction; the other stays open."""
         writer = self.server if to_server else self.agent
         if writer and not writer.is_closing():
             with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ class _Line:
 
 
 class Proxy:
-    """Carries bytes to a server on this machine.
+    """Forwards bytes to a server on this machine.
 
     :param server_port: the server's
     :ivar port: where the agent connects
@@ -118,27 +118,27 @@ class Proxy:
         )
 
     def refuse(self, refuses: bool) -> None:
-        """Reset new connections, or take them."""
+        """Reset new connections, or accept them again."""
         self._proxies.run(lambda: self._set("_is_refusing", refuses))
 
     def ports(self) -> Set[int]:
-        """From which Redis sees connections come."""
+        """Return the ports from which Redis sees connections."""
         return self._proxies.run(lambda: {line.port for line in self._lines})
 
     def reset(self, pick: float) -> int:
-        """Cut one connection, or all, with RST; how many."""
+        """Cut one connection, or all, with RST; return how many."""
         return self._each(_Line.reset, pick)
 
     def close(self, pick: float) -> int:
-        """The same with FIN, after what is under way."""
+        """Close with FIN instead, after sending what is in transit."""
         return self._each(_Line.close, pick)
 
     def close_half(self, pick: float, to_server: bool) -> int:
-        """The same in one direction."""
+        """Close one direction with FIN."""
         return self._each(lambda line: line.close_half(to_server), pick)
 
     def hold(self, new_ones_too: bool) -> None:
-        """Carry nothing until release(); it is not lost, but late."""
+        """Delay all bytes until release()."""
 
         def hold() -> None:
             self._holds_new = new_ones_too
@@ -156,7 +156,7 @@ class Proxy:
         self._proxies.run(release)
 
     def slow(self, rate: Optional[float]) -> None:
-        """Carry so many bytes a second; None for all at once."""
+        """Forward this many bytes a second; None for no limit."""
         self._proxies.run(lambda: self._set("_rate", rate))
 
     def stop(self) -> None:
@@ -172,7 +172,7 @@ class Proxy:
         setattr(self, name, value)
 
     def _each(self, do: Callable[[_Line], None], pick: float) -> int:
-        """Do it to all connections, or to one."""
+        """Call it for one connection, or for all."""
 
         def call() -> int:
             lines = sorted(self._lines, key=lambda line: line.port)

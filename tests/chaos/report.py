@@ -1,4 +1,4 @@
-"""The report: a table, and all about what was not as it should be."""
+"""The report: a table, and details of every failure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.chaos.verdict import (
     first_of_each,
 )
 
-_SHOWN = 3  # findings of each kind that are printed
-_WRITTEN = 100  # findings of each kind that are kept in a file
-_BEFORE = 2.0  # seconds before a request, whose faults are listed
+_SHOWN = 3  # findings of each kind to print
+_WRITTEN = 100  # findings of each kind to keep in a file
+_BEFORE = 2.0  # seconds before a request whose faults are listed
 
 
 class Report:
-    """Tells about a run.
+    """Reports on a run.
 
     :param sent: all requests, by uuid
     """
@@ -41,7 +41,7 @@ class Report:
         self._sent = sent
 
     def table(self, **more: Any) -> Iterator[str]:
-        """The figures."""
+        """Return the figures."""
         counts = self._verdict.counts
         rows = {
             **more,
@@ -60,7 +60,7 @@ class Report:
         yield f"not possible then: {_figures(self._storm.missed)}"
 
     def findings(self, folder: Path) -> Iterator[str]:
-        """The first of each kind; more of them are left in a file."""
+        """Return the first of each kind; more of them go to a file."""
         findings = self._verdict.findings
         for finding in first_of_each(findings, _SHOWN):
             yield ""

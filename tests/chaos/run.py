@@ -1,4 +1,4 @@
-"""A run: the start of all parts, the storm, the aftermath, the verdict."""
+"""A run: starts all parts, then the storm, the aftermath and the verdict."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tests.parts import wait_for
 
 _CLIENTS = 6
 _AGENT_KINDS = {"stop-agent": "stop_agents", "kill-agent": "kill_agents"}
-_QUIET = 10.0  # seconds without a message, after which none will come
-_SETTLE = 90.0  # seconds for all answers to arrive after all is healed
-_ANSWER = 90.0  # seconds until an agent is back, at most
+_QUIET = 10.0  # seconds without a message, after which none is expected
+_SETTLE = 90.0  # seconds for all answers to arrive once all is healed
+_ANSWER = 90.0  # maximum seconds until an agent is back
 _REPEAT = 5.0  # seconds for an agent to answer
 _RECENT = 2000  # messages
 
 
 class Run:
-    """One run, from the start of all parts to its report."""
+    """One run, from starting its parts to its report."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._options = options
@@ -64,7 +64,7 @@ class Run:
         self._sizes: List[str] = []
 
     def run(self) -> bool:
-        """Whether all was as it should be."""
+        """Return whether everything was as expected."""
         world, options = self._world, self._options
         world.start()
         self._ask_each("true", "blob", "sleep", "blob")
@@ -74,7 +74,7 @@ class Run:
             plan(options.seed, options.minutes, self._kinds()),
             options.minutes * 60,
         )
-        # First: a client waits for a server that is stalled.
+        # First: a client waits for a stalled server.
         self._storm.heal()
         self._clients.stop()
         self._settle()
@@ -127,7 +127,7 @@ class Run:
         )
 
     def _ask_each(self, *tasks: str) -> None:
-        """Every agent answers a request for each task."""
+        """Check that every agent answers a request for each task."""
         for task in tasks:
             silent = set(NODES)
             deadline = time.monotonic() + _ANSWER
@@ -137,14 +137,14 @@ class Run:
                 self._trouble.append(f"no answer to {task} of {silent}")
 
     def _answering(self, task: str, nodes: Set[str]) -> Set[str]:
-        """Ask these nodes; those that answer."""
+        """Ask these nodes; return those that answer."""
         ref = self._clients.ask(task, sorted(nodes))
         with contextlib.suppress(AssertionError):
             wait_for(lambda: nodes <= self._ended(ref), _REPEAT)
         return self._ended(ref)
 
     def _ended(self, ref: str) -> Set[str]:
-        """The nodes of which a request's ending was heard."""
+        """Return the nodes whose ending of a request was received."""
         return {
             heard.src
             for observer in self._world.observers
@@ -155,7 +155,7 @@ class Run:
         }
 
     def _examine(self, before: Mapping[str, aftermath.Footprint]) -> None:
-        """What is left, or has grown."""
+        """Look for what is left over, or has grown."""
         trouble = self._trouble
         agents = [agent for agent in self._world.agents if agent.is_alive]
         for agent in agents:
@@ -179,7 +179,7 @@ class Run:
             self._trouble += agent.trouble
 
     def _settle(self) -> None:
-        """Wait until all has been heard, or nothing comes any longer."""
+        """Wait until everything has arrived, or nothing more does."""
         begin = time.monotonic()
         size, since = -1, begin
         while True:

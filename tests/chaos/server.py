@@ -13,13 +13,13 @@ import redis
 
 from tests.parts import WITHIN, RedisServer
 
-FEEDBACK = "chaos-"  # how all feedback channels begin
+FEEDBACK = "chaos-"  # prefix of all feedback channels
 USER = "agent"
-PASSWORD = "secret1"  # of that user
+PASSWORD = "secret1"  # the agents' user
 
 
 def rights(root: Path) -> List[str]:
-    """What the manual page lets the agents' user do."""
+    """Return the rights that the manual page gives the agents' user."""
     page = (root / "man" / "ngcp-task-agent.8").read_text()
     (line,) = re.findall(rf"(?m)^user {USER} (.*)", page)
     text: str = line.replace("\\", "").replace("&fb_*", f"&{FEEDBACK}*")
@@ -63,14 +63,14 @@ class Server(RedisServer):
         return self.is_stopped or time.monotonic() < self._paused_until
 
     def connect(self, **options: Any) -> redis.Redis[bytes]:
-        # Newer versions of redis-py would try some times.
+        # Newer versions of redis-py retry.
         return super().connect(**{"retry": None, **options})
 
     def open(self) -> None:
         self.socket.rename(self.agents_socket)
 
     def command(self, *words: Any, within: float = 5.0) -> Any:
-        """The answer to a command.
+        """Send a command; return the reply.
 
         :raises redis.RedisError: as redis-py does
         """
@@ -96,7 +96,7 @@ class Server(RedisServer):
         self.is_stopped = False
 
     def end(self, dump: Optional[bool]) -> None:
-        """Kill it, or shut it down with or without a dump if not None."""
+        """Kill it; or shut it down with or without a dump, if not None."""
         if dump is None or self.holds_commands:
             self.kill()
         else:

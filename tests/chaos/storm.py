@@ -1,4 +1,4 @@
-"""The storm: faults at random moments; a seed says which, when, how long."""
+"""The storm: random faults; a seed decides which, when and how long."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from tests.chaos.tasks import NODES
 from tests.chaos.world import World
 
 _PHASE = (5.0, 15.0)  # seconds of a pace
-_SLOW = (0.5, 3.0)  # seconds between two faults
+_SLOW = (0.5, 3.0)  # seconds between faults
 _FAST = (0.01, 0.15)
-_RETRY = 0.02  # seconds until what could not be healed is tried again
-_HEAL = 120.0  # seconds in which all that lasts can be ended
+_RETRY = 0.02  # seconds until healing is retried
+_HEAL = 120.0  # seconds to end all lasting faults
 _PROXIED = range(1, len(NODES))
 
 
 class Window(NamedTuple):
-    """When there was a fault, in unix time.
+    """The time of a fault, in unix time.
 
     :ivar cause: see Kind
-    :ivar node: None where it hits all
+    :ivar node: None if it hits all
     """
 
     begin: float
@@ -51,7 +51,7 @@ class Window(NamedTuple):
 
 
 def plan(seed: int, minutes: float, kinds: Collection[str]) -> Iterator[Fault]:
-    """The faults of a run, in their order."""
+    """Return the faults of a run, in order."""
     dice = random.Random(seed)
     at, end, is_fast = 2.0, minutes * 60, False
     while at < end:
@@ -81,12 +81,13 @@ class _Active(NamedTuple):
 
 
 class Storm:
-    """Lets the planned faults happen.
+    """Runs the planned faults.
 
-    :param log: gets a line for each
-    :ivar windows: of what has happened
-    :ivar counts: of what has happened, by kind
-    :ivar missed: of what could not, such as a command to a stalled server
+    :param log: called with a line for each
+    :ivar windows: of the faults so far
+    :ivar counts: of the faults so far, by kind
+    :ivar missed: faults that were not possible, such as a command to a stalled
+        server
     """
 
     def __init__(self, world: World, log: TextIO) -> None:
@@ -98,7 +99,7 @@ class Storm:
         self.missed: Counter[str] = Counter()
 
     def run(self, faults: Iterator[Fault], seconds: float) -> None:
-        """Returns after the last of them, and so many seconds at least."""
+        """Run all faults; return after them, or this many seconds if later."""
         begin = time.monotonic()
         for fault in faults:
             self._wait(begin + fault.at)
@@ -106,18 +107,18 @@ class Storm:
         self._wait(begin + seconds)
 
     def heal(self) -> None:
-        """End whatever lasts."""
+        """End all lasting faults."""
         self._active = [a._replace(until=0) for a in self._active]
         deadline = time.monotonic() + _HEAL
         while self._active:
             self._wait(time.monotonic() + _RETRY)
             assert time.monotonic() < deadline, f"no end: {self._active}"
-        # What failed half-way has no end of its own.
+        # A fault that failed half-way is not ended elsewhere.
         for command in heal(self._world):
             self._world.server.command(*command)
 
     def _wait(self, until: float) -> None:
-        """Wait, and end what is over meanwhile."""
+        """Wait, and end faults whose time is over."""
         while True:
             now = time.monotonic()
             due = [a for a in self._active if a.until <= now]

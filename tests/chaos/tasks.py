@@ -15,11 +15,11 @@ NODES = ("chaos1", "chaos2", "chaos3")
 ROLES = {"chaos1": ["lb"], "chaos2": ["proxy"], "chaos3": ["lb", "proxy"]}
 
 _LINE = "{uuid} äöü\n"
-# Bytes of text in JSON, where a letter that is not ASCII takes six.
+# Bytes of text in JSON, where a non-ASCII letter takes six.
 _LINE_SIZE = 36 + 1 + 3 * 6 + 2
 _KIB = 1 << 10
 
-# What follows the line that notes the run.
+# What follows the line that records the run.
 _SCRIPTS = {
     "true": "",
     "sleep": 'sleep "$1"',
@@ -40,10 +40,10 @@ _EXTRA_ARGS: Dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, and what is expected of a node that takes it.
+    """A request, and what is expected of a node that takes it.
 
-    :ivar nodes: that are meant
-    :ivar ending: ``done`` or ``error``; None where it must be rejected
+    :ivar nodes: the nodes that it is for
+    :ivar ending: ``done`` or ``error``; None if it must be rejected
     :ivar lines: of output
     """
 
@@ -54,7 +54,7 @@ class Request:
     lines: int = 0
 
     def data(self) -> Tuple[int, int]:
-        """Characters of the output, and their checksum in UTF-8."""
+        """Return the length of the output, and its checksum in UTF-8."""
         return _data(self.uuid, self.lines)
 
 
@@ -65,7 +65,7 @@ def _data(uuid: str, lines: int) -> Tuple[int, int]:
 
 
 def definitions(runs: Path) -> List[Dict[str, Any]]:
-    """The tasks' files; each run adds the request's uuid to a file."""
+    """Return the tasks' files; each run adds the request's uuid to a file."""
     note = f'echo "$NGCP_TASK_UUID" >> {runs}\n'
     return [
         {
@@ -86,7 +86,7 @@ def definitions(runs: Path) -> List[Dict[str, Any]]:
 
 
 def lines_of(size: int) -> int:
-    """Lines of a ``blob`` whose JSON has about so many bytes."""
+    """Return lines of a ``blob`` whose JSON has about this many bytes."""
     return max(1, size // _LINE_SIZE)
 
 
@@ -103,7 +103,7 @@ class Asking:
         self._channel = channel
 
     def next(self) -> Tuple[Request, Dict[str, Any]]:
-        """A request, and its message."""
+        """Return a random request, and its message."""
         kind = self._random.choices(list(_MIX), list(_MIX.values()))[0]
         task, lines, words = kind, 0, []
         ending: Optional[str] = "done"
@@ -133,7 +133,7 @@ class Asking:
         lines: int = 0,
         words: Sequence[str] = (),
     ) -> Tuple[Request, Dict[str, Any]]:
-        """One request, and its message."""
+        """Return one request, and its message."""
         number = self._random.getrandbits(128)
         text = f"{number:032x}"
         uuid = "-".join(

@@ -1,4 +1,4 @@
-"""The verdict: what agents decided against what was heard and what ran."""
+"""The verdict: compares decisions of agents with answers and command runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.chaos.observer import Heard
 from tests.chaos.storm import Window
 from tests.chaos.tasks import Request
 
-# What must not happen at all.
+# Failures that must never happen.
 FAILURES = (
     "lost, logged, without excuse",
     "lost, logged, soon after scripts were refused",
@@ -53,7 +53,7 @@ FAILURES = (
     _NOT_RUN,
 ) = FAILURES
 
-# Losses that the agent has logged, and that it could not help.
+# Losses that the agent has logged and could not avoid.
 _RESTART = "lost, logged: the server was restarted"
 _RIGHTS = "lost, logged: the user might not publish"
 _REFUSED = "lost, logged: scripts refused and a connection cut"
@@ -76,11 +76,11 @@ EXCUSED = (
 )
 
 _SLACK = 0.1  # seconds between an event and its record
-# Seconds in which an agent may not have noticed that scripts run again.
+# Seconds in which an agent may not know yet that scripts run again.
 _TRAIL = 12.0
-_UNNOTICED = 3.0  # seconds in which a lane may have had nothing to send
-# Seconds before the end of a server in which an answer may have been
-# published that the observer has not heard, because both were cut at once.
+_UNNOTICED = 3.0  # seconds in which a lane may have been idle
+# Seconds before a server's end in which an answer may have been published that
+# the observer missed, because both were cut at once.
 _BLIND = 10.0
 _BLIND_LARGE = 60.0
 _LARGE = 1 << 16  # characters
@@ -91,12 +91,12 @@ _GROUPS = {
     "done": "ending",
     "error": "ending",
 }
-_AS_BEFORE = "one before"  # of the same request was lost, so this one is too
+_AS_BEFORE = "one before"  # part of the request was lost, so this is too
 _BY_STOPPING = ("is stopping", "has ended the")
 
 
 class Finding(NamedTuple):
-    """A node's answers to a request that are not as they should be."""
+    """A node's answers to a request that are not as expected."""
 
     what: str
     node: str
@@ -106,10 +106,10 @@ class Finding(NamedTuple):
 
 @dataclass
 class _Response:
-    """What was heard of a response, by its chunks."""
+    """The chunks received of a response."""
 
     status: str
-    first: int  # its place among all that was heard
+    first: int  # its position among all messages
     chunks: int
     reason: str
     next: int = 1
@@ -125,8 +125,8 @@ class _Response:
 class Verdict:
     """Judges one run.
 
-    :param runs: of a node, by request: how often its command was run
-    :param kills: agents were killed: then they cannot answer all
+    :param runs: how often each node ran the command, by request
+    :param kills: whether agents were killed, and so cannot answer everything
     :ivar counts: of findings, of answers ``expected`` and ``delivered``, and
         of requests that a node was ``asked`` and has ``heard``
     :ivar findings: the failures
@@ -172,7 +172,7 @@ class Verdict:
     def windows_of(
         self, node: str, begin: float, end: float
     ) -> Iterator[Window]:
-        """The faults that hit a node meanwhile."""
+        """Return the faults that hit a node in this time."""
         for window in self._windows:
             if (
                 window.node in (None, node)
@@ -220,7 +220,7 @@ class Verdict:
     def _responses(
         self, node: str, uuid: str, heard: List[Heard]
     ) -> List[_Response]:
-        """What was heard, put together."""
+        """Join the received chunks into responses."""
         found: Dict[str, _Response] = {}
         for place, message in enumerate(heard):
             response = found.setdefault(
@@ -261,7 +261,7 @@ class Verdict:
         responses: List[_Response],
         ran: int,
     ) -> None:
-        """Whether there is one answer for each decision."""
+        """Check that there is one answer for each decision."""
         losses = [record for record in records if record.what == "lost"]
         first_loss = losses[0] if losses else None
         for group in ("accepted", "rejected", "ending"):
@@ -298,9 +298,10 @@ class Verdict:
             self.counts[_FALSE if is_sure else _DOUBTFUL] += 1
 
     def _excuse(self, node: str, made: float, lost: float, why: str) -> str:
-        """What may be said for an answer that was logged as lost.
+        """Find an excuse for an answer that was logged as lost.
 
-        :param made: when it was made, or one before it with which it was lost
+        :param made: when it, or an earlier answer that was lost with it, was
+            made
         """
         begin, end = made - _SLACK, lost + _SLACK
         causes = {w.cause for w in self.windows_of(node, begin, end)}
@@ -313,7 +314,7 @@ class Verdict:
                 return _KILLED
             if causes & {"break", "refusal"}:
                 return _STOPPED
-        # A cut may be noticed only when the next answer is sent.
+        # A cut may only be noticed when the next answer is sent.
         cuts = self.windows_of(node, made - _UNNOTICED, end)
         if "refusal" in causes and any(w.cause == "break" for w in cuts):
             return _REFUSED
@@ -338,7 +339,7 @@ class Verdict:
     def _check(
         self, node: str, uuid: str, request: Request, response: _Response
     ) -> None:
-        """Whether an answer says what it should."""
+        """Check that an answer says what it should."""
         if response.status in ("accepted", "rejected"):
             if response.status == "accepted" and request.ending is None:
                 self._fail(_ENDING, node, uuid, "must be rejected")
@@ -360,7 +361,7 @@ def _is_by_stopping(reason: str) -> bool:
 def first_of_each(
     findings: Collection[Finding], most: int
 ) -> Iterator[Finding]:
-    """So many of each kind."""
+    """Return the first few of each kind."""
     shown: Counter[str] = collections.Counter()
     for finding in findings:
         shown[finding.what] += 1

@@ -1,4 +1,4 @@
-"""The world of a run: Redis, the agents, and what listens."""
+"""The world of a run: Redis, the agents and the observers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.parts import CHANNEL, wait_for
 
 
 class World:
-    """All that a run consists of, but for its clients.
+    """All parts of a run, except for its clients.
 
-    :ivar restarts: how often the server was started again
-    :ivar restarted: nodes whose agent was
+    :ivar restarts: how often the server was restarted
+    :ivar restarted: nodes whose agent was restarted
     :ivar left: how many commands killed agents have left
     """
 
@@ -38,7 +38,7 @@ class World:
             self.agents.append(Agent(node, root, self.server, proxy))
 
     def observe(self, *command: str) -> Observer:
-        """A new observer; all are there before the agents are let in."""
+        """Start an observer; all exist before the agents are let in."""
         observer = Observer(self.server.port, *command)
         self.observers.append(observer)
         return observer
@@ -73,7 +73,7 @@ class World:
         self.let_agents_in()
 
     def let_agents_in(self) -> None:
-        """Let them find a server to which all observers listen."""
+        """Let them connect to a server to which all observers listen."""
         for observer in self.observers:
             observer.wait_for_session(self.restarts + 1)
         self.server.open()
@@ -82,7 +82,7 @@ class World:
                 agent.proxy.refuse(False)
 
     def stop(self) -> None:
-        """End all that it consists of; more than once does no harm."""
+        """Stop all parts; may be called again."""
         for agent in self.agents:
             agent.kill()
             agent.close()

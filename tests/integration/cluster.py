@@ -9,14 +9,14 @@ from typing import Any, List
 from tests.parts import RedisServer, free_port, wait_for
 
 _SLOTS = 16384
-# Each node's port for the others is higher by that.
+# Each node's port for the cluster bus is higher by this.
 _BUS = 10000
-#: A setting of a master: it waits for no more replicas to copy its data.
+#: A setting of a master: do not wait for replicas to copy its data.
 AT_ONCE = ("repl-diskless-sync-delay", "0")
 
 
 def command(server: RedisServer, *words: Any, **options: Any) -> Any:
-    """Send one command; its reply, or the error as an exception.
+    """Send one command; return the reply, or raise the error.
 
     :param options: of the connection
     """
@@ -28,7 +28,7 @@ def command(server: RedisServer, *words: Any, **options: Any) -> Any:
 
 
 def node(folder: Path) -> RedisServer:
-    """A node that has not joined a cluster yet, and is not started."""
+    """Make a node that is not started and has not joined a cluster."""
     folder.mkdir()
     server = RedisServer(folder, "--cluster-enabled", "yes")
     while not _has_bus(server.port):

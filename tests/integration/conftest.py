@@ -1,4 +1,4 @@
-"""Fixtures of real parts; each test gets its own."""
+"""Fixtures with real parts; each test gets its own."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.parts import (
 Script = Callable[[Dict[str, Any]], Iterable[Any]]
 
 
-# Characters of each log that are shown when a test fails.
+# Characters of each log to show when a test fails.
 _SHOWN = 50_000
 
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A short path: a unix socket's may have 107 characters.
+    """A short path: that of a unix socket is limited to 107 characters.
 
     If the test fails, the logs in it are shown.
     """
@@ -57,7 +57,7 @@ def server(folder: Path) -> Iterator[RedisServer]:
 
 
 class ConfigFolder:
-    """A folder of the daemon's configuration."""
+    """The daemon's configuration folder."""
 
     def __init__(self, path: Path, port: int) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class ConfigFolder:
 
     def write(self, name: str, content: Any) -> Path:
         file = self.path / name
-        # In one step, so that no reload sees half of it.
+        # Atomically, so that no reload sees half of it.
         part = file.with_suffix(".part")
         part.write_text(
             content if isinstance(content, str) else yaml.safe_dump(content)
@@ -88,7 +88,7 @@ class ConfigFolder:
         return self.write(f"backends/{name}.yml", {**settings, **keys})
 
     def task(self, name: str, run: str, **keys: Any) -> Path:
-        """A task; ``broker_options`` are keys with ``broker_`` before."""
+        """Add a task; ``broker_`` prefixes the keys of ``broker_options``."""
         options = {
             key[7:]: keys.pop(key)
             for key in list(keys)
@@ -106,7 +106,7 @@ class ConfigFolder:
         return self.write(f"tasks/{name}.yml", {**settings, **keys})
 
     def shell(self, name: str, script: str, **keys: Any) -> Path:
-        """A task that runs a shell script; extra words become $1, $2."""
+        """Add a task that runs a shell script; extra words become $1, $2."""
         return self.task(name, "sh", broker_args=["-c", script, name], **keys)
 
 
@@ -119,7 +119,7 @@ def config(folder: Path, server: RedisServer) -> ConfigFolder:
 def wait_for_slow(
     folder: Path, config: ConfigFolder
 ) -> Iterator[Callable[[], None]]:
-    """A task ``slow``, which outlives its agent; waits for its start."""
+    """Add a task ``slow``, which outlives its agent; wait for its start."""
     pid = folder / "pid"
     config.shell("slow", f"echo $$ >{pid}; exec sleep 600")
     yield lambda: wait_for(lambda: pid.exists() and pid.read_text())
@@ -130,7 +130,7 @@ def wait_for_slow(
 
 @pytest.fixture
 def start(config: ConfigFolder) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons with that configuration, and ends them."""
+    """Start daemons with that configuration, and stop them at the end."""
     daemons: List[Daemon] = []
 
     def start(*options: str, **keys: Any) -> Daemon:
@@ -152,7 +152,7 @@ def start(config: ConfigFolder) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def connect(server: RedisServer) -> Iterator[Callable[..., Client]]:
-    """Makes clients of the server, and closes them."""
+    """Connect clients to the server, and close them at the end."""
     clients: List[Client] = []
 
     def connect(**options: Any) -> Client:
@@ -171,7 +171,7 @@ def client(connect: Callable[..., Client]) -> Client:
 
 @pytest.fixture
 def certificate(folder: Path) -> Path:
-    """A folder with a CA, and a certificate of it for localhost."""
+    """A folder with a CA, and a certificate from it for localhost."""
 
     def openssl(*words: str) -> None:
         subprocess.run(
@@ -182,7 +182,7 @@ def certificate(folder: Path) -> Path:
     openssl(
         *("req", "-x509", *key, "-subj", "/CN=ca"),
         *("-keyout", "ca.key", "-out", "ca.pem"),
-        # Python 3.13 wants it by the letter.
+        # Python 3.13 requires these extensions.
         *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
     )
     openssl(
@@ -203,7 +203,7 @@ def certificate(folder: Path) -> Path:
 def answer(
     request: Dict[str, Any], node: str, status: str, **more: Any
 ) -> Dict[str, Any]:
-    """A response to a request, as an agent sends it."""
+    """Make a response to a request, as an agent sends it."""
     return {
         "uuid": str(uuid.uuid4()),
         "ref": request["uuid"],
@@ -216,9 +216,9 @@ def answer(
 
 
 class Scripted:
-    """An agent that answers each request with messages of its own.
+    """An agent that answers each request with its own messages.
 
-    :param script: makes them of the request
+    :param script: makes them from the request
     """
 
     def __init__(self, server: RedisServer, script: Script) -> None:
@@ -239,7 +239,7 @@ class Scripted:
     def _answer(self, request: Dict[str, Any]) -> None:
         channel = request["options"]["feedback_channel"]
         answers = iter(self._script(request))
-        # Many at once: what answers without end is to be fast.
+        # Many at once: an endless script must be fast.
         while some := list(itertools.islice(answers, 50)):
             with self._redis.pipeline(transaction=False) as pipeline:
                 for answer in some:
@@ -259,7 +259,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(server: RedisServer) -> Iterator[Callable[[Script], Scripted]]:
-    """Starts scripted agents, and ends them."""
+    """Start scripted agents, and stop them at the end."""
     agents: List[Scripted] = []
 
     def scripted(script: Script) -> Scripted:

@@ -34,7 +34,7 @@ PATIENT = Patience(timeout=2 * WITHIN, answer_timeout=WITHIN)
 
 
 def all_of(count: int, **more: Any) -> Patience:
-    """No time passes but what so many nodes need."""
+    """Wait only as long as this many nodes need."""
     return Patience(
         **{
             "timeout": 2 * WITHIN,
@@ -53,7 +53,7 @@ def address(config: ConfigFolder) -> Address:
 def node(
     folder: Path, server: RedisServer, start: Start, name: str, **tasks: str
 ) -> ConfigFolder:
-    """Start one more agent; tasks are shell scripts by their names."""
+    """Start another agent; tasks are shell scripts, by name."""
     config = ConfigFolder(folder / name, server.port)
     config.agent(node={"name": name, "roles": [name[:2]]})
     for task, script in tasks.items():
@@ -106,7 +106,7 @@ async def test_outcome_of_each_node(
     assert not everyone.all_rejected
 
 
-async def test_nobody_and_all_rejected(
+async def test_no_answer_and_all_rejected(
     config: ConfigFolder, start: Start, address: Address
 ) -> None:
     config.task("true", "true")
@@ -141,7 +141,7 @@ async def test_many_requests_over_one_connection(
     assert [o.nodes[0].data for o in outcomes] == [
         f"{number}\n" for number in range(200)
     ]
-    # The agent's two, the client's two, and the one that asks.
+    # Two of the agent, two of the client, and the one that asks.
     assert len(clients) == 5
     assert server.subscribers(client.feedback_channel) == 0
 
@@ -153,14 +153,14 @@ async def test_answer_of_50_megabytes_in_chunks(
     start: Start,
     address: Address,
 ) -> None:
-    """More than Redis keeps for a slow subscriber."""
+    """This is more than Redis buffers for a slow subscriber."""
     config.agent(node={"name": "sp1"}, max_response=max_response)
     config.task("much", "seq", broker_args="6600000", broker_max_output="64M")
     config.task("true", "true")
     start()
     async with Client(address) as client:
         much = asyncio.ensure_future(client.run("much", patience=all_of(1)))
-        # Meanwhile others are answered.
+        # Meanwhile others get answers.
         while not much.done():
             outcome = await client.run("true", patience=all_of(1))
             assert outcome.succeeded
@@ -208,7 +208,7 @@ async def test_node_that_accepts_and_dies(
     assert [n.node for n in outcome.done] == ["sp2"]
 
 
-async def test_what_other_agents_may_send(
+async def test_messages_of_other_agents(
     scripted: Callable[..., Scripted], address: Address
 ) -> None:
     def script(request: Dict[str, Any]) -> List[Any]:
@@ -245,7 +245,7 @@ async def test_what_other_agents_may_send(
 @pytest.mark.parametrize(
     "channel", ["", "x" * 513, "\ud800", ["x"], b"x"], ids=repr
 )
-async def test_channel_that_there_cannot_be(
+async def test_impossible_channel(
     channel: Any, config: ConfigFolder, start: Start, address: Address
 ) -> None:
     config.task("true", "true")
@@ -255,7 +255,7 @@ async def test_channel_that_there_cannot_be(
     async with Client(address) as client:
         with pytest.raises(InvalidRequest, match="channel"):
             await client.run("true", patience=PATIENT, channel=channel)
-        # It has not harmed the others.
+        # The other calls are not affected.
         outcome = await client.run("true", patience=PATIENT)
     assert outcome.succeeded
 
@@ -263,11 +263,11 @@ async def test_channel_that_there_cannot_be(
 async def test_run_task_in_a_running_loop() -> None:
     with pytest.raises(RuntimeError, match="use Client"):
         run_task("true")
-    # Else a coroutine that was never awaited would be told of.
+    # Otherwise Python warns that a coroutine was never awaited.
     gc.collect()
 
 
-async def test_call_that_is_left_gets_no_more(
+async def test_abandoned_call_gets_no_more_responses(
     config: ConfigFolder, start: Start, address: Address
 ) -> None:
     config.task("true", "true")
@@ -308,7 +308,7 @@ async def test_stalled_redis(server: RedisServer, address: Address) -> None:
         await Client(address, connect_timeout=0.5).__aenter__()
 
 
-async def test_redis_dies_meanwhile(
+async def test_redis_dies_during_a_call(
     config: ConfigFolder, start: Start, server: RedisServer, address: Address
 ) -> None:
     config.shell("slow", "sleep 1")
@@ -325,7 +325,7 @@ async def test_redis_dies_meanwhile(
     assert [n.node for n in call.outcome.unfinished] == ["sp1"]
 
 
-async def test_redis_stalls_meanwhile(
+async def test_redis_stalls_during_a_call(
     config: ConfigFolder, start: Start, server: RedisServer, address: Address
 ) -> None:
     config.shell("slow", "sleep 1")
@@ -350,7 +350,7 @@ async def test_idle_connection_is_kept(
     assert outcome.succeeded
 
 
-async def test_publishing_connection_is_made_anew(
+async def test_closed_publishing_connection_is_replaced(
     config: ConfigFolder, start: Start, server: RedisServer, address: Address
 ) -> None:
     config.task("true", "true")
@@ -358,7 +358,7 @@ async def test_publishing_connection_is_made_anew(
     async with Client(address) as client:
         assert (await client.run("true", patience=all_of(1))).succeeded
         admin = server.connect()
-        # As a server with a 'timeout' does to those that are idle.
+        # As a server with a 'timeout' does to idle connections.
         admin.execute_command("CLIENT", "KILL", "TYPE", "normal")
         admin.connection_pool.disconnect()
         await asyncio.sleep(0.1)
@@ -378,7 +378,7 @@ async def test_publishing_connection_is_made_anew(
         ("allchannels +@all off", "refuses the login: "),
     ],
 )
-async def test_user_that_may_not(
+async def test_user_without_permission(
     acl: str, reason: str, server: RedisServer
 ) -> None:
     admin = server.connect()

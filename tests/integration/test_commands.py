@@ -1,4 +1,4 @@
-"""What commands can do wrong, and what their clients are told."""
+"""What can go wrong with commands, and what their clients get to know."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(
 def ask(
     config: ConfigFolder, start: Start, client: Client
 ) -> Callable[..., Dict[str, Any]]:
-    """Makes a shell task, asks for it, returns the ending."""
+    """Add a shell task, request it, and return the ending."""
 
     def ask(script: str, **keys: Any) -> Dict[str, Any]:
         data = keys.pop("data", None)
@@ -86,7 +86,7 @@ def test_endless_output_is_cut_off(stream: str, ask: Ask) -> None:
     assert ending["data"] == ("y\n" * 2500 if stream == "1" else "")
 
 
-def test_grandchild_that_keeps_the_pipe_does_not_hold_up_the_ending(
+def test_grandchild_that_keeps_the_pipe_does_not_delay_the_ending(
     ask: Ask, folder: Path
 ) -> None:
     pid = folder / "pid"
@@ -112,7 +112,7 @@ def test_no_output_is_an_empty_string(ask: Ask) -> None:
     assert ask(":")["data"] == ""
 
 
-def test_environment_is_made_from_scratch(
+def test_environment_is_built_from_scratch(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
     config.task("env", "env", broker_args=["-0"])
@@ -145,7 +145,7 @@ def test_command_starts_clean(ask: Ask) -> None:
     # 3 is what ls itself has opened.
     assert lines[:4] == ["0", "1", "2", "3"]
     assert lines[4:6] == ["/", "0022"]
-    # glibc's posix_spawn ignores the two signals of its own threads, 32 and
+    # glibc's posix_spawn leaves out the two signals of its own threads, 32 and
     # 33, which no program uses.
     for line in lines[6:8]:
         assert int(line.split()[1], 16) & ~(3 << 31) == 0
@@ -156,7 +156,7 @@ def test_stdin_is_the_data(ask: Ask) -> None:
     assert json.loads(ending["data"]) == {"msgnum": 1}
 
 
-def test_stdin_is_empty_without(ask: Ask) -> None:
+def test_stdin_is_empty_by_default(ask: Ask) -> None:
     assert ask("cat", data={"msgnum": 1})["data"] == ""
 
 
@@ -275,7 +275,7 @@ def test_unknown_user(
 
 
 @needs_root
-def test_another_user_cannot_start_either(
+def test_programs_that_another_user_cannot_start(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
     """The reason says why."""
@@ -317,7 +317,7 @@ def test_agent_that_is_not_root_cannot_run_as_another_user(
     config.task("id", "id", broker_as_user="daemon")
     config.task("whoami", "id", broker_args="-un")
     folder.chmod(0o755)
-    # Python itself may lie where only root can read it.
+    # Python itself may be where only root can read it.
     become_nobody = (
         "import os, sys, asyncio.base_events, redis.asyncio, ngcp_task_agent;"
         "from ngcp_task_agent.config import plugins; plugins.installed();"

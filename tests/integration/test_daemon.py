@@ -34,7 +34,7 @@ Start = Callable[..., Daemon]
 
 
 def run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the script to its end."""
+    """Run the script until it ends."""
     return subprocess.run(
         [sys.executable, str(ROOT / "sbin/ngcp-task-agent"), *options],
         capture_output=True,
@@ -80,7 +80,7 @@ def test_wrong_command_line(options: Any) -> None:
         ("--check", 0),
     ],
 )
-def test_what_it_tells_cannot_be_written(
+def test_output_cannot_be_written(
     words: str, status: int, unbuffered: str, config: ConfigFolder
 ) -> None:
     reader, writer = os.pipe()
@@ -122,8 +122,8 @@ def test_check(config: ConfigFolder) -> None:
     assert done.stdout == (f"{config.path}: no fault; 1 backend, 1 task\n")
 
 
-def test_check_of_what_is_shipped() -> None:
-    """Only the program of the task is not there but on NGCP nodes."""
+def test_check_of_the_shipped_configuration() -> None:
+    """Outside of NGCP nodes, only the task's program is missing."""
     done = run("--check", "--config-dir", str(ROOT / "etc/ngcp-task-agent"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "ngcp-clear-call-counters" in done.stdout.splitlines()[0]
@@ -132,7 +132,7 @@ def test_check_of_what_is_shipped() -> None:
     ]
 
 
-def test_check_tells_all_faults_at_once(config: ConfigFolder) -> None:
+def test_check_reports_all_faults_at_once(config: ConfigFolder) -> None:
     config.write("agent.yml", "max_running: 0\nmax_runing: 1\n")
     config.write("tasks/a.yml", "name: a\n")
     config.write("tasks/b.yml", "name: 'b\n")
@@ -143,15 +143,15 @@ def test_check_tells_all_faults_at_once(config: ConfigFolder) -> None:
     assert done.stdout.splitlines() == [
         f"{folder}/agent.yml:1: max_running: must be a whole number from 1 "
         "to 10000",
-        f"{folder}/agent.yml:2: max_runing: unknown key; is "
-        "'max_running' meant?",
+        f"{folder}/agent.yml:2: max_runing: unknown key; did you "
+        "mean 'max_running'?",
         f"{folder}/tasks/a.yml:1: the key 'backend' is missing",
         f"{folder}/tasks/a.yml:1: the key 'broker' is missing",
         f"{folder}/tasks/a.yml:1: backend_options: the key 'control_channel' "
         "is missing",
         f"{folder}/tasks/a.yml:1: broker_options: the key 'run' is missing",
         f"{folder}/tasks/b.yml:1: not YAML: found unexpected end of stream; "
-        "the quote ' has no end",
+        "the quote ' is not closed",
     ]
 
 
@@ -167,8 +167,8 @@ def test_nothing_to_run(config: ConfigFolder) -> None:
     assert "/nowhere: there is no such folder" in done.stderr
 
 
-def test_end_by_a_bug(config: ConfigFolder) -> None:
-    """Told as any other, whatever it is; here a missing folder."""
+def test_bug_at_the_start(config: ConfigFolder) -> None:
+    """Any bug is reported the same way; here, a missing folder."""
     done = run("--config-dir", str(config.path), RUNTIME_DIRECTORY="/nowhere")
     assert done.returncode == 1
     assert " ERROR   a bug: the agent has ended\n" in done.stderr
@@ -189,12 +189,12 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_it_well(number: int, start: Start) -> None:
+def test_signals_stop_it_cleanly(number: int, start: Start) -> None:
     assert start().stop(number) == 0
 
 
 def own_signals(process: subprocess.Popen[bytes]) -> bool:
-    """Whether our code runs yet, and no signal ends it unheard."""
+    """Whether our code runs yet, and no signal kills it silently."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     masks = re.findall(r"^Sig(?:Ign|Cgt):\t(\w+)$", status, flags=re.M)
     handled = sum(int(mask, 16) for mask in masks)
@@ -202,7 +202,7 @@ def own_signals(process: subprocess.Popen[bytes]) -> bool:
     return all(handled >> number - 1 & 1 for number in wanted)
 
 
-MOMENTS = [step / 10 for step in range(11)]  # parts of the time of a start
+MOMENTS = [step / 10 for step in range(11)]  # fractions of a start's duration
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_signals_until_it_has_ended(number: int, start: Start) -> None:
     assert daemon.process.returncode == 0
 
 
-def test_tells_where_it_hangs_when_the_watchdog_ends_it(start: Start) -> None:
+def test_watchdog_shows_where_it_hangs(start: Start) -> None:
     daemon = start()
     # No core file.
     resource.prlimit(daemon.process.pid, resource.RLIMIT_CORE, (0, 0))
@@ -251,7 +251,7 @@ def test_tells_where_it_hangs_when_the_watchdog_ends_it(start: Start) -> None:
     assert "ngcp_task_agent/daemon/cli.py" in text
 
 
-def test_umask_is_not_that_of_whoever_starts_it(
+def test_umask_is_not_inherited(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
     config.shell("umask", "umask")
@@ -262,7 +262,7 @@ def test_umask_is_not_that_of_whoever_starts_it(
 def test_relative_folder(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    """The agent does not stay where it was started."""
+    """The agent changes its working directory."""
     config.shell("one", "pwd")
     folder = config.path.parent
     relative = os.path.relpath(config.path, folder)
@@ -286,10 +286,10 @@ def test_log_cannot_be_forged(
     assert "\x1b" not in log
 
 
-def test_log_that_nobody_reads(
+def test_unread_log(
     config: ConfigFolder, client: Client, server: RedisServer
 ) -> None:
-    """The agent works on; once somebody reads, all is there."""
+    """The agent keeps working; once the log is read, it is complete."""
     config.task("true", "true")
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
@@ -308,10 +308,10 @@ def test_log_that_nobody_reads(
         assert process.wait(60) == 0
 
 
-def test_log_that_nobody_ever_reads(
+def test_log_that_is_never_read(
     config: ConfigFolder, client: Client, server: RedisServer
 ) -> None:
-    """Not even the end waits for it long."""
+    """Stopping does not wait long for it, either."""
     config.task("true", "true")
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
@@ -370,7 +370,7 @@ def test_started_with_closed_standard_streams(
 
 
 class Systemd:
-    """The end of $NOTIFY_SOCKET that systemd holds."""
+    """Systemd's end of $NOTIFY_SOCKET."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -401,7 +401,7 @@ def systemd(folder: Path) -> Iterator[Systemd]:
     systemd.close()
 
 
-def test_what_systemd_hears(
+def test_notices_to_systemd(
     config: ConfigFolder, start: Start, systemd: Systemd, client: Client
 ) -> None:
     config.task("true", "true")
@@ -429,7 +429,7 @@ def test_what_systemd_hears(
     assert daemon.process.wait(30) == 0
 
 
-def test_status_tells_that_redis_is_away(
+def test_status_shows_that_redis_is_away(
     config: ConfigFolder, start: Start, systemd: Systemd, server: RedisServer
 ) -> None:
     start(env={"NOTIFY_SOCKET": str(systemd.path)})
@@ -437,11 +437,11 @@ def test_status_tells_that_redis_is_away(
     systemd.wait_for("STATUS=redis: away")
     server.start()
     systemd.wait_for("STATUS=redis: subscribed")
-    # Nobody has asked for heartbeats.
+    # Heartbeats were not requested.
     assert not [m for m in systemd.heard if "WATCHDOG" in m]
 
 
-def test_reload_that_waits_and_tells(
+def test_reload_waits_and_reports_faults(
     config: ConfigFolder, start: Start, folder: Path, client: Client
 ) -> None:
     runtime = folder / "run"
@@ -465,7 +465,7 @@ def test_reload_without_an_agent(folder: Path) -> None:
     done = run("--reload", RUNTIME_DIRECTORY=str(folder))
     assert done.returncode == 1
     assert "no agent is listening" in done.stderr
-    assert "one that was started by hand reloads on SIGHUP" in done.stderr
+    assert "an agent started by hand reloads on SIGHUP" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -486,7 +486,7 @@ def test_state_command(
     daemon.wait_for_log("the state of this node is active")
     ask = client.ask("true", dst="*|state=active")
     assert statuses(ask) == ["accepted", "done"]
-    # A command that hangs makes the state unknown, and delays no answer.
+    # A hanging command makes the state unknown, and delays no answer.
     Path(f"{state}.hang").touch()
     wait_for(
         lambda: (
@@ -520,7 +520,7 @@ DESTINATIONS = [
 def test_destinations_among_nodes(
     config: ConfigFolder, folder: Path, start: Start, client: Client
 ) -> None:
-    """Three agents on one Redis; each takes what is meant for it."""
+    """Three agents on one Redis each take only their own requests."""
     nodes = [
         {"name": "sp1", "roles": ["lb"], "state": "active"},
         {"name": "prx01a", "roles": ["proxy"], "state": "active"},
@@ -534,15 +534,16 @@ def test_destinations_among_nodes(
     for node in nodes:
         other = ConfigFolder(folder / node["name"], config.port)  # type: ignore[operator]
         other.agent(node=node)
-        # The last backend is another machine's: for it "local" needs src.
+        # The last backend is on another machine: there, "local" depends on
+        # src.
         other.backend(host="127.0.0.1")
         other.task("true", "true")
         start(config=other)
     for dst, names in DESTINATIONS:
         src = "sp1" if dst == "local" else "tests"
         if dst == "local":
-            # All three are on this machine, and so is the server: each
-            # takes what only its own machine's clients can have sent.
+            # All three agents and the server are on this machine: each takes
+            # what only clients of its own machine can have sent.
             names = {"sp1", "prx01a", "prx01b"}
         client.send("true", dst=dst, src=src)
         responses = [client.next() for _ in range(2 * len(names))]

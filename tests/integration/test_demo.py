@@ -1,4 +1,4 @@
-"""The demo of the README, as it is shown to a newcomer."""
+"""The demo in the README, as a newcomer sees it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_demo(tmp_path: Path) -> None:
         True,
     ]
     others = [line for line in lines if line not in [*agent, *published]]
-    # Of the client, whose lines have no mark.
+    # The client's lines, which have no mark.
     assert "2 packets transmitted" in "".join(others)
     assert "INFO" not in "".join(others)
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ from tests.parts import (
 
 Start = Callable[..., Daemon]
 
-# On a busy machine an agent can take long to say anything.
+# On a busy machine an agent can take long to answer.
 PATIENT = ("--answer-timeout", str(WITHIN))
 
 
@@ -45,9 +45,9 @@ PATIENT = ("--answer-timeout", str(WITHIN))
 def nodes(
     folder: Path, server: RedisServer, config: ConfigFolder, start: Start
 ) -> Path:
-    """Three agents, and the folder of the first one's configuration.
+    """Three agents, and the configuration folder of the first one.
 
-    Each has the task ``echo``; ``mixed`` differs, and lb01a has it not.
+    Each has the task ``echo``; ``mixed`` differs, and lb01a does not have it.
     """
     for name, mixed in (
         ("prx01a", "echo fine"),
@@ -65,7 +65,7 @@ def nodes(
 
 @pytest.fixture
 def one(config: ConfigFolder, start: Start) -> Path:
-    """One agent, and the folder of its configuration."""
+    """One agent, and its configuration folder."""
     config.shell("echo", 'echo "$NGCP_TASK_DATA"')
     config.shell("slow", "sleep 3")
     config.shell("nasty", r"printf 'bad \033[2J\n' | tee /dev/stderr; exit 1")
@@ -105,7 +105,7 @@ def test_done(nodes: Path) -> None:
     done = invoke(nodes, "echo", "--dst", "*", "--expect", "3", *PATIENT)
     assert (done.status, done.err) == (0, "")
     assert sorted(done.out.split()) == ["lb01a", "prx01a", "prx01b"]
-    # Without the number it waits for more nodes, but not for long.
+    # Without the number, it waits briefly for more nodes.
     done = invoke(nodes, "echo", "--dst", "prx*", *PATIENT)
     assert (done.status, done.err) == (0, "")
 
@@ -124,14 +124,14 @@ def test_rejected(nodes: Path) -> None:
     assert done.err == (
         "ngcp-invoke-task: lb01a: rejected: unknown task 'nope'\n"
     )
-    # One that is done does not make up for one that has rejected.
+    # One done does not make up for one rejected.
     some = invoke(
         nodes, "mixed", "--dst", "prx01a,lb01a", "--expect", "2", *PATIENT
     )
     assert (some.status, some.out) == (3, "fine\n")
 
 
-def test_nobody(one: Path) -> None:
+def test_no_answer(one: Path) -> None:
     done = invoke(one, "echo", "--dst", "x", "--answer-timeout", "0.3")
     assert (done.status, done.out) == (4, "")
     assert "no node answered within" in done.err
@@ -139,7 +139,7 @@ def test_nobody(one: Path) -> None:
     assert done.status == 4
 
 
-def test_nobody_of_a_number(one: Path) -> None:
+def test_no_answer_of_those_expected(one: Path) -> None:
     done = invoke(
         one,
         *("echo", "--dst", "x", "--expect", "2"),
@@ -192,12 +192,12 @@ def test_node_that_accepts_and_dies(
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment(),
-        # Nothing is read ahead of a line, past communicate().
+        # Do not read ahead of a line, so that communicate() gets the rest.
         bufsize=0,
     ) as process:
         assert process.stderr
         err = b""
-        # The agent logs an acceptance before it has published it.
+        # The agent logs an acceptance before it publishes it.
         while b"sp1: accepted after" not in err:
             line = process.stderr.readline()
             assert line, err
@@ -286,7 +286,7 @@ def test_wrong_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tls(certificate: Path) -> Iterator[int]:
-    """A server with TLS, and an agent at its other port; the port of TLS."""
+    """A server with TLS, and an agent on its other port; the TLS port."""
     (certificate / "redis").mkdir()
     port = free_port()
     server = RedisServer(
@@ -319,7 +319,7 @@ def test_tls(tls: int, certificate: Path) -> None:
         assert (done.status, done.out, done.err) == (0, "x\n", "")
 
 
-def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
+def test_untrusted_tls(tls: int, certificate: Path) -> None:
     ca, other = certificate / "ca.pem", certificate / "other.pem"
     subprocess.run(
         [
@@ -333,7 +333,7 @@ def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
     config = ConfigFolder(certificate / "config", tls)
     config.backend(host="localhost", tls={"ca": str(other)})
     for done in (
-        # A CA of others, in either way; none; another name; no TLS; no file.
+        # A wrong CA, on either side; none; a wrong name; no TLS; no file.
         invoke(config.path, "t"),
         invoke(None, "t", "--url", f"rediss://localhost:{tls}?ca={other}"),
         invoke(None, "t", "--url", f"rediss://localhost:{tls}"),
@@ -350,7 +350,7 @@ def test_tls_that_is_not_to_be_trusted(tls: int, certificate: Path) -> None:
     assert "No such file or directory (/no)" in absent.err
 
 
-def test_redis_dies_meanwhile(
+def test_redis_dies_during_a_call(
     one: Path, server: RedisServer, schema: Any
 ) -> None:
     process = subprocess.Popen(
@@ -389,7 +389,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_name_whose_look_up_hangs() -> None:
+def test_hanging_name_lookup() -> None:
     python, *words = command("--task", "t", "--url", "redis://some.host", "-v")
     words = [python, "-c", SLOW_NAMES, *words]
     options: Any = {"env": environment(), "stdin": subprocess.DEVNULL}
@@ -498,7 +498,7 @@ def test_verbose_and_quiet(one: Path) -> None:
     assert (done.status, done.err) == (3, "")
 
 
-def test_messages_cannot_steer_a_terminal_but_data_is_as_it_is(
+def test_messages_cannot_control_a_terminal_but_data_is_unchanged(
     one: Path,
 ) -> None:
     done = invoke(one, "nasty", "--dst", "sp1", "--expect", "1", *PATIENT)
@@ -547,7 +547,7 @@ def test_table(nodes: Path) -> None:
     ]
 
 
-def test_json_lines_come_as_they_happen(
+def test_json_lines_are_written_at_once(
     folder: Path, config: ConfigFolder, start: Start
 ) -> None:
     go = folder / "go"
@@ -570,9 +570,7 @@ def test_json_lines_come_as_they_happen(
     assert process.returncode == 0
 
 
-def test_reader_that_has_had_enough(
-    config: ConfigFolder, start: Start
-) -> None:
+def test_reader_that_stops_early(config: ConfigFolder, start: Start) -> None:
     config.shell("much", "seq 100000")
     start()
     process = subprocess.Popen(
@@ -595,13 +593,13 @@ def test_reader_that_has_had_enough(
 
 
 def asking(server: RedisServer, *arguments: str) -> List[str]:
-    """The command line of a request to all nodes."""
+    """Return the command line of a request to all nodes."""
     url = f"redis://127.0.0.1:{server.port}"
     return command("--task", "t", "--dst", "*", "--url", url, *arguments)
 
 
 def much(request: Dict[str, Any]) -> Iterator[Any]:
-    """Answers with more than a pipe takes, and then one more."""
+    """Answer with more than a pipe holds, and then once more."""
     yield answer(request, "n1", "accepted")
     yield answer(request, "n2", "accepted")
     for number in range(1, 11):
@@ -616,7 +614,7 @@ def much(request: Dict[str, Any]) -> Iterator[Any]:
 
 
 class Unread:
-    """The command, with a standard output that nobody reads yet."""
+    """The command, with a standard output that is not read yet."""
 
     def __init__(self, words: List[str]) -> None:
         self.process = subprocess.Popen(
@@ -636,7 +634,7 @@ class Unread:
             self.err += line
 
     def end(self) -> int:
-        """The exit status."""
+        """Return the exit status."""
         assert self.process.stderr
         status = self.process.wait(WITHIN)
         self.err += self.process.stderr.read()
@@ -648,7 +646,7 @@ class Unread:
 def unread(
     server: RedisServer, scripted: Callable[..., Scripted]
 ) -> Iterator[Callable[..., Unread]]:
-    """Asks nodes that answer with much, and reads nothing."""
+    """Ask nodes that answer with a lot, and read nothing."""
     scripted(much)
     started: List[Unread] = []
 
@@ -663,18 +661,18 @@ def unread(
         one.process.communicate()
 
 
-def test_answers_are_taken_though_nobody_reads_them(
+def test_answers_are_received_while_the_output_is_not_read(
     unread: Callable[..., Unread],
 ) -> None:
     asked = unread()
     asked.wait_for_answers()
-    # They come as soon as somebody reads.
+    # They are written as soon as the output is read.
     out, _ = asked.process.communicate(timeout=WITHIN)
     assert out == b"x" * 300_000 + b"\nthe end\n"
     assert asked.process.returncode == 0
 
 
-def test_nobody_reads_the_output(unread: Callable[..., Unread]) -> None:
+def test_output_is_never_read(unread: Callable[..., Unread]) -> None:
     asked = unread("--timeout", "2")
     assert asked.end() == 74
     assert asked.err.endswith(
@@ -684,7 +682,7 @@ def test_nobody_reads_the_output(unread: Callable[..., Unread]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("expected", ["2", "3"])  # two have ended
-def test_interrupted_while_nobody_reads(
+def test_interrupted_while_the_output_is_not_read(
     expected: str, number: int, unread: Callable[..., Unread]
 ) -> None:
     asked = unread("--expect", expected)
@@ -693,7 +691,7 @@ def test_interrupted_while_nobody_reads(
     assert asked.end() == 128 + number
 
 
-def test_slow_reader_is_not_cut(unread: Callable[..., Unread]) -> None:
+def test_slow_reader_gets_everything(unread: Callable[..., Unread]) -> None:
     asked = unread("--timeout", "2")
     asked.wait_for_answers()
     assert asked.process.stdout
@@ -803,20 +801,20 @@ def large_messages(request: Dict[str, Any]) -> Iterator[Any]:
     ],
 )
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_flood_of_whoever_may_publish(
+def test_flood_of_messages(
     script: Any,
     form: str,
     server: RedisServer,
     scripted: Callable[..., Scripted],
 ) -> None:
-    # By default Redis soon drops who is slower than those that publish.
+    # By default Redis soon drops a subscriber slower than its publishers.
     admin = server.connect()
     admin.config_set("client-output-buffer-limit", "pubsub 200mb 0 0")
     admin.connection_pool.disconnect()
     scripted(script)
     done = Invoked(
         subprocess.run(
-            # Whatever it keeps of it, it does with a gigabyte.
+            # Whatever it keeps, it needs less than a gigabyte.
             [
                 *("prlimit", f"--as={1 << 30}"),
                 *asking(server, "--timeout", "3", "--output", form),
@@ -836,7 +834,7 @@ def test_flood_of_whoever_may_publish(
 
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 @pytest.mark.parametrize("is_full", [True, False])
-def test_nodes_still_at_work_when_the_output_breaks_are_named(
+def test_nodes_still_running_when_the_output_breaks_are_named(
     is_full: bool,
     form: str,
     server: RedisServer,
@@ -867,7 +865,7 @@ def test_nodes_still_at_work_when_the_output_breaks_are_named(
     assert done.returncode == (74 if is_full else 141)
     first, *more = done.stderr.decode().splitlines()
     assert first.startswith("ngcp-invoke-task: still running or queued: ")
-    # By lines it breaks at the first, when the others may be still to come.
+    # With lines, it breaks at the first, before the others may have arrived.
     assert first.endswith(" n2" if form == "text" else ("n1", "n2"))
     assert len(more) == is_full
 
@@ -977,7 +975,7 @@ def test_url_and_channel(
 
 @pytest.fixture
 def unreadable(folder: Path) -> Path:
-    """A configuration that the user ``nobody`` may not read."""
+    """A configuration that the user ``nobody`` cannot read."""
     config = ConfigFolder(folder / "unreadable", free_port())
     config.path.chmod(0o700)
     folder.chmod(0o755)
@@ -998,7 +996,7 @@ def test_task_that_is_not_enabled_here(one: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another")
-def test_user_that_may_not_read_the_configuration(
+def test_user_without_permission_to_read_the_configuration(
     unreadable: Path, server: RedisServer
 ) -> None:
     words = command("--config-dir", str(unreadable), "--task", "t")
@@ -1016,7 +1014,7 @@ def test_user_that_may_not_read_the_configuration(
 
     if as_nobody("--version").returncode != 0:
         pytest.skip("other users may not read this Python or these files")
-    # The default address is tried; whether anybody answers there depends on
+    # The default address is tried; whether a server answers there depends on
     # the machine.
     done = as_nobody("-v", "--dst", "no-such-node", "--answer-timeout", "0.1")
     assert done.returncode in (4, 69), done.stderr
@@ -1033,7 +1031,7 @@ def test_user_that_may_not_read_the_configuration(
 def test_one_request_is_sent(
     one: Path, server: RedisServer, connect: Callable[..., Client]
 ) -> None:
-    """What goes over the wire is what the protocol asks for."""
+    """The message on the wire is what the protocol requires."""
     listener = connect()
     listener._pubsub.subscribe("ngcp-task-agent-redis")
     wait_for(lambda: server.subscribers("ngcp-task-agent-redis") == 2)

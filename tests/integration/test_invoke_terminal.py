@@ -26,9 +26,9 @@ Start = Callable[..., Daemon]
 
 
 class Terminal:
-    """A command on a terminal of its own.
+    """A command on its own terminal.
 
-    :param output: where standard output goes; the terminal if not given
+    :param output: where standard output goes; the terminal by default
     :param size: columns and lines
     """
 
@@ -44,7 +44,7 @@ class Terminal:
         packed = struct.pack("HHHH", lines, columns, 0, 0)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, packed)
         self._process = subprocess.Popen(
-            # The terminal is to be the controlling one, for Ctrl-C.
+            # The terminal must be the controlling one, for Ctrl-C.
             ["setsid", "--ctty", *words],
             stdin=slave,
             stdout=slave if output is None else output,
@@ -56,9 +56,9 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was shown, without what moves the cursor or colours."""
+        """Return what was shown, without cursor movements and colours."""
         text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", self.raw)
-        # Half a character may be there already.
+        # There may be half a character.
         return text.decode(errors="ignore").replace("\r\n", "\n")
 
     def read_until(self, text: str) -> None:
@@ -68,7 +68,7 @@ class Terminal:
                 pytest.fail(f"no {text!r} in:\n{self.text[-2000:]}")
 
     def _read(self) -> bool:
-        """Read what there is; False at the end."""
+        """Read what there is; return False at the end."""
         if select.select([self._master], [], [], 1)[0]:
             try:
                 part = os.read(self._master, 65536)
@@ -82,14 +82,14 @@ class Terminal:
         os.write(self._master, keys)
 
     def end(self, status: int) -> None:
-        """Read to the end, which must be with that exit status."""
+        """Read to the end, and check the exit status."""
         deadline = time.monotonic() + WITHIN
         while self._read():
             assert time.monotonic() < deadline, self.raw
         self.wait(status)
 
     def wait(self, status: int) -> None:
-        """Wait for the end, which must be with that exit status."""
+        """Wait for the end, and check the exit status."""
         assert self._process.wait(WITHIN) == status, self.raw
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(config: ConfigFolder) -> Iterator[Callable[..., Terminal]]:
-    """Runs tasks on terminals, and closes them."""
+    """Run commands on terminals, and close them at the end."""
     terminals: List[Terminal] = []
 
     def terminal(
@@ -117,7 +117,7 @@ def terminal(config: ConfigFolder) -> Iterator[Callable[..., Terminal]]:
 
 
 def last_view(text: str) -> str:
-    """The live view as it was drawn last, and what follows."""
+    """Return the live view as drawn last, and what follows."""
     return text[text.rindex("┏") :]
 
 
@@ -138,16 +138,16 @@ def test_live_view(
     ):
         more = ConfigFolder(folder / name, server.port)
         more.agent(node={"name": name})
-        # Without any task an agent listens nowhere.
+        # An agent without tasks does not listen.
         more.shell("work" if script else "other", script)
         start(config=more)
     shown = terminal("work", "--dst", "sp*", "--expect", "3")
-    # While it runs: who has ended how, who runs since when.
+    # While it runs: which nodes have ended how, and which still run.
     shown.read_until("running")
     shown.read_until("exit status 3: broken")
     shown.read_until("unknown task 'work'")
     assert "one\n" not in shown.text
-    # The clock goes on though nothing comes.
+    # The clock advances without responses.
     before = len(re.findall(r"work on sp\*, [0-9.]+ s", shown.text))
     deadline = time.monotonic() + WITHIN
     while len(re.findall(r"work on sp\*, [0-9.]+ s", shown.text)) <= before:
@@ -159,12 +159,12 @@ def test_live_view(
     assert re.search(r"sp1 +│ done +│ [0-9.]+ s +│ [0-9.]+ s +│ +│", view)
     assert re.search(r"sp2 +│ error .*exit status 3: broken", view)
     assert re.search(r"sp3 +│ rejected .*unknown task 'work'", view)
-    # The data stands below, once the view has come to rest.
+    # The data follows, once the view is final.
     assert view.rstrip().endswith("one")
 
 
 def rows(view: str) -> List[str]:
-    """The rows of the nodes in a view."""
+    """Return the rows of the nodes in a view."""
     return [line for line in view.splitlines() if line.startswith("│")]
 
 
@@ -180,7 +180,7 @@ def test_many_nodes(
 
     scripted(script)
     shown = terminal("t", "--dst", "*", "--timeout", "6")
-    # As much as the terminal has room for: first what needs attention.
+    # As much as fits on the terminal, with problems first.
     shown.read_until("900 done")
     view = last_view(shown.text)
     assert re.search(r"n900 +│ error ", view)
@@ -189,7 +189,7 @@ def test_many_nodes(
     frames = shown.text.split("┏")[1:-1]
     assert all(len(rows(frame)) < 45 for frame in frames)
     shown.end(1)
-    # At the end all that is not well stays.
+    # At the end, all problems stay.
     view = last_view(shown.text)
     assert len(rows(view)) == 100
     assert "and 900 more: 900 done" in view
@@ -229,10 +229,10 @@ def test_control_c_while_many_nodes_answer(
 
 @pytest.mark.parametrize(
     ("data", "status"),
-    # Without data there is nothing but the view to be shown.
+    # Without data, only the view is shown.
     [("", 5), ("data", 74)],
 )
-def test_terminal_that_is_stopped(
+def test_stopped_terminal(
     data: str,
     status: int,
     scripted: Callable[..., Any],
@@ -250,7 +250,7 @@ def test_terminal_that_is_stopped(
     shown.wait(status)
 
 
-def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
+def test_view_on_the_terminal_and_data_elsewhere(
     folder: Path,
     config: ConfigFolder,
     start: Start,
@@ -267,7 +267,7 @@ def test_data_goes_elsewhere_while_the_view_is_on_the_terminal(
     assert "hello\n" not in shown.text
 
 
-def test_next_program_of_a_pipe_has_the_terminal(
+def test_next_program_in_a_pipe_gets_the_terminal(
     scripted: Callable[..., Any], terminal: Callable[..., Terminal]
 ) -> None:
     def script(request: Dict[str, Any]) -> Iterator[Any]:
@@ -287,7 +287,7 @@ def test_next_program_of_a_pipe_has_the_terminal(
     assert [line for line in lines if line in ("one", "two")] == ["one", "two"]
 
 
-def test_remote_text_cannot_steer_the_terminal(
+def test_remote_text_cannot_control_the_terminal(
     config: ConfigFolder, start: Start, terminal: Callable[..., Terminal]
 ) -> None:
     config.shell("nasty", r"printf '\033]0;title\007\033[31m[red]' >&2; false")
@@ -302,7 +302,7 @@ def test_remote_text_cannot_steer_the_terminal(
 
 @pytest.mark.parametrize("form", ["text", "json", "table"])
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_data_cannot_steer_the_terminal(
+def test_data_cannot_control_the_terminal(
     form: str,
     term: str,
     scripted: Callable[..., Any],
@@ -339,7 +339,7 @@ def test_interrupted_by_control_c(
     assert shown.text.rstrip().endswith(
         "interrupted; still running or queued: sp1"
     )
-    # The cursor, hidden for the live view, is back.
+    # The cursor, hidden by the live view, is back.
     assert shown.raw.rindex(b"\x1b[?25h") > shown.raw.rindex(b"\x1b[?25l")
 
 
@@ -450,7 +450,7 @@ def test_completion(
     completed = {word.strip() for word in done.stdout.splitlines()}
     expected = {word.format(config.path) for word in found}
     if "@" in line:
-        # Newer versions leave out what bash takes for a word of its own.
+        # Newer versions leave out what bash takes for a separate word.
         assert completed < expected, done.stderr
     else:
         assert completed == expected, done.stderr

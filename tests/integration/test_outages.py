@@ -34,7 +34,7 @@ BACK = "subscribed at"
 
 
 def slow_task(config: ConfigFolder) -> Path:
-    """A task that ends when the returned file is made."""
+    """Add a task that ends when the returned file exists."""
     go = config.path / "go"
     config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done; echo out")
     return go
@@ -49,7 +49,7 @@ def test_killed_subscription_is_restored(
 ) -> None:
     config.task("true", "true")
     daemon = start()
-    # A second makes a connection one that is worth an immediate attempt.
+    # A connection that lasted a second is worth an immediate attempt.
     time.sleep(1)
     with server.connect() as redis:
         redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -80,7 +80,7 @@ def test_killed_writer_loses_no_answer(
 
 
 def run_at_once(server: RedisServer, *commands: Sequence[Any]) -> None:
-    """Commands between which Redis does nothing else."""
+    """Run commands between which Redis does nothing else."""
     with server.connect() as redis:
         pipeline = redis.pipeline(transaction=False)
         for command in commands:
@@ -90,7 +90,7 @@ def run_at_once(server: RedisServer, *commands: Sequence[Any]) -> None:
 
 
 def kill_writer(server: RedisServer, and_reader: bool = False) -> None:
-    """End the connection on which the agent publishes."""
+    """Close the connection on which the agent publishes."""
     with server.connect() as redis:
         ids = [
             connection["id"]
@@ -103,7 +103,7 @@ def kill_writer(server: RedisServer, and_reader: bool = False) -> None:
 
 
 def answers_of(client: Client, requests: List[Any]) -> List[List[str]]:
-    """The answers to each request, once all have ended."""
+    """Return the answers to each request, once all have ended."""
     endings = 0
     while endings < len(requests):
         client.ending()
@@ -116,14 +116,14 @@ def answers_of(client: Client, requests: List[Any]) -> List[List[str]]:
 
 
 @pytest.mark.parametrize("status", ["accepted", "done"])
-def test_what_a_killed_writer_had_not_sent_is_sent(
+def test_unsent_answers_of_a_killed_writer_are_sent(
     status: str,
     config: ConfigFolder,
     start: Start,
     server: RedisServer,
     client: Client,
 ) -> None:
-    """Redis has read the answers, not carried them out, and drops them."""
+    """Redis has read the answers but not processed them, and drops them."""
     go = slow_task(config)
     daemon = start()
     requests = [client.request("slow") for _ in range(5)]
@@ -175,12 +175,12 @@ def test_the_users_of_the_manual_page_have_all_rights(
     daemon.wait_for_log("done true")
     kill_writer(server)
     assert answers_of(client, [request]) == [["accepted", "done"]]
-    # Its src is none of the node's names: +client|info shows whence it came.
+    # Its src is not a name of the node: +client|info identifies the client.
     assert statuses(client.ask("true", dst="local"))[-1] == "done"
     assert "refuses" not in daemon.text()
 
 
-def test_killed_writers_lose_and_repeat_nothing(
+def test_killed_writers_lose_and_repeat_no_answer(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
     """However often, and at whatever moment."""
@@ -191,8 +191,8 @@ def test_killed_writers_lose_and_repeat_nothing(
         requests += [client.send("true") for _ in range(10)]
         time.sleep(number % 10 * 0.001)
         kill_writer(server)
-        # It publishes again before it is killed again: else it would wait
-        # longer each time, as for a server that only says hello.
+        # It must publish before it is killed again: otherwise it waits longer
+        # each time, as for a server that only answers HELLO.
         client.ending()
     assert answers_of(client, requests) == [["accepted", "done"]] * 600
     assert "an answer to" not in daemon.text()
@@ -201,7 +201,7 @@ def test_killed_writers_lose_and_repeat_nothing(
 def test_others_do_not_wait_for_a_large_answer(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
-    """Though the line is slow on which it is."""
+    """Even if the large answer has a slow connection."""
     line = Line(server.port, 1 << 20)
     config.backend(port=line.port)
     config.shell("large", "head -c 5000000 /dev/zero | tr '\\0' x")
@@ -239,7 +239,7 @@ def test_restarted_server(
     assert statuses(again.ask("slow")) == ["accepted", "done"]
     again.close()
     log = daemon.text()
-    # One line for each change, however many attempts there were.
+    # One line per change, regardless of the number of attempts.
     assert (log.count(AWAY), log.count(BACK)) == (1, 2)
     assert "Traceback" not in log
 
@@ -255,7 +255,7 @@ def test_stalled_server_is_noticed(
     begin = time.monotonic()
     try:
         daemon.wait_for_log(AWAY)
-        # Twice the ping interval of 1 s, and what a busy machine may add.
+        # Twice the ping interval of 1 s, plus the delay of a busy machine.
         assert time.monotonic() - begin < 2 + 3
         go.touch()
         daemon.wait_for_log("done slow")
@@ -278,7 +278,7 @@ def test_idle_connection_is_kept(
     assert AWAY not in daemon.text()
 
 
-def test_server_that_comes_after_the_agent(
+def test_server_that_starts_after_the_agent(
     config: ConfigFolder, start: Start, server: RedisServer
 ) -> None:
     config.task("true", "true")
@@ -292,7 +292,7 @@ def test_server_that_comes_after_the_agent(
     client.close()
 
 
-def test_what_is_kept_is_bounded_and_its_loss_is_told(
+def test_queue_is_bounded_and_losses_are_logged(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
     go = config.path / "go"
@@ -319,7 +319,7 @@ def test_what_is_kept_is_bounded_and_its_loss_is_told(
     assert all(any(ref in line for line in lost) for ref in sent[:10])
 
 
-def test_unknown_database_is_noted_once(
+def test_unknown_database_is_logged_once(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
     config.backend(db=40)
@@ -368,7 +368,7 @@ def test_password(
         server.stop()
 
 
-def test_wrong_password_is_told(
+def test_wrong_password_is_logged(
     config: ConfigFolder, start: Start, folder: Path
 ) -> None:
     server = RedisServer(config.path, "--requirepass", "s3cret")
@@ -409,7 +409,7 @@ def test_a_paused_server_loses_no_answer(
 def test_a_server_without_memory_loses_no_answer(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
-    """Then Redis refuses the script, which has to store a number."""
+    """Redis then refuses the script, which must store a number."""
     config.task("true", "true")
     daemon = start()
     run_at_once(server, ("CONFIG", "SET", "maxmemory", "1"))
@@ -420,7 +420,7 @@ def test_a_server_without_memory_loses_no_answer(
     assert "an answer to" not in daemon.text()
 
 
-def test_local_is_known_while_answers_cannot_be_sent(
+def test_local_works_while_answers_cannot_be_sent(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
     config.task("true", "true")
@@ -429,7 +429,7 @@ def test_local_is_known_while_answers_cannot_be_sent(
     client.responses.clear()
     request = client.request("true", dst="local")
     redis = server.connect()
-    # Nobody new is let in, the agent's writer neither.
+    # No new connection is accepted, not even the agent's writer.
     redis.config_set("maxclients", len(redis.client_list()) - 1)
     for connection in redis.client_list():
         if (connection["name"], connection["sub"]) == ("ngcp-task-agent", "0"):
@@ -451,7 +451,7 @@ MINIMAL = (
 def test_minimal_user(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
-    """Without what a user should have, such as PING, it works all the same."""
+    """It works even without rights that a user should have, such as PING."""
     with server.connect() as redis:
         redis.execute_command("ACL", "SETUSER", "agent", *MINIMAL.split())
         redis.connection_pool.disconnect()
@@ -460,13 +460,13 @@ def test_minimal_user(
     daemon = start()
     assert statuses(client.ask("true")) == ["accepted", "done"]
     daemon.wait_for_log("answers leave at most once")
-    # What the user may not publish to is lost, and told.
+    # Answers to a channel without permission are lost, and logged.
     client.send("true", options={"feedback_channel": "elsewhere"})
     daemon.wait_for_log("an answer to request", 2)
     assert statuses(client.ask("true")) == ["accepted", "done"]
 
 
-def test_user_that_may_not_subscribe(
+def test_user_without_permission_to_subscribe(
     config: ConfigFolder, start: Start, server: RedisServer
 ) -> None:
     with server.connect() as redis:
@@ -489,11 +489,11 @@ def test_user_that_may_not_subscribe(
 def test_local_on_a_replica_needs_the_source(
     config: ConfigFolder, start: Start, server: RedisServer, connect: Connect
 ) -> None:
-    """Whoever publishes at the master is heard by the replicas' agents."""
+    """The replicas' agents receive what is published on the master."""
     config.task("true", "true")
     daemon = start()
     client = connect()
-    # This server is a master on this machine: only its clients were heard.
+    # This server is a master on this machine: only its clients were received.
     assert statuses(client.ask("true", dst="localhost", src="x"))[1] == "done"
     replica = RedisServer(
         config.path, "--replicaof", "127.0.0.1", str(server.port)
@@ -538,7 +538,7 @@ def test_tls(
         client = Client(server)
         assert statuses(client.ask("true")) == ["accepted", "done"]
         client.close()
-        # A certificate for another name is not taken.
+        # A certificate for another name is refused.
         config.backend(host="127.0.0.1", port=port, tls=tls)
         daemon.reload()
         assert "certificate" in daemon.wait_for_log(AWAY)

@@ -1,4 +1,4 @@
-"""How the agent gets to its server, and back to it."""
+"""How the agent connects, and reconnects, to its server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Connect = Callable[..., Client]
 AWAY = " is away: "
 BACK = "subscribed at"
 NAME = "redis.test"
-# Of <sched.h> and <sys/mount.h>.
+# From <sched.h> and <sys/mount.h>.
 CLONE_NEWNS = 0x20000
 MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 
@@ -38,7 +38,7 @@ needs_root = pytest.mark.skipif(
 def server(
     request: pytest.FixtureRequest, folder: Path
 ) -> Iterator[RedisServer]:
-    """A server, with the options that the test gives."""
+    """A server, with the options that the test sets."""
     server = RedisServer(folder, *getattr(request, "param", ()))
     server.start()
     yield server
@@ -63,12 +63,12 @@ def kill(server: RedisServer, number: str, **login: str) -> None:
 
 
 def in_hosts(file: Path, *addresses: str) -> None:
-    """Let the server's name have these addresses."""
+    """Make the server's name resolve to these addresses."""
     file.write_text("".join(f"{address} {NAME}\n" for address in addresses))
 
 
 def with_hosts(file: Path) -> Callable[[], None]:
-    """Let a new process see that file as ``/etc/hosts``; for its start."""
+    """Make a new process see that file as ``/etc/hosts``; for its start."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(source: bytes, target: bytes, flags: int) -> None:
@@ -87,7 +87,7 @@ def with_hosts(file: Path) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def dropping(address: str, port: int) -> Iterator[None]:
-    """Let connection requests to an address be lost.
+    """Drop connection requests to an address.
 
     Linux drops them while a listener's queue is full.
     """
@@ -110,7 +110,7 @@ def dropping(address: str, port: int) -> Iterator[None]:
 
 @needs_root
 @with_options("--bind", "127.0.0.2")
-def test_an_address_that_does_not_answer_holds_up_no_other(
+def test_an_address_that_does_not_answer_delays_no_other(
     config: ConfigFolder, start: Start, folder: Path, server: RedisServer
 ) -> None:
     hosts = folder / "hosts"
@@ -144,7 +144,7 @@ def test_a_name_is_looked_up_for_each_connection(
     client: Client,
 ) -> None:
     def addresses() -> Set[str]:
-        """Those at which the server has the agent's connections."""
+        """Return the addresses of the agent's connections at the server."""
         connections = agents_connections(server)
         return {c["laddr"].rpartition(":")[0] for c in connections}
 
@@ -189,7 +189,7 @@ def test_the_password_file_is_read_for_each_connection(
 def test_a_killed_subscription_is_restored_at_once(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
-    """It does not wait at random, as after an attempt that has failed."""
+    """It does not back off, as it would after a failed attempt."""
     names = [f"redis{number}" for number in range(12)]
     (config.path / "backends" / "redis.yml").unlink()
     for name in names:
@@ -198,18 +198,19 @@ def test_a_killed_subscription_is_restored_at_once(
     start()
 
     def all_have_held() -> List[Dict[str, Any]]:
-        """The subscriptions; those that break sooner count as failures."""
+        """Return the subscriptions; early breaks would count as failures."""
         found = [c for c in agents_connections(server) if c["sub"] != "0"]
         have_held = [c for c in found if int(c["age"]) >= 2]
         return have_held if len(have_held) == len(names) else []
 
     def lost(redis: Any) -> int:
-        """Kill each once; the number of requests that found no agent."""
+        """Kill each once; return how many requests found no agent."""
         lost = 0
         for number, connection in enumerate(wait_for(all_have_held)):
             redis.client_kill_filter(_id=connection["id"])
             time.sleep(0.05 + 0.1 * number / len(names))
-            # Which backend it was is not known.  To reject is least work.
+            # It is not known which backend it was.  Rejecting is the least
+            # work.
             request = client.request("unknown")
             message = json.dumps(request)
             heard = sum(redis.publish(name, message) for name in names)
@@ -219,8 +220,8 @@ def test_a_killed_subscription_is_restored_at_once(
         return lost
 
     with contextlib.closing(server.connect()) as redis:
-        # A busy machine may be late, but not each time; of those that wait
-        # at random some always are.
+        # A busy machine may be late, but not each time; with random backoff,
+        # some always are.
         is_in_time = any(lost(redis) == 0 for _ in range(5))
         redis.connection_pool.disconnect()
     assert is_in_time

@@ -1,4 +1,4 @@
-"""Reload under traffic, and the end with answers for all."""
+"""Reload under traffic, and a stop with answers for all."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_faulty_file_keeps_its_last_good_version(
     log = daemon.reload()
     assert f"{file}:4: not YAML" in log
     assert "backends/redis.yml:2: port: must be a port number" in log
-    assert "agent.yml:1: node.nam: unknown key; is 'name' meant?" in log
+    assert "agent.yml:1: node.nam: unknown key; did you mean 'name'?" in log
     assert client.ask("one")[-1]["data"] == "good\n"
     two = client.ask("two")[-1]
     assert (two["data"], two["src"]) == ("new\n", "sp1")
@@ -74,10 +74,10 @@ def test_running_task_ends_as_it_began(
     assert client.ending()["data"] == "old\n"
 
 
-def test_what_runs_counts_after_a_reload(
+def test_running_requests_count_after_a_reload(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    """A task that never runs twice at once does not at a reload either."""
+    """A task that never runs twice at once does not after a reload either."""
     folder = config.path / "lock"
     script = f"mkdir {folder} && sleep 0.5 && rmdir {folder}"
     config.shell("alone", script, max_running=1)
@@ -90,7 +90,7 @@ def test_what_runs_counts_after_a_reload(
     assert [client.ending()["reason"] for _ in "12"] == ["", ""]
 
 
-def test_node_is_another_after_reload(
+def test_node_changes_at_a_reload(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
     config.task("true", "true")
@@ -115,14 +115,14 @@ def test_replaced_backend_still_delivers(
     go.touch()
     assert client.next()["data"] == "out\n"
     assert client.ask("task")[-1]["data"] == "out\n"
-    # The old connections have gone.
+    # The old connections are closed.
     wait_for(lambda: server.clients_of("ngcp-task-agent") == 2)
 
 
 def test_replaced_backend_delivers_all_large_answers(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    """They leave in more time than small ones, and hold their slots."""
+    """They take longer to send than small ones, and hold their slots."""
     config.agent(node={"name": "sp1"}, max_response="64M")
     config.shell("much", "head -c 4000000 /dev/zero", max_running=2)
     daemon = start()
@@ -138,10 +138,10 @@ def test_replaced_backend_delivers_all_large_answers(
     assert "lost" not in daemon.text()
 
 
-def test_what_a_replaced_backend_cannot_deliver_is_told(
+def test_lost_answers_of_a_replaced_backend_are_logged(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
-    """Also when the agent ends before it would have given up."""
+    """Even if the agent stops before the backend would have given up."""
     go = config.path / "go"
     config.shell("slow", f"until [ -e {go} ]; do sleep 0.05; done")
     daemon = start()
@@ -172,7 +172,7 @@ def test_reload_under_traffic_loses_nothing(
         nonlocal reloads
         while not stop.is_set():
             reloads += 1
-            # Each time the task itself, and another, are new.
+            # Each time, the task itself and another one are new.
             config.task("true", "true", max_queued=2000 + reloads)
             config.task(f"t{reloads}", "true", channel=f"c{reloads % 3}")
             daemon.reload()
@@ -197,7 +197,7 @@ def test_reload_under_traffic_loses_nothing(
     assert client.silent()
 
 
-def test_stop_waits_for_what_runs(
+def test_stop_waits_for_running_tasks(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
     config.shell("task", "sleep 1; echo out")
@@ -210,7 +210,7 @@ def test_stop_waits_for_what_runs(
     assert "1 accepted, 1 done, 0 error" in daemon.text()
 
 
-def test_stop_ends_and_answers_what_takes_longer(
+def test_stop_ends_and_answers_slow_tasks(
     config: ConfigFolder, start: Start, client: Client, folder: Path
 ) -> None:
     pid = folder / "pid"

@@ -1,4 +1,4 @@
-"""Redis refuses something of what the agent does."""
+"""Redis refuses some of the agent's commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PREFIX = "ngcp-task-agent:*"
 
 
 def user(*rights: str) -> Tuple[str, ...]:
-    """The command that changes the agent's user."""
+    """Return the command that changes the agent's user."""
     return ("ACL", "SETUSER", "agent", *rights)
 
 
@@ -43,8 +43,8 @@ def setting(name: str, value: str) -> Tuple[str, ...]:
 
 
 def cannot_save(server: RedisServer, folder: Path) -> None:
-    """Redis then refuses all that could be lost: MISCONF."""
-    # It cannot be written, though the tests may run as root.
+    """Make Redis refuse all writes: MISCONF."""
+    # Even root, as which the tests may run, cannot write to it.
     (folder / "dump.rdb").mkdir()
     command(server, *setting("save", "3600 1"))
     command(server, "BGSAVE")
@@ -58,8 +58,8 @@ def cannot_save(server: RedisServer, folder: Path) -> None:
 
 CAN_SAVE = setting("save", "")
 
-# What is refused: the commands that cause it and that end it, and a word of
-# the record, which says why.
+# A refusal: the commands that cause and end it, and a word from the record of
+# its reason.
 CAUSES = {
     "script": (user("-eval", "-evalsha"), user("+eval", "+evalsha"), "eval"),
     "SET": (user("-set"), user("+set"), "set"),
@@ -83,7 +83,7 @@ def cause(what: str, server: RedisServer, folder: Path) -> None:
 
 
 def producers(server: RedisServer) -> Dict[bytes, bytes]:
-    """What the agents keep in Redis, which all expires."""
+    """Return the agents' keys in Redis, which all expire."""
     with closing(server.connect()) as redis:
         found = {key: redis.get(key) for key in redis.scan_iter(PREFIX)}
         assert all(redis.ttl(key) > 0 for key in found)
@@ -106,7 +106,7 @@ def test_refused_scripts(
     server: RedisServer,
     client: Client,
 ) -> None:
-    """Answers leave all the same, and the journal says what is missing."""
+    """Answers are still sent, and the journal says what is missing."""
     command(server, *ALL_RIGHTS)
     config.backend(**LOGIN, ping_interval=0.2)
     config.task("true", "true")
@@ -132,7 +132,7 @@ def test_refused_scripts(
         assert client.silent()
         assert is_answered()
     finally:
-        # Redis does not even end while it cannot save.
+        # Redis does not even stop while it cannot save.
         command(server, *end)
     wait_for(lambda: is_answered() and producers(server) != before)
     assert is_answered()
@@ -168,7 +168,7 @@ def test_renamed_scripts(
         server.stop()
 
 
-def test_a_denied_channel_costs_its_own_answers_alone(
+def test_a_denied_channel_loses_only_its_own_answers(
     config: ConfigFolder, start: Start, server: RedisServer, client: Client
 ) -> None:
     channels = ("resetchannels", "&feedback_*", f"&{CHANNEL}")
@@ -207,7 +207,7 @@ def test_an_error_is_an_answer_to_a_ping(
     folder: Path,
     server: RedisServer,
 ) -> None:
-    """The connection stays, and carries requests."""
+    """The connection stays open, and carries requests."""
     login: Dict[str, Any] = {}
     place = folder / "asked"
     place.mkdir()
@@ -238,7 +238,7 @@ def test_an_error_is_an_answer_to_a_ping(
         daemon = start()
         with closing(Client(asked)) as client:
             for _ in range(4):
-                # Pings are sent in silence alone.
+                # Pings are sent only while idle.
                 time.sleep(0.7)
                 answers = client.ask("true", src="sp1")
                 assert statuses(answers) == ["accepted", "done"]

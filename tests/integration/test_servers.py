@@ -34,7 +34,7 @@ Serve = Callable[..., RedisServer]
 AWAY = " is away: "
 OTHER = "another address of this machine"
 NO_HELLO = ("--rename-command", "HELLO", "")
-# Newer clients begin with HELLO themselves.
+# Newer clients send HELLO themselves.
 WITHOUT_HELLO: Dict[str, Any] = (
     {} if redis.__version__.startswith("4.") else {"protocol": 2}
 )
@@ -42,7 +42,7 @@ WITHOUT_HELLO: Dict[str, Any] = (
 
 @pytest.fixture
 def serve(folder: Path) -> Iterator[Serve]:
-    """Starts servers with more options, and ends them."""
+    """Start servers with more options, and stop them at the end."""
     servers: List[RedisServer] = []
 
     def serve(*options: str) -> RedisServer:
@@ -68,7 +68,7 @@ def replica(serve: Serve, server: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def listener(replica: RedisServer) -> Iterator[Client]:
-    """A client of the replica: it hears what is published there alone."""
+    """A client of the replica: it receives what is published there."""
     with closing(Client(replica)) as client:
         yield client
 
@@ -96,8 +96,8 @@ def another_address() -> str:
 def is_taken(client: Client, **fields: Any) -> bool:
     """Whether a request is taken, and answered in full.
 
-    The agent's decision is certain when it has answered a request after it:
-    one of its own node, which it always takes.
+    The agent's decision is certain once it has answered a later request from
+    its own node, which it always takes.
     """
     before = len(client.responses)
     request = client.send("true", **fields)
@@ -119,7 +119,7 @@ def is_taken(client: Client, **fields: Any) -> bool:
 
 
 def notes(daemon: Daemon, text: str, but: str = "\n") -> List[str]:
-    """The records of the backend that have the text, and not the other."""
+    """Return the backend's records with one text and without the other."""
     return [
         line
         for line in daemon.text().splitlines()
@@ -151,7 +151,7 @@ def test_local_means_the_machine_of_the_client(
     config: ConfigFolder,
     start: Start,
 ) -> None:
-    """Others than this machine's can send through a server on the network."""
+    """Other machines' clients can send through a server on the network."""
     server = serve(*(another_address() if o == OTHER else o for o in options))
     path = str(server.socket)
     if by_socket:
@@ -177,7 +177,7 @@ def test_local_on_a_replica(
     start: Start,
     listener: Client,
 ) -> None:
-    """It carries the requests of another machine's clients."""
+    """It forwards requests from clients on other machines."""
     config.backend(port=replica.port, allow_replica=True)
     config.task("true", "true")
     start()
@@ -204,7 +204,7 @@ def test_local_on_a_node_of_a_cluster(
 def test_local_through_a_tunnel(
     server: RedisServer, config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    """It begins at a loopback address, but can end anywhere."""
+    """It starts at a loopback address, but can end anywhere."""
     line = Line(server.port, sys.maxsize)
     config.backend(port=line.port)
     config.task("true", "true")
@@ -226,7 +226,7 @@ def test_a_server_without_hello(
     assert notes(daemon, "at most once") == []
 
 
-def test_an_agent_on_a_replica_takes_requests_of_its_own_node(
+def test_an_agent_on_a_replica_takes_requests_from_its_own_node(
     folder: Path,
     replica: RedisServer,
     config: ConfigFolder,
@@ -234,13 +234,13 @@ def test_an_agent_on_a_replica_takes_requests_of_its_own_node(
     client: Client,
     listener: Client,
 ) -> None:
-    """No answer from here would reach the others' clients."""
+    """Its answers could not reach the clients of other nodes."""
     config.backend(port=replica.port, ping_interval=0.2)
     config.task("true", "true")
     with closing(Systemd(folder / "notify")) as systemd:
         daemon = start(env={"NOTIFY_SOCKET": str(systemd.path)})
         own = listener.request("true", src="SP1")
-        # At the master, as all others do.
+        # On the master, as for all other clients.
         client.publish(listener.request("true", src="web01"))
         client.publish(own)
         assert listener.ending()["status"] == "done"
@@ -251,7 +251,7 @@ def test_an_agent_on_a_replica_takes_requests_of_its_own_node(
     assert len(notes(daemon, "replica", but="at most once")) == 1
 
 
-def test_an_agent_on_a_replica_takes_all_if_it_may(
+def test_an_agent_on_a_replica_takes_all_requests_if_configured(
     replica: RedisServer,
     config: ConfigFolder,
     start: Start,
@@ -270,7 +270,7 @@ def test_a_replica_becomes_a_master_and_a_replica_again(
     start: Start,
     listener: Client,
 ) -> None:
-    """Redis cuts no connection then."""
+    """Redis closes no connection then."""
     config.backend(port=replica.port, ping_interval=0.2)
     config.task("true", "true")
     daemon = start()
@@ -318,7 +318,7 @@ def test_a_sentinel_carries_no_requests(
 def test_a_cluster(
     folder: Path, cluster: Cluster, config: ConfigFolder, start: Start
 ) -> None:
-    """Each agent answers each request once, wherever it was published."""
+    """Each agent answers each request once, wherever it is published."""
     agents: Dict[str, Daemon] = {}
     for number, server in enumerate(cluster.nodes):
         name = f"sp{number}"

@@ -1,1 +1,1 @@
-"""A real Debian: the built package in booted systems."""
+"""System tests: the built package in booted Debian systems."""

@@ -1,9 +1,8 @@
 """Runs the system tests: ``python3 -m tests.system RELEASE [OPTION...]``.
 
-The options are of pytest; without any, all of the tests run.
-Root file systems are built first, with the network.  Everything else happens
-in mount, network and process namespaces of its own: however the tests end,
-all of their processes and mounts end with them.
+The options are those of pytest; without any, all tests run.  Root file systems
+are built first, with network access.  The rest runs in separate mount, network
+and process namespaces, so that no process or mount outlives the tests.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ def main() -> int:
     workshop = Path("/")
     if release != rootfs.host_release():
         workshop = rootfs.workshop(release)
-    # A path without ":" and ",", which have a meaning in mount options.
+    # A path without ":" and ",", which are special in mount options.
     work = Path(tempfile.mkdtemp(prefix="ngcp-task-agent-", dir="/var/tmp"))
     cgroup = f"/sys/fs/cgroup/{work.name}"
     try:
         done = subprocess.run(
             [
-                # Should this process be killed, so is all that it started.
+                # If this process is killed, so are all that it started.
                 *("setpriv", "--pdeathsig", "KILL", "--"),
                 *("unshare", "--mount", "--net", "--pid", "--fork"),
                 *("--kill-child", "sh", "-c", _INSIDE, cgroup),

@@ -1,9 +1,9 @@
-"""Sends a request, and prints each answer to it as it comes.
+"""Sends a request, and prints each answer as it arrives.
 
-Runs on the machine that is tested: ``ask.py MESSAGE ENDINGS NODES SECONDS``.
-Goes on until the request has had that many endings.  Then all nodes, as many
-as that, are asked for a task that none has: what one of them still had to say
-to the request comes before it refuses.
+Runs on the tested machine: ``ask.py MESSAGE ENDINGS NODES SECONDS``.  Waits
+until the request has had that many endings.  Then it requests a task that no
+node has: each node's rejection comes after all its answers to the first
+request.
 """
 
 import json

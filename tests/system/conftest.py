@@ -1,8 +1,8 @@
-"""The machines that the tests drive.
+"""The machines that the tests run on.
 
-``make system-test`` boots them.  With ``--here`` the tests of the service
-drive this very machine instead, on which the package must be installed: that
-is how Debian's test runner uses them, see debian/tests/control.
+``make system-test`` boots them.  With ``--here``, the tests of the service use
+this machine instead, on which the package must be installed: that is how
+Debian's test runner calls them, see debian/tests/control.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.system import packages, rootfs
 from tests.system.machine import CONFIG, UNIT, Here, Machine
 
-# That of the ping task in the documentation.
+# The path of the ping task in the documentation.
 _EXTRA_ADDRESS = "10.10.10.10"
 
 
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> None:
-    """Machines outlive a test; that nothing is left is seen at the end."""
+    """Machines outlive a test: leftovers are checked at the end."""
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def built(workshop: packages.Workshop, work: Path) -> List[Path]:
 
 @pytest.fixture(scope="session")
 def upgrade(built: List[Path], work: Path) -> List[Path]:
-    """The files of the packages' next version."""
+    """The package files of the next version."""
     return packages.make_next(built, work / "next")
 
 
@@ -65,7 +65,7 @@ def upgrade(built: List[Path], work: Path) -> List[Path]:
 def new_machine(
     request: pytest.FixtureRequest, work: Path
 ) -> Iterator[Callable[[str], Machine]]:
-    """Makes machines that are off, and ends them."""
+    """Makes machines that are off, and stops them at the end."""
     machines: List[Machine] = []
 
     def new_machine(name: str) -> Machine:
@@ -99,7 +99,7 @@ def put(machine: Machine, files: List[Path], folder: str) -> List[str]:
 
 
 def install(machine: Machine, files: List[Path]) -> None:
-    """Install packages on a machine that is on or off."""
+    """Install packages on a machine, on or off."""
     paths = put(machine, files, "/srv/packages")
     machine.run("apt-get", "install", "--yes", *paths)
 
@@ -116,7 +116,7 @@ def _node(request: pytest.FixtureRequest) -> Here:
 
 @pytest.fixture(scope="session")
 def extra_address() -> Iterator[str]:
-    """A second address of all nodes."""
+    """A second address for all nodes."""
     command = ["ip", "address", "add", f"{_EXTRA_ADDRESS}/32", "dev", "lo"]
     subprocess.run(command, check=True)
     yield _EXTRA_ADDRESS
@@ -126,7 +126,7 @@ def extra_address() -> Iterator[str]:
 
 @pytest.fixture
 def node(_node: Here, extra_address: str) -> Iterator[Here]:
-    """A node that runs the agent, with Redis; each test finds it as new."""
+    """A node that runs the agent and Redis, reset for each test."""
     _node.run("cp", "-a", CONFIG, "/srv/configuration")
     _node.systemctl("start", "redis-server", UNIT)
     _node.wait_for_redis()

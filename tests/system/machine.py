@@ -1,4 +1,4 @@
-"""Machines: a booted Debian to be driven as an administrator would."""
+"""Machines: a booted Debian, used as an administrator would."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "SYSTEMD_PAGER": "",
 }
-_REBOOT = 133  # how systemd-nspawn ends when it is to be started again
+_REBOOT = 133  # exit status of systemd-nspawn for a reboot
 
 
 def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
-    """Wait until ``what`` is true, and return it."""
+    """Wait until ``what`` is true, and return its value."""
     deadline = time.monotonic() + within
     while True:
         found = what()
@@ -39,14 +39,14 @@ def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
 
 
 class Asking:
-    """A request under way, and the answers to it."""
+    """A request under way, and its answers."""
 
     def __init__(self, process: subprocess.Popen[str], request: str) -> None:
         self.uuid = request
         self._process = process
 
     def next(self) -> Dict[str, Any]:
-        """The next answer."""
+        """Return the next answer."""
         assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, f"no more answers to {self.uuid}"
@@ -54,20 +54,21 @@ class Asking:
         return answer
 
     def answers(self) -> List[Dict[str, Any]]:
-        """All that have not been read yet, when there are no more."""
+        """Return all unread answers, once there are no more."""
         out, errors = self._process.communicate()
         assert self._process.returncode == 0, errors
         return [json.loads(line) for line in out.splitlines()]
 
 
 class Here:
-    """This very machine, on which the package is installed."""
+    """This machine, on which the package is installed."""
 
     def _enter(self) -> List[str]:
         return []
 
     def _bounded(self, argv: Sequence[str], within: float) -> List[str]:
-        # What nsenter starts does not end with it, so the bound is inside.
+        # A process started by nsenter does not end with it, so the timeout is
+        # inside.
         bound = ["timeout", "--signal=KILL", str(within)]
         return [*self._enter(), *bound, *argv]
 
@@ -110,7 +111,7 @@ class Here:
         return done
 
     def out(self, *argv: str) -> str:
-        """What a command prints."""
+        """Return what a command prints."""
         return self.run(*argv).stdout.strip()
 
     def shell(self, script: str, *arguments: str) -> str:
@@ -146,11 +147,11 @@ class Here:
         return self.property("ActiveState", unit) == "active"
 
     def wait_for_redis(self) -> None:
-        """Until requests reach the agent."""
+        """Wait until requests reach the agent."""
         until(lambda: "subscribed" in self.property("StatusText"))
 
     def cgroup(self) -> List[int]:
-        """The processes of the service."""
+        """Return the processes of the service."""
         folder = "/sys/fs/cgroup" + (
             self.property("ControlGroup") or f"/system.slice/{UNIT}"
         )
@@ -158,7 +159,7 @@ class Here:
         return [int(number) for number in found.stdout.split()]
 
     def cursor(self) -> str:
-        """Where the journal ends now."""
+        """Return the current end of the journal."""
         self.run("journalctl", "--sync")
         text = self.out("journalctl", "-n0", "--show-cursor")
         return text.rpartition("-- cursor: ")[2]
@@ -169,7 +170,7 @@ class Here:
         return self.out("journalctl", "-u", UNIT, *since, *words)
 
     def records(self, *matches: str, after: str = "") -> List[Dict[str, Any]]:
-        """Records of the journal with all their fields."""
+        """Return records of the journal with all their fields."""
         self.run("journalctl", "--sync")
         since = [f"--after-cursor={after}"] if after else []
         text = self.out("journalctl", "-o", "json", *since, *matches)
@@ -213,9 +214,9 @@ class Here:
     ) -> Asking:
         """Send a request.
 
-        :param endings: how many are waited for
-        :param nodes: how many there are, each of which then has to show that
-            it has nothing more to say; 0 to leave that out
+        :param endings: how many to wait for
+        :param nodes: how many nodes there are, each of which must then show
+            that it has no more answers; 0 to skip that
         """
         request = str(uuid.uuid4())
         message = {
@@ -236,10 +237,10 @@ class Here:
 
 
 class Machine(Here):
-    """A machine of the tests' own.
+    """A machine for the tests.
 
-    :param root: what it finds on its disk
-    :param folder: where its changes to that are kept
+    :param root: the contents of its disk
+    :param folder: where its changes to the disk are kept
     :param cgroup: a cgroup that does not exist yet
     """
 
@@ -261,7 +262,7 @@ class Machine(Here):
     def chroot(self, *argv: str) -> str:
         """Run a command on its disk, while it is off."""
         assert not self._nspawn
-        # As in an installer, or an image's build: no systemd, no services.
+        # As in an installer or an image build: no systemd, no services.
         done = subprocess.run(
             ["chroot", str(self.root), *argv],
             env=ENVIRONMENT,
@@ -275,7 +276,7 @@ class Machine(Here):
         return done.stdout
 
     def boot(self) -> None:
-        """Switch it on; returns when all units are started or failed."""
+        """Boot it; return when all units are started or failed."""
         assert not self._nspawn
         self._cgroup.mkdir(exist_ok=True)
         log = open(self._folder / "console", "ab")
@@ -325,7 +326,7 @@ class Machine(Here):
         assert self._nspawn
         status = self._nspawn.wait(WITHIN)
         self._nspawn, self._init = None, 0
-        # There is a cgroup below for each unit.
+        # Each unit has a cgroup below.
         for folder, _, _ in os.walk(self._cgroup, topdown=False):
             os.rmdir(folder)
         return status

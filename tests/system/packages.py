@@ -1,4 +1,4 @@
-"""Builds the packages, and makes the next version of them for upgrades."""
+"""Builds the packages, and their next version for upgrades."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIONS = {
 }
 
 
-# The unit tests that a build runs look at processes and devices.
+# The unit tests of a build look at processes and devices.
 _ENTER = """
 if [ "$0" != / ]; then
     mount -t proc proc "$0/proc"
@@ -37,7 +37,7 @@ class Workshop:
     """A place with the build dependencies: this machine, or a chroot.
 
     :param root: ``/``, or the folder of a root file system
-    :ivar lint: what lintian said of what was built last
+    :ivar lint: the output of lintian for the last build
     :ivar manuals: what is wrong with its man pages
     """
 
@@ -49,7 +49,7 @@ class Workshop:
         self._folder = root / "tmp/ngcp-task-agent-build"
 
     def run(self, script: str, check: bool = True) -> str:
-        """Run a shell script where the sources are; all that it prints."""
+        """Run a shell script in the source folder; return its output."""
         inside = Path("/") / self._folder.relative_to(self._root)
         done = subprocess.run(
             [
@@ -60,7 +60,7 @@ class Workshop:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Not of a Python that comes before Debian's on the user's path.
+            # Not with another Python that comes first in the user's path.
             env={**ENVIRONMENT, **_OPTIONS},
             timeout=BUILD_WITHIN,
         )
@@ -68,13 +68,13 @@ class Workshop:
         return done.stdout
 
     def build(self, target: Path) -> List[Path]:
-        """Build what is in the working tree; returns the .deb files."""
+        """Build the working tree; return the .deb files."""
         source = self._folder / "source"
         shutil.rmtree(self._folder, ignore_errors=True)
         source.mkdir(parents=True)
         try:
             self._copy_tree(source)
-            # build-essential has compilers, of which nothing here is compiled.
+            # build-essential brings compilers, which this build does not use.
             self.run("dpkg-checkbuilddeps -I\ndpkg-buildpackage -us -uc -d")
             target.mkdir(exist_ok=True)
             for file in self._folder.iterdir():
@@ -97,8 +97,8 @@ class Workshop:
         return sorted(target.glob("*.deb"))
 
     def _copy_tree(self, source: Path) -> None:
-        """What a clone of the project would have."""
-        # Git is asked by name only: the tree may belong to somebody else.
+        """Copy the files that a clone of the project would have."""
+        # Only names come from Git: the tree may belong to another user.
         git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
         names = subprocess.run(
             [*git, "ls-files", "-co", "--exclude-standard", "-z"],
@@ -114,7 +114,7 @@ class Workshop:
 
 
 def make_next(packages: List[Path], target: Path) -> List[Path]:
-    """The same packages in a newer version, with another redis.yml."""
+    """Make a newer version of the packages, with another redis.yml."""
     target.mkdir()
     for package in packages:
         tree = target / "tree"

@@ -1,7 +1,7 @@
 """Root file systems of a Debian release, built once and never changed.
 
-They lie outside of the project and stay between runs.  Whoever needs to write
-gets a writable copy that goes away with its folder.
+They are outside of the project and stay between runs.  To write, mount a copy,
+which goes away with its folder.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import List, Sequence
 ROOT = Path(__file__).parents[2]
 BUILD_WITHIN = 900.0  # seconds for downloading and unpacking a release
 
-# What a machine has before the package comes: systemd, what the package
-# depends on, so that apt needs no network, and what the tests' tasks run.
+# Packages of a machine before ours is installed: systemd, our dependencies, so
+# that apt needs no network, and the programs that the tests' tasks run.
 _MACHINE = (
     "bash-completion",
     "dbus",
@@ -45,19 +45,19 @@ _WORKSHOP = ("dpkg-dev", "fakeroot", "lintian", "man-db", "mandoc")
 
 
 def host_release() -> str:
-    """The Debian release that this very machine runs, or nothing."""
+    """Return the Debian release of this machine, or nothing."""
     text = Path("/etc/os-release").read_text()
     found = re.search("^VERSION_CODENAME=(.*)$", text, re.M)
     return found.group(1) if found else ""
 
 
 def machine(release: str) -> Path:
-    """What is booted."""
+    """Return what is booted."""
     return _get(release, _MACHINE)
 
 
 def workshop(release: str) -> Path:
-    """Where packages are built and examined."""
+    """Return where packages are built and checked."""
     control = (ROOT / "debian/control").read_text()
     depends = re.search(r"^Build-Depends:\n((?: .*\n)+)", control, re.M)
     assert depends, "debian/control has no Build-Depends"
@@ -104,7 +104,7 @@ def _apt(command: str, *words: str) -> List[str]:
 
 
 def _mirror() -> str:
-    """Where apt of this machine gets its release from."""
+    """Return where this machine's apt gets its release from."""
     wanted = f"{host_release()} main"
     for line in _apt(
         "apt-get",
@@ -119,7 +119,7 @@ def _mirror() -> str:
 
 
 def _apt_options() -> List[str]:
-    """How apt of this machine gets there."""
+    """Return how this machine's apt connects."""
     return [
         f"--aptopt={line}"
         for line in _apt("apt-config", "dump", "Acquire")
@@ -128,10 +128,10 @@ def _apt_options() -> List[str]:
 
 
 def mount_copy(root: Path, folder: Path) -> Path:
-    """A writable copy of a root file system, in a folder of its own.
+    """Mount a writable copy of a root file system in a folder.
 
-    Called again for the same folder it gives the same copy.  What it mounts
-    goes away with the mount namespace of the test run.
+    Another call for the same folder returns the same copy.  The mount goes
+    away with the mount namespace of the test run.
     """
     copy = folder / "root"
     if os.path.ismount(copy) or (copy / "etc").exists():
@@ -148,7 +148,8 @@ def mount_copy(root: Path, folder: Path) -> Path:
         stderr=subprocess.DEVNULL,
     )
     if overlay.returncode != 0:
-        # Not every file system can carry one, another overlay for instance.
+        # Not every file system supports this; another overlay, for instance,
+        # does not.
         subprocess.run(
             ["cp", "-a", "--reflink=auto", f"{root}/.", str(copy)], check=True
         )

@@ -1,4 +1,4 @@
-"""Two nodes on one Redis, each taking only what is meant for it."""
+"""Two nodes on one Redis, each taking only its own requests."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def nodes(
     built: List[Path],
     extra_address: str,
 ) -> Iterator[Tuple[Machine, Machine]]:
-    """A proxy with the Redis, and a load balancer without one."""
+    """A proxy with Redis, and a load balancer without."""
     machines = new_machine("prx01b"), new_machine("lb01a")
     for machine, role in zip(machines, ("PROXY", "LB")):
         put(machine, built, "/srv/packages")
         machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
         roles = machine.root / "etc/default/ngcp-roles"
         roles.write_text(f'NGCP_IS_{role}="yes"\n')
-    # They share the loopback device.  The server is on it twice: at an address
-    # of this machine alone, and at one as of another host.
+    # They share the loopback device.  The server has two addresses there: one
+    # of this machine, and one as of another host.
     settings = machines[0].root / "etc/redis/redis.conf"
     with settings.open("a") as file:
         file.write(f"bind 127.0.0.1 {extra_address}\nprotected-mode no\n")
@@ -45,9 +45,9 @@ def nodes(
 def who_acts(
     nodes: Sequence[Machine], endings: int, dst: str, src: str = "web01a"
 ) -> str:
-    """Who runs a request that is asked for from the load balancer.
+    """Return the nodes that run a request sent from the load balancer.
 
-    :param nodes: all that are there to hear it
+    :param nodes: all nodes that receive it
     """
     answers = nodes[-1].ask(
         "name", dst=dst, src=src, endings=endings, nodes=len(nodes)
@@ -78,7 +78,7 @@ def test_who_acts(
     assert who_acts(nodes, endings, dst) == expected
 
 
-def test_local_goes_by_the_source_where_the_server_is_on_the_network(
+def test_local_depends_on_the_source_for_a_server_on_the_network(
     nodes: Tuple[Machine, Machine],
 ) -> None:
     """A request through it may come from anywhere."""

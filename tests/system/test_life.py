@@ -1,4 +1,4 @@
-"""The life of the package: from its installation to its purge."""
+"""The life of the package: from installation to purge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.system.machine import CONFIG, UNIT, Machine, until
 from tests.system.packages import NEXT
 
 NAMES = ("ngcp-task-agent", "python3-ngcp-task-agent")
-# What the system itself changes whenever a package comes or goes.
+# Files that the system changes with any package.
 _SYSTEM = (
     *("dev", "proc", "run", "sys", "tmp", "srv/packages", "srv/next"),
     *("var/cache", "var/lib/apt", "var/lib/dpkg", "var/log", "var/tmp"),
@@ -26,14 +26,14 @@ def machine(
     request: pytest.FixtureRequest,
     built: List[Path],
 ) -> Machine:
-    """A machine without the package; with its files in /srv/packages."""
+    """A machine without the package; its files are in /srv/packages."""
     machine = new_machine(f"life{len(request.node.name)}")
     put(machine, built, "/srv/packages")
     return machine
 
 
 def state(machine: Machine, name: str) -> str:
-    """A package's state, as in the first column of ``dpkg --list``."""
+    """Return a package's state, as in the first column of ``dpkg --list``."""
     done = machine.run(
         *("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}", name),
         check=False,
@@ -46,7 +46,7 @@ def version(machine: Machine) -> str:
 
 
 def files(machine: Machine) -> Set[str]:
-    """All files and folders but those that the system itself changes."""
+    """Return all files and folders, except those that the system changes."""
     prune = [word for name in _SYSTEM for word in ("-path", f"./{name}", "-o")]
     found = machine.shell(
         'cd /; exec find . -xdev \\( "$@" \\) -prune -o -print', *prune[:-1]
@@ -57,7 +57,7 @@ def files(machine: Machine) -> Set[str]:
 def test_installed_without_systemd_it_runs_after_the_boot(
     machine: Machine,
 ) -> None:
-    """As in a chroot of an installer; and it is back after a reboot."""
+    """As in the chroot of an installer; it also runs after a reboot."""
     machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
     machine.boot()
     assert machine.is_active()
@@ -87,7 +87,7 @@ def test_from_install_to_purge(
     assert machine.is_active()
     assert machine.property("MainPID") != process
 
-    # The administrator has changed a conffile that the upgrade changes too.
+    # The administrator has changed a conffile that the upgrade also changes.
     redis = f"{CONFIG}/backends/redis.yml"
     mine = machine.read(redis) + "ping_interval: 7\n"
     machine.write(redis, mine)
@@ -137,11 +137,11 @@ def test_from_install_to_purge(
 def test_a_task_may_upgrade_the_package(
     machine: Machine, built: List[Path], upgrade: List[Path]
 ) -> None:
-    """It comes to its end and is answered; then the new code takes over."""
+    """The task ends and is answered; then the new code takes over."""
     machine.boot()
     install(machine, built)
     paths = put(machine, upgrade, "/srv/next")
-    # Less time than the rest of the task takes after the package's upgrade.
+    # Shorter than the rest of the task after the upgrade.
     machine.write(f"{CONFIG}/agent.yml", "stop_timeout: 1\n")
     script = (
         'apt-get install --yes "$@" && sleep 8 && '
@@ -164,7 +164,7 @@ def test_a_task_may_upgrade_the_package(
     asking = machine.start_asking("upgrade")
     assert asking.next()["status"] == "accepted"
     until(lambda: NEXT in state_version(machine))
-    # Others are served meanwhile.
+    # Other requests are served in the meantime.
     assert machine.ask("hello")[1]["status"] == "done"
     [answer] = asking.answers()
     assert answer["status"] == "done", answer
@@ -179,7 +179,7 @@ def test_a_task_may_upgrade_the_package(
 
 
 def state_version(machine: Machine) -> str:
-    """The version if it is wholly installed."""
+    """Return the version if it is fully installed."""
     return machine.out(
         *("dpkg-query", "--show", "-f=${db:Status-Abbrev}${Version}", NAMES[0])
     )

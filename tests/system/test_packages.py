@@ -27,7 +27,7 @@ def test_man_pages_render_without_warnings(workshop: Workshop) -> None:
     assert not workshop.manuals
 
 
-def test_the_version_is_the_code_s(built: List[Path]) -> None:
+def test_the_version_is_that_of_the_code(built: List[Path]) -> None:
     code = (ROOT / "ngcp_task_agent/__init__.py").read_text()
     version = subprocess.run(
         ["dpkg-deb", "-f", built[0], "Version"],
@@ -39,7 +39,7 @@ def test_the_version_is_the_code_s(built: List[Path]) -> None:
 
 
 def test_configuration_files_are_conffiles(built: List[Path]) -> None:
-    """So that the administrator's changes stay."""
+    """Upgrades then keep the administrator's changes."""
     contents = subprocess.run(
         ["dpkg-deb", "-c", built[0]],
         check=True,
@@ -62,7 +62,7 @@ def test_needrestart_leaves_the_service_alone(
 ) -> None:
     subprocess.run(["dpkg-deb", "-x", built[0], tmp_path], check=True)
     file = tmp_path / "etc/needrestart/conf.d/ngcp-task-agent.conf"
-    # As needrestart reads it, which wants a hash of regular expressions.
+    # As needrestart reads it: a hash of regular expressions.
     script = (
         "our %nrconf = (override_rc => {}); "
         'eval do { local (@ARGV, $/) = ($ARGV[0]); <> }; die "$@" if "$@"; '

@@ -1,4 +1,4 @@
-"""The service, as an administrator drives it."""
+"""The service, as an administrator uses it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_how_systemd_reads_it(node: Here, name: str, value: str) -> None:
     assert node.property(name) == value
 
 
-def test_a_local_redis_is_before_it_but_not_required(node: Here) -> None:
+def test_a_local_redis_starts_first_but_is_not_required(node: Here) -> None:
     assert "redis-server.service" in node.property("After").split()
     for name in ("Requires", "Requisite", "BindsTo", "Wants", "PartOf"):
         assert "redis" not in node.property(name)
@@ -87,7 +87,7 @@ def test_the_documented_ping(node: Here) -> None:
     assert "2 packets transmitted, 2 received" in answers[1]["data"]
 
 
-def test_redis_cli_is_client_enough(node: Here) -> None:
+def test_redis_cli_as_a_client(node: Here) -> None:
     node.task("hello", "echo", "hello")
     node.systemctl("reload", UNIT)
     listener = node.start("redis-cli", "subscribe", "fb_ctrl_7056")
@@ -116,8 +116,8 @@ def test_a_command_of_another_user(node: Here) -> None:
     assert "uid=65534(nobody) gid=65534" in node.ask("who")[1]["data"]
 
 
-def test_a_command_may_what_root_may(node: Here) -> None:
-    """The unit's hardening takes nothing from commands."""
+def test_a_command_may_do_what_root_may(node: Here) -> None:
+    """The unit's hardening does not restrict commands."""
     node.task("may", "cat", "/proc/self/status")
     node.systemctl("reload", UNIT)
     mine = dict(
@@ -136,7 +136,7 @@ def test_a_command_may_what_root_may(node: Here) -> None:
     assert mine["Umask"] == "0022"
 
 
-def test_a_command_sees_the_system_s_files(node: Here) -> None:
+def test_a_command_sees_the_files_of_the_system(node: Here) -> None:
     script = "readlink /proc/self/ns/mnt; touch /etc/t /usr/t /home/t /tmp/t"
     node.task("write", "sh", ["-c", script])
     node.systemctl("reload", UNIT)
@@ -145,7 +145,7 @@ def test_a_command_sees_the_system_s_files(node: Here) -> None:
     assert answers[1]["data"] == node.read_link("/proc/1/ns/mnt") + "\n"
 
 
-def test_a_command_inherits_nothing_of_systemd_s(node: Here) -> None:
+def test_a_command_inherits_nothing_from_systemd(node: Here) -> None:
     node.task("environment", "env")
     node.systemctl("reload", UNIT)
     text = node.ask("environment")[1]["data"]
@@ -167,7 +167,7 @@ def test_reload_returns_when_it_is_in_force(node: Here) -> None:
         assert node.ask("count")[1]["data"] == f"{number}\n"
 
 
-def test_reload_fails_for_a_faulty_file_and_the_rest_goes_on(
+def test_reload_fails_for_a_faulty_file_and_the_rest_keeps_working(
     node: Here,
 ) -> None:
     node.task("good", "echo", "before")
@@ -202,12 +202,12 @@ def test_a_reload_keeps_the_process(node: Here) -> None:
 # The journal
 
 
-def test_the_story_of_a_request(node: Here) -> None:
+def test_the_history_of_a_request(node: Here) -> None:
     node.task("fail", "sh", ["-c", "exit 3"])
     node.systemctl("reload", UNIT)
     asking = node.start_asking("fail", src="web01a")
     assert statuses(asking.answers()) == ["accepted", "error"]
-    # The answer leaves before its record is written.
+    # The answer is sent before its record is written.
     match = f"NGCP_TASK_UUID={asking.uuid}"
     until(lambda: len(node.records(match)) > 1)
     records = node.records(match)
@@ -230,7 +230,7 @@ def test_the_story_of_a_request(node: Here) -> None:
 
 def test_every_record_is_explained(node: Here) -> None:
     known = node.out("journalctl", "--list-catalog")
-    # What the helper of a reload prints is a record, but not the agent's.
+    # The reload command's output is also a record, but not one of the agent.
     records = node.records(f"_SYSTEMD_UNIT={UNIT}", "_TRANSPORT=journal")
     found = {record.get("MESSAGE_ID") for record in records}
     assert len(found) > 3
@@ -238,13 +238,13 @@ def test_every_record_is_explained(node: Here) -> None:
 
 
 def test_a_journal_that_hangs(node: Here) -> None:
-    """Requests are served, and told of when it goes on."""
+    """Requests are served, and logged when the journal works again."""
     node.task("hello", "echo", "hello")
     node.systemctl("reload", UNIT)
     journald = node.property("MainPID", "systemd-journald")
     node.run("kill", "-STOP", journald)
     try:
-        # More records than fit into its socket.
+        # More records than its socket can hold.
         node.run(
             "redis-cli",
             given="".join(
@@ -268,7 +268,7 @@ def test_a_journal_that_hangs(node: Here) -> None:
 
 
 def absent(number: int) -> Dict[str, Any]:
-    """A request for a task that is not there."""
+    """Return a request for a task that does not exist."""
     return {
         "uuid": f"00000000-0000-0000-0000-{number:012}",
         "task": "absent",
@@ -294,7 +294,7 @@ def test_redis_stops_and_starts(node: Here) -> None:
     assert node.property("MainPID") == process
 
 
-def test_it_starts_without_redis_and_heals(node: Here) -> None:
+def test_it_starts_without_redis_and_recovers(node: Here) -> None:
     node.systemctl("stop", "redis-server")
     node.systemctl("restart", UNIT)
     assert node.is_active()
@@ -307,7 +307,7 @@ def test_it_starts_without_redis_and_heals(node: Here) -> None:
 # Ends
 
 
-def test_a_stop_answers_what_runs_and_leaves_no_process(node: Here) -> None:
+def test_a_stop_answers_and_leaves_no_process(node: Here) -> None:
     node.write(f"{CONFIG}/agent.yml", "stop_timeout: 2\n")
     script = "trap '' TERM; setsid sleep 1000 & while :; do sleep 1; done"
     node.task("stubborn", "sh", ["-c", script])
@@ -334,7 +334,7 @@ def test_a_crash_is_followed_by_a_start(node: Here) -> None:
     until(lambda: node.property("MainPID") not in ("0", process))
     until(node.is_active)
     assert command not in node.cgroup()
-    # The client of that request need not wait for what never comes.
+    # The client of that request must not wait for an answer that never comes.
     ending = json.dumps({"ref": asking.uuid, "status": "error"})
     node.run("redis-cli", "publish", f"tests-{asking.uuid}", ending)
     asking.answers()
@@ -342,7 +342,7 @@ def test_a_crash_is_followed_by_a_start(node: Here) -> None:
     assert statuses(node.ask("no_such_task")) == ["rejected"]
 
 
-def test_nothing_to_run_is_no_loop(node: Here) -> None:
+def test_nothing_to_run_causes_no_restart_loop(node: Here) -> None:
     node.run("mv", f"{CONFIG}/backends", f"{CONFIG}/elsewhere")
     done = node.run("systemctl", "restart", UNIT, check=False)
     assert done.returncode != 0
@@ -353,7 +353,7 @@ def test_nothing_to_run_is_no_loop(node: Here) -> None:
     assert node.property("NRestarts") == "0"
 
 
-def test_a_hang_is_ended_and_told(node: Here) -> None:
+def test_the_watchdog_kills_and_shows_a_hang(node: Here) -> None:
     node.run("mkdir", "-p", "/run/hang")
     node.write(
         "/run/hang/sitecustomize.py",
@@ -397,7 +397,7 @@ def _table(node: Here) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_table")
-def test_a_command_killed_for_memory_takes_nobody_with_it(
+def test_a_command_killed_for_memory_affects_no_other(
     node: Here, tmp_path: Path
 ) -> None:
     node.task("eat", "python3", ["-c", EAT])
@@ -417,11 +417,10 @@ def test_a_command_killed_for_memory_takes_nobody_with_it(
 
 
 class MemoryLimit:
-    """Lets the kernel kill the service's command for its memory.
+    """Makes the kernel kill the service's command for its memory use.
 
-    By the limit of the unit, so that systemd learns of it too, where the
-    memory controller is systemd's to use.  Where it belongs to the cgroups
-    of version 1, by one of those.
+    With the unit's limit, so that systemd notices too, if systemd manages the
+    memory controller.  If it belongs to version 1 cgroups, with one of those.
     """
 
     LIMIT = 256 << 20

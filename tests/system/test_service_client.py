@@ -1,4 +1,4 @@
-"""ngcp-invoke-task, as it is installed."""
+"""ngcp-invoke-task, as installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_data_on_standard_output(node: Here) -> None:
 
 
 def test_the_voicemail_hook(node: Here) -> None:
-    """By the words that the hook has, its data reaching the command."""
+    """Called with the hook's arguments, it passes the data to the command."""
     node.task("transcribe_voicemail", "cat", stdin="data")
     node.systemctl("reload", UNIT)
     data = '{"msgnum":1,"uuid":"cb88ac76-f348-4614-866f-43877b893e7e"}'

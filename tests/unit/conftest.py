@@ -1,4 +1,4 @@
-"""What the unit tests share."""
+"""Fixtures of the unit tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ try:
 except ImportError:
     pass
 else:
-    # No deadline: the machine may be busy.  The same examples each time: a
-    # build must not fail by chance.
+    # No deadline: the machine may be busy.  Always the same examples: a build
+    # must not fail by chance.
     settings.register_profile(
         "unit", deadline=None, database=None, derandomize=True
     )
@@ -26,14 +26,14 @@ else:
 
 @pytest.fixture
 def journal_records(caplog: pytest.LogCaptureFixture) -> Records:
-    """What the agent writes into the journal, from DEBUG on."""
+    """The agent's journal records, from DEBUG on."""
     caplog.set_level(logging.DEBUG, "ngcp_task_agent")
     return Records(caplog)
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., str]:
-    """Makes an executable file, a shell script unless it says otherwise."""
+    """Make an executable file, by default a shell script."""
 
     def make(text: str, name: str = "program", mode: int = 0o755) -> str:
         path = tmp_path / name
@@ -48,7 +48,7 @@ def program(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def agent_logger() -> Iterator[Any]:
-    """The loggers, put back as they were."""
+    """Restore the loggers afterwards."""
     root = logging.getLogger()
     own = logging.getLogger("ngcp_task_agent")
     handlers, level, own_level = list(root.handlers), root.level, own.level
@@ -60,5 +60,5 @@ def agent_logger() -> Iterator[Any]:
 
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts to connect follow each other at once."""
+    """Try to reconnect without a delay."""
     monkeypatch.setattr(backoff, "_LONGEST", 0.02)

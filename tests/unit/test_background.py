@@ -25,7 +25,7 @@ async def test_ends() -> None:
     task = background.start(asyncio.sleep(600))
     await background.end(task)
     assert task.cancelled()
-    # Ending it again does no harm.
+    # Ending it again is harmless.
     await background.end(task)
     assert contexts == []
 
@@ -45,7 +45,7 @@ async def test_an_error_is_reported() -> None:
 async def test_a_lost_cancellation_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As wait_for() loses it when its own awaitable ends then."""
+    """As when wait_for() loses it because its own awaitable ends."""
     monkeypatch.setattr(background, "CANCEL_AGAIN", 0.01)
     lost = asyncio.Event()
 

@@ -24,7 +24,7 @@ _LARGEST = 64 << 20  # bytes of data; agents accept 1 MiB by default
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; argcomplete reads from it what can be completed."""
+    """Build the parser, which argcomplete completes from."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Run a task on the nodes of a cluster, and wait for it.",
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=DEFAULT_DIR,
-        help="folder of the agent's configuration (default: %(default)s)",
+        help="the agent's configuration folder (default: %(default)s)",
     )
     add(
         "--output",
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     """Read the command line, or complete it and exit.
 
-    :returns: the options, and ``patience``, made of three of them
+    :returns: the options, and ``patience``, made from three of them
     """
     command_line = parser()
     if "_ARGCOMPLETE" in os.environ:
@@ -147,7 +147,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
 
 
 def read_data(argument: str, timeout: float) -> Any:
-    """The value of --data.
+    """Read the value of --data.
 
     :param timeout: seconds to wait for a pipe or a terminal
     :raises InvalidRequest: saying what is wrong
@@ -176,12 +176,12 @@ def read_data(argument: str, timeout: float) -> Any:
     except UnicodeDecodeError:
         raise InvalidRequest(f"{where} is not UTF-8") from None
     except RecursionError:
-        raise InvalidRequest(f"{where} is nested too deep") from None
+        raise InvalidRequest(f"{where} is nested too deeply") from None
     except ValueError as error:
         hint = ""
-        # It could be the name of a file, or a text without JSON's quotes.
+        # It could be the name of a file, or a string without JSON's quotes.
         if where == "--data" and re.fullmatch(r"[\w./ -]{1,40}", argument):
-            hint = f"; @{argument} for a file, '\"{argument}\"' for a text"
+            hint = f"; @{argument} for a file, '\"{argument}\"' for a string"
         raise InvalidRequest(f"{where} is not JSON: {error}{hint}") from None
 
 
@@ -196,7 +196,7 @@ def _read(file: int, where: str, timeout: float) -> bytes:
     while len(content) <= _LARGEST:
         left = max(0.0, deadline - time.monotonic())
         if not select.select([file], [], [], left)[0]:
-            raise InvalidRequest(f"{where} has not ended in {timeout:g} s")
+            raise InvalidRequest(f"{where} did not end within {timeout:g} s")
         try:
             part = os.read(file, 1 << 20)
         except BlockingIOError:
@@ -224,7 +224,7 @@ def _backend_names(parsed_args: argparse.Namespace, **_: Any) -> List[str]:
 
 
 def _data_files(prefix: str, **_: Any) -> List[str]:
-    """Files, after an @."""
+    """Complete names of files, after an @."""
     folder, start = os.path.split(prefix[1:])
     try:
         entries = sorted(os.listdir(folder or "."))

@@ -1,4 +1,4 @@
-"""The live view: a table of the nodes on the terminal, while they work."""
+"""The live view: a table of the nodes on the terminal while they work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NARROW = 40  # columns
 _MOST = 500  # nodes: more take seconds to draw
 _REASON = 500  # characters
 _HEADINGS = ("Node", "State", "Accepted after", "Time", "Reason")
-_STYLES = {  # first those that need attention
+_STYLES = {  # those that need attention come first
     Status.ERROR: "red",
     Status.REJECTED: "magenta",
     Status.ACCEPTED: "yellow",
@@ -37,10 +37,10 @@ Nodes = Tuple[NodeOutcome, ...]
 
 
 class LiveView(View):
-    """Shows which node runs since when, and which has ended how.
+    """Shows how long each node has been running, or how it ended.
 
-    If the terminal has fewer lines than there are nodes, it counts the rest.
-    The table stays when all have ended.
+    Counts the nodes for which the terminal has no lines.  The table stays when
+    all have ended.
     """
 
     is_live = True
@@ -68,12 +68,12 @@ class LiveView(View):
             live.stop()
 
     def response(self, response: ReceivedResponse) -> None:
-        """Not drawn at once: with many nodes that would take all the time."""
+        """Do nothing: drawing each response is too slow with many nodes."""
 
 
 async def _keep_drawing(live: Live, call: Call) -> None:
     while True:
-        # No faster than the terminal shows it.
+        # Draw no faster than the terminal shows it.
         if stderr().is_idle:
             _draw(live, call.outcome)
         await asyncio.sleep(_INTERVAL)
@@ -86,7 +86,7 @@ def _draw(live: Live, outcome: RequestOutcome, is_last: bool = False) -> None:
     room = max(1, height - (1 if is_small else _FRAME))
     if len(nodes) > room:
         if is_last:
-            # It may scroll, but only for what went wrong.
+            # The last table may scroll, but only to show what went wrong.
             room = max(room, len(nodes) - len(outcome.done))
         by_need = itertools.chain(*map(outcome.having, _STYLES))
         nodes = tuple(itertools.islice(by_need, min(room, _MOST)))
@@ -106,7 +106,7 @@ def _draw(live: Live, outcome: RequestOutcome, is_last: bool = False) -> None:
         caption=rest,
         caption_justify="left",
     )
-    # Cutting columns instead, they would not make room for each other.
+    # Cut each text, not the columns, which would not make room for each other.
     for heading in _HEADINGS:
         table.add_column(_cut(heading, not is_last), overflow="fold")
     for node in nodes:
@@ -117,13 +117,13 @@ def _draw(live: Live, outcome: RequestOutcome, is_last: bool = False) -> None:
 
 
 def _cut(content: str, is_cut: bool = True) -> Text:
-    """A text, in one line if ``is_cut``."""
+    """Make a text, on one line if ``is_cut``."""
     overflow: Any = "ellipsis" if is_cut else None
     return Text(content, no_wrap=is_cut, overflow=overflow)
 
 
 def _line(node: NodeOutcome, is_last: bool) -> Text:
-    """What is left of a row where there is no room for a table."""
+    """Make a row for a terminal too small for a table."""
     line = f"{text.plain(node.node)} {_word(node.status)}"
     if is_last and node.reason:
         line += f": {text.plain(node.reason[:_REASON])}"
@@ -140,7 +140,7 @@ def _cells(node: NodeOutcome, now: float) -> List[str]:
 
 
 def _rest(nodes: Nodes, shown: Nodes) -> Optional[Text]:
-    """How many nodes are not shown, and in what states."""
+    """Count the nodes that are not shown, by state."""
     if len(nodes) == len(shown):
         return None
     rest = Counter(node.status for node in nodes)

@@ -52,11 +52,11 @@ _MOMENT = 1.0  # seconds
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     begin, timeout = time.monotonic(), TIMEOUT
     out, err = io.StringIO(), io.StringIO()
     try:
-        # argparse would ignore that these cannot be written.
+        # argparse ignores errors of writing.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = arguments.parse(argv)
     except SystemExit as end:
@@ -71,7 +71,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         else:
             logging.disable()
         status = _guard(lambda: _invoke(options, say), say)
-    # An interrupted command does not wait for the reader of its messages.
+    # An interrupted command does not wait for its messages to be read.
     left = begin + timeout - time.monotonic() if status < _BY_SIGNAL else 0.0
     with contextlib.suppress(KeyboardInterrupt):
         report.stderr().wait(max(_MOMENT, left))
@@ -79,7 +79,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def _guard(act: Callable[[], int], say: Say) -> int:
-    """The exit status of a function, whether it returns or raises."""
+    """Call a function; return its exit status, or that of its error."""
     try:
         return act()
     except KeyboardInterrupt:
@@ -100,7 +100,7 @@ def _guard(act: Callable[[], int], say: Say) -> int:
 
 
 def _show(shown: str) -> int:
-    """Write the help or the version, if that is what was asked for."""
+    """Write the help or the version, if requested."""
     if shown:
         stdout = Writer(sys.stdout)
         stdout.put(shown, text.encode_as_it_is)
@@ -122,7 +122,7 @@ def _invoke(options: argparse.Namespace, say: Say) -> int:
         url=options.url,
         config_dir=options.config_dir,
     )
-    # Wrong usage is reported even if Redis is down.
+    # Report wrong usage even if Redis is down.
     requests.OutgoingRequest(
         options.task, address.src, options.dst, data
     ).encode(PROGRAM)
@@ -132,7 +132,7 @@ def _invoke(options: argparse.Namespace, say: Say) -> int:
     for note in [requests.explain_numbers(options.dst), *notes]:
         if note:
             say(text.plain(note))
-    # asyncio.run() would wait for names that are still being looked up.
+    # asyncio.run() would wait for name lookups that are still running.
     loop = asyncio.new_event_loop()
     try:
         invocation = Invocation(options, address, say)
@@ -157,7 +157,7 @@ class Invocation:
         self._address = address
         self._say = say
         self._form = FORMS[options.output]()
-        # If both outputs are one file they share a writer: order is kept.
+        # If both outputs are one file, one writer keeps their order.
         is_shared = report.stderr().is_same(sys.stdout)
         self._writer = report.stderr() if is_shared else Writer(sys.stdout)
         self._is_used = False
@@ -170,7 +170,7 @@ class Invocation:
         self._signal: Optional[int] = None
 
     async def run(self, data: object) -> int:
-        """Send the request and follow it; returns the exit status.
+        """Send the request and follow it; return the exit status.
 
         :raises ClientError: when it could not be sent
         :raises WriteError: when standard output cannot be written
@@ -202,7 +202,7 @@ class Invocation:
             return _BY_SIGNAL + self._signal
 
     async def _follow(self, call: Call) -> int:
-        """Report what comes, and how it ended; returns the exit status."""
+        """Report the responses and the outcome; return the exit status."""
         held: List[str] = []
         write = held.append if self._is_below else self._write
         lost = ""
@@ -234,7 +234,7 @@ class Invocation:
         self._is_used |= bool(shown)
 
     def _conclude(self, call: Call, lost: str) -> Tuple[str, int]:
-        """Report the rest; returns the outcome as a word and exit status."""
+        """Report the outcome; return it as a word and an exit status."""
         if self._signal is not None:
             self._say_running(call, "interrupted; ", "no node that answered")
             return "interrupted", _BY_SIGNAL + self._signal
@@ -256,18 +256,19 @@ class Invocation:
         """Wait for the reader of standard output, as long as it reads."""
         timeout = self._options.timeout
         if not self._is_used:
-            return  # what goes to standard error is not waited for here
+            return  # main() waits for standard error
         if self._signal is not None:
-            # Only for one that is reading at this moment.
+            # Wait only for a reader that is reading right now.
             await self._writer.drain(_INSTANT, _MOMENT)
         elif not await self._writer.drain(timeout):
             reason = f"not read for {timeout:g} s"
             raise WriteError(OSError(errno.ETIMEDOUT, reason))
 
     def _handle_signals(self) -> None:
-        """Let SIGINT and SIGTERM end the waiting.
+        """Let SIGINT and SIGTERM end the wait.
 
-        Unless SIGINT is ignored, as in what shells run in the background.
+        Ignored ones stay ignored, as shells ignore SIGINT for background
+        commands.
         """
         task: Any = asyncio.current_task()
 
@@ -289,12 +290,12 @@ def _choose_view(
         options.quiet
         or os.environ.get("TERM", "dumb") in ("", "dumb")
         or not _is_terminal(sys.stderr)
-        # What reads standard output may write to the same terminal, and one
+        # The reader of standard output may write to the same terminal, and one
         # terminal can have two names.
         or (not is_shared and (_is_terminal(sys.stdout) or _is_piped()))
     ):
         return View(say, options.verbose)
-    # Only here: it takes longer to load than a task to run.
+    # Imported here: loading it takes longer than running a task.
     from ngcp_task_agent.client.cli.live import LiveView
 
     return LiveView(say, options.verbose)

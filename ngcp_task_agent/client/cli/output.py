@@ -1,7 +1,7 @@
-"""What goes to standard output: the tasks' data, or a form of the outcome.
+"""Standard output: the tasks' data, or the outcome in one of several forms.
 
-The JSON forms are described by output.schema.json, and are pure ASCII, so
-that no locale can spoil them.
+output.schema.json describes the JSON forms.  They are pure ASCII, so that no
+locale can spoil them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _CELL = 60  # characters
 
 
 class Form:
-    """What is written at each response, and at the end."""
+    """The text to write at each response, and at the end."""
 
     def response(self, response: ReceivedResponse) -> str:
         return ""
 
     def end(self, document: Dict[str, Any]) -> str:
         """
-        :param document: the outcome, as as_json() makes it
+        :param document: the outcome, from as_json()
         """
         return ""
 
 
 class Text(Form):
-    """The data of all tasks; each node's begins on a line of its own."""
+    """The data of all tasks; each node's begins on a new line."""
 
     _line_is_open = False
 
@@ -50,9 +50,9 @@ class Json(Form):
 
 
 class JsonLines(Form):
-    """An object for each response as it comes, and one for the outcome.
+    """An object for each response as it arrives, and one for the outcome.
 
-    Only the responses have the data.
+    Only the responses include the data.
     """
 
     def response(self, response: ReceivedResponse) -> str:
@@ -99,7 +99,7 @@ FORMS: Dict[str, Type[Form]] = {
 def as_json(
     outcome: RequestOutcome, status: str, exit_status: int
 ) -> Dict[str, Any]:
-    """The outcome as output.schema.json describes it."""
+    """Return the outcome as output.schema.json describes it."""
     request = outcome.request
     return {
         "uuid": request.uuid,
@@ -115,7 +115,7 @@ def as_json(
 
 
 def _fields(item: Union[NodeOutcome, ReceivedResponse]) -> Dict[str, Any]:
-    """Its fields, which have the names of those in output.schema.json."""
+    """Return the fields, whose names are those in output.schema.json."""
     return {
         name: value.value
         if isinstance(value, Status)
@@ -127,5 +127,5 @@ def _fields(item: Union[NodeOutcome, ReceivedResponse]) -> Dict[str, Any]:
 
 
 def _line(value: Any, **options: Any) -> str:
-    # The only character that json.dumps() leaves and that does not print.
+    # The only unprintable character that json.dumps() leaves.
     return json.dumps(value, **options).replace("\x7f", r"\u007f") + "\n"

@@ -1,4 +1,4 @@
-"""What goes to standard error: for people, line by line."""
+"""Standard error: messages for people, line by line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 
 
 class Stderr(Writer):
-    """Standard error; also a file, for libraries."""
+    """Standard error, which libraries can use as a file."""
 
     encoding = getattr(sys.stderr, "encoding", None) or "ascii"
 
@@ -49,9 +49,9 @@ def say_nothing(line: str) -> None:
 
 
 class View:
-    """A line for each node that rejects or fails, or for each response.
+    """Shows a line for each node that rejects or fails, or for each response.
 
-    :param verbose: for each response
+    :param verbose: show each response
     :cvar is_live: draws on the terminal until the end
     """
 
@@ -67,7 +67,7 @@ class View:
         yield
 
     def response(self, response: ReceivedResponse) -> None:
-        """A response has come."""
+        """Report a response."""
         failed = response.status in (Status.REJECTED, Status.ERROR)
         if failed or self._verbose:
             self._say(text.of_response(response))

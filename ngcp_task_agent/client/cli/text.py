@@ -10,12 +10,12 @@ from ngcp_task_agent.client.responses import ReceivedResponse, Status
 
 _MOST_NAMES = 100
 _REASON = 500  # characters
-# Fast, and wrong only about text that plain() leaves as it is.
+# Fast; its false positives are text that plain() does not change.
 _SUSPECT = re.compile(r"[^\n\t -~]+")
 
 
 def plain(text: str) -> str:
-    """The text, with all that is not printable written as an escape.
+    """Escape all characters that are not printable.
 
     Control characters could move the cursor or forge a line; others could
     reverse the direction of the text.
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
 
 
 def for_terminal(text: str) -> str:
-    """As plain(), but line feeds and tabs stay."""
+    """Like plain(), but line feeds and tabs stay."""
     return _SUSPECT.sub(lambda found: plain(found[0]), text)
 
 
@@ -45,12 +45,12 @@ def encode_as_it_is(text: str) -> bytes:
 
 
 def seconds(value: float) -> str:
-    """A duration: the shorter, the finer."""
+    """Format a duration, with more digits for a short one."""
     return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
 
 
 def first_line(data: str, width: int) -> str:
-    """The first line, cut to a width, with a mark if there is more."""
+    """Return the first line, cut to a width, with a mark if there is more."""
     lines = data.strip("\n").split("\n", 1)
     line = plain(lines[0][: width + 1])
     if len(line) > width:
@@ -63,7 +63,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def of_response(response: ReceivedResponse) -> str:
-    """One line about a response."""
+    """Describe a response in one line."""
     line = f"{plain(response.node)}: {response.status.value}"
     if response.status is not Status.REJECTED:
         line += f" after {seconds(response.seconds)}"
@@ -72,7 +72,7 @@ def of_response(response: ReceivedResponse) -> str:
 
 
 def of_problems(outcome: RequestOutcome) -> List[str]:
-    """What went wrong besides what the nodes themselves have reported."""
+    """List what went wrong, apart from what the nodes themselves reported."""
     waited = seconds(outcome.seconds)
     if outcome.verdict is Verdict.UNANSWERED:
         return [
@@ -83,7 +83,7 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
         ]
     problems = []
     if outcome.unfinished and (not outcome.expected or outcome.missing):
-        # Agents accept at once what may then wait in their queue.
+        # Agents accept requests at once, even those that must wait in a queue.
         problems.append(
             f"accepted but not ended after {waited} (running or queued): "
             + names(outcome.unfinished)
@@ -98,7 +98,7 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
 
 
 def names(nodes: Tuple[NodeOutcome, ...]) -> str:
-    """The nodes' names; of very many the first."""
+    """List the nodes' names; if there are very many, the first ones."""
     listed = [plain(node.node) for node in nodes[:_MOST_NAMES]]
     if len(nodes) > _MOST_NAMES:
         listed.append(f"and {len(nodes) - _MOST_NAMES} more")

@@ -1,9 +1,9 @@
 """Writes to standard output or standard error in a thread.
 
-A reader can be slow or stop: a pipe is then full, a terminal held by Ctrl-S.
-Answers, timers and Ctrl-C must go on meanwhile.  Only a thread does that for
-every kind of file: O_NONBLOCK would apply to all processes that share it, and
-poll() does not say how much a terminal takes.
+A reader can be slow or stop: a pipe is then full, or Ctrl-S holds a terminal.
+Meanwhile answers, timers and Ctrl-C must still work.  Only a thread allows
+that for every kind of file: O_NONBLOCK would apply to all processes that share
+it, and poll() does not say how much a terminal takes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import termios
 from typing import Callable, Optional, TextIO
 
 _PIECE = 4096  # characters
-_SHORTEST, _LONGEST = 0.001, 0.1  # seconds between two looks
+_SHORTEST, _LONGEST = 0.001, 0.1  # seconds between checks
 
 
 class WriteError(Exception):
@@ -39,8 +39,8 @@ class Writer:
     """Takes text at once, and writes it as fast as it is read.
 
     :param stream: a file with a descriptor; None if it is closed
-    :ivar error: why nothing can be written any more
-    :ivar on_error: is then called in the thread
+    :ivar error: why nothing more can be written
+    :ivar on_error: called in the thread when ``error`` is set
     """
 
     def __init__(self, stream: Optional[TextIO]) -> None:
@@ -70,16 +70,16 @@ class Writer:
 
     def check(self) -> None:
         """
-        :raises WriteError: when nothing can be written any more
+        :raises WriteError: when nothing more can be written
         """
         if self.error:
             raise self.error
 
     def put(self, text: str, encode: Callable[[str], bytes]) -> None:
-        """Have a text written after all that was put before.
+        """Queue a text for writing.
 
         :param encode: called in the thread, with a piece at a time
-        :raises WriteError: when nothing can be written any more
+        :raises WriteError: when nothing more can be written
         """
         self.check()
         if not text:
@@ -91,21 +91,21 @@ class Writer:
             raise WriteError(OSError(errno.EAGAIN, reason)) from None
 
     def wait(self, seconds: float) -> None:
-        """Block until everything is written, at most for that long."""
+        """Block until everything is written, at most for this long."""
         if self._last:
             concurrent.futures.wait([self._last], seconds)
 
     async def drain(self, patience: float, limit: float = math.inf) -> bool:
         """Wait until everything is written.
 
-        :param patience: seconds in which anything must have been read
-        :param limit: seconds for all
+        :param patience: maximum seconds without progress
+        :param limit: maximum seconds in all
         :returns: False if time is up
         :raises WriteError: when it cannot be written
         """
         pause = _SHORTEST
         seen, since = (-1, -1), 0.0
-        # Time is what this has slept: when a whole pipeline is stopped and
+        # Count only time slept: when a whole pipeline is stopped and
         # continued, its reader was not slow.
         while not self.is_idle:
             await asyncio.sleep(pause)
@@ -121,15 +121,16 @@ class Writer:
         return True
 
     def _unread(self) -> int:
-        """How many bytes a pipe holds.
+        """Return how many bytes a pipe holds.
 
-        Some read it letter by letter, and it takes more only by whole pages.
+        Some readers take one byte at a time, but a pipe makes room only by
+        whole pages.
         """
         count = array.array("i", [0])
         try:
             fcntl.ioctl(self._descriptor, termios.FIONREAD, count)
         except OSError:
-            pass  # this kind of file does not say
+            pass  # not known for this kind of file
         return count[0]
 
     def _write(self, text: str, encode: Callable[[str], bytes]) -> None:

@@ -42,7 +42,7 @@ async def run(data: Any = None, **options: Any) -> Result:
 
 
 def as_text(result: Result) -> Result:
-    """The same, with the output as text, to be compared."""
+    """The same result, with the output as text, for comparison."""
     data = result.data
     text = data.decode() if isinstance(data, bytes) else data
     return dataclasses.replace(result, data=text)
@@ -121,7 +121,7 @@ REFUSED: List[Any] = [
     pytest.param(True, {"a": 1}, "string or a list", id="object"),
     pytest.param(True, ["a", 1], "string or a list", id="number-in-list"),
     pytest.param(True, [None], "string or a list", id="null-in-list"),
-    pytest.param(True, ["a", "b\0"], "word 2 must not hold NUL", id="nul"),
+    pytest.param(True, ["a", "b\0"], "word 2 must not contain NUL", id="nul"),
     pytest.param(True, "\ud800", "surrogate", id="half-a-pair"),
     pytest.param(["[a-z]+"], "a B", "word 2 matches nothing", id="regex"),
     pytest.param(["[a-z]+"], ["ab1"], "word 1 matches", id="regex-in-part"),
@@ -140,7 +140,7 @@ def test_extra_args_refused(allowed: Any, extra: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("extra", [None, "", [], " "])
-def test_no_extra_args_are_always_allowed(extra: Any) -> None:
+def test_empty_extra_args_are_always_allowed(extra: Any) -> None:
     broker = CommandBroker({"run": "true"})
     assert broker.prepare(request({"extra_args": extra}))
 
@@ -184,8 +184,8 @@ async def test_unexpected_data_is_ignored(data: Any) -> None:
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 7), 3000, 10_000, 50_000])
-async def test_data_nested_deep_in_a_string(depth: int) -> None:
-    """Whatever Python can still read, it must be able to write again."""
+async def test_deeply_nested_data_in_a_string(depth: int) -> None:
+    """What Python can read, it must be able to write again."""
     data = '{"a": ' + "[" * depth + "]" * depth + "}"
     result = await run(data, run="cat", stdin="data")
     assert result.error == ""
@@ -245,7 +245,7 @@ async def test_exit_status() -> None:
     )
 
 
-async def test_success_says_nothing_of_standard_error() -> None:
+async def test_success_does_not_quote_standard_error() -> None:
     result = await sh("echo warning >&2")
     assert result == Result(exit_status=0)
 
@@ -281,7 +281,7 @@ async def test_endless_output(where: str, hurry: None) -> None:
     assert len(result.data) == (65536 if where == "1" else 0)
 
 
-def test_end_that_a_debugger_keeps() -> None:
+def test_exit_status_held_by_a_debugger() -> None:
     outcome = Exit(Cause.EXITED, None, None, b"out", b"")
     result = CommandBroker({"run": "true"}).result(outcome)
     assert result.error == (
@@ -289,7 +289,7 @@ def test_end_that_a_debugger_keeps() -> None:
     )
 
 
-async def test_little_more_output_than_it_may() -> None:
+async def test_slightly_too_much_output() -> None:
     result = await run(run="echo", args="12345678", max_output=8)
     assert result.error == "the command wrote more than 8 bytes"
     assert result.data == "12345678"
@@ -339,7 +339,7 @@ async def test_program_without_its_interpreter(program: Program) -> None:
     assert "or the interpreter it names, does not exist" in result.error
 
 
-async def test_program_that_is_none(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_program(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("echo no shebang\n")
     path.chmod(0o755)
@@ -380,7 +380,7 @@ async def test_unknown_user() -> None:
 
 
 async def test_own_user_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even the name service is asked."""
+    """It does not even ask the name service."""
 
     def fails(name: str) -> pwd.struct_passwd:
         raise AssertionError("asked")
@@ -425,8 +425,8 @@ async def test_as_another_user() -> None:
 
 
 @needs_root
-async def test_script_that_another_user_may_not_read() -> None:
-    """Pytest's own folders cannot be entered by others."""
+async def test_script_that_another_user_cannot_read() -> None:
+    """Other users cannot enter pytest's own folders."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         script = Path(folder) / "script"
@@ -520,7 +520,7 @@ async def test_stop_before_it_begins() -> None:
     assert "the agent is stopping" in result.error
 
 
-async def test_side_by_side() -> None:
+async def test_concurrent_commands() -> None:
     results = await asyncio.gather(
         *(
             sh('echo "$1"', {"extra_args": str(n)}, extra_args=True)

@@ -22,11 +22,11 @@ from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import Tally
 from ngcp_task_agent.client.responses import Message
 
-LONG = 60.0  # seconds that no test waits for
+LONG = 60.0  # seconds; no test waits this long
 
 
 class Wire:
-    """What a call needs of a connection; answers on request."""
+    """What a call needs from a connection; answers on request."""
 
     def __init__(self, failure: Optional[Exception] = None) -> None:
         self.lost: asyncio.Future[str] = (
@@ -79,14 +79,14 @@ def later(seconds: float, what: Any, *arguments: Any) -> None:
     asyncio.get_running_loop().call_later(seconds, what, *arguments)
 
 
-async def test_ends_when_all_have_ended_and_nobody_else_comes() -> None:
+async def test_ends_when_all_have_ended_and_no_more_nodes_answer() -> None:
     wire = Wire()
     call = wire.make()
     later(0.00, wire.answer, "a", "accepted")
     later(0.01, wire.answer, "a", "done")
     # Within the settling time after the first has ended.
     later(0.03, wire.answer, "b", "accepted")
-    # Not within it, but this one is still waited for.
+    # Later, but this node has accepted and is waited for.
     later(0.20, wire.answer, "b", "done")
     assert await statuses(call) == [
         "a accepted",
@@ -96,14 +96,14 @@ async def test_ends_when_all_have_ended_and_nobody_else_comes() -> None:
     ]
     assert call.outcome.succeeded
     assert 0.2 < call.outcome.seconds < LONG
-    # What comes afterwards changes nothing.
+    # Later answers change nothing.
     before = call.outcome
     wire.answer("c", "error")
     assert call.outcome == before
     assert wire.published == 1
 
 
-async def test_nobody_answers() -> None:
+async def test_no_answer() -> None:
     call = Wire().make(answer_timeout=0.1)
     assert await statuses(call) == []
     assert call.outcome.verdict is Verdict.UNANSWERED
@@ -136,7 +136,7 @@ async def test_all_reject() -> None:
     assert call.outcome.all_rejected
 
 
-async def test_expected_nodes_end_it_at_once() -> None:
+async def test_ends_at_once_when_the_expected_nodes_have_ended() -> None:
     wire = Wire()
     call = wire.make(expect=2, settle=LONG)
     for node in ("a", "b", "c"):
@@ -152,14 +152,14 @@ async def test_rejected_counts_as_expected() -> None:
     wire = Wire()
     call = wire.make(expect=2)
     later(0.01, wire.answer, "a", "rejected")
-    # Far later than the settling time.
+    # Much later than the settling time.
     later(0.20, wire.answer, "b", "rejected")
     await statuses(call)
     assert call.outcome.missing == 0
     assert len(call.outcome.nodes) == 2
 
 
-async def test_too_few_for_what_is_expected() -> None:
+async def test_fewer_nodes_than_expected() -> None:
     wire = Wire()
     call = wire.make(expect=2, timeout=0.2)
     later(0.01, wire.answer, "a", "accepted")
@@ -169,7 +169,7 @@ async def test_too_few_for_what_is_expected() -> None:
     assert call.outcome.missing == 1
 
 
-async def test_stop_ends_the_waiting() -> None:
+async def test_stop_ends_the_iteration() -> None:
     wire = Wire()
     call = wire.make()
     later(0.01, wire.answer, "a", "accepted")
@@ -178,7 +178,7 @@ async def test_stop_ends_the_waiting() -> None:
     assert call.outcome.verdict is Verdict.UNFINISHED
 
 
-async def test_call_that_is_stopped_first_is_not_sent() -> None:
+async def test_call_stopped_before_it_is_sent() -> None:
     wire = Wire()
     call = wire.make()
     call.stop()
@@ -187,7 +187,7 @@ async def test_call_that_is_stopped_first_is_not_sent() -> None:
     assert call.outcome.seconds == 0
 
 
-async def test_lost_connection_after_what_had_come() -> None:
+async def test_lost_connection_after_a_response() -> None:
     wire = Wire()
     call = wire.make()
     later(0.01, wire.answer, "a", "accepted")
@@ -198,13 +198,13 @@ async def test_lost_connection_after_what_had_come() -> None:
     assert [n.node for n in call.outcome.unfinished] == ["a"]
 
 
-async def test_what_came_before_the_loss_counts() -> None:
+async def test_responses_before_the_loss_count() -> None:
     wire = Wire()
     call = wire.make(expect=1)
     later(0.01, wire.answer, "a", "accepted")
 
     def last_words() -> None:
-        # Large: the inbox reads it only in a pause.
+        # Large: the inbox parses it only in a pause.
         wire.answer("a", "done", "x" * 100_000)
         wire.lost.set_result("it is gone")
 
@@ -214,7 +214,7 @@ async def test_what_came_before_the_loss_counts() -> None:
     await wire.inbox.close()
 
 
-async def test_what_came_while_the_process_stood_still_counts() -> None:
+async def test_responses_while_the_process_was_stopped_count() -> None:
     wire = Wire()
     call = wire.make(timeout=0.1, answer_timeout=0.1)
 
@@ -227,7 +227,7 @@ async def test_what_came_while_the_process_stood_still_counts() -> None:
     assert await statuses(call) == ["a accepted", "a done"]
 
 
-async def test_deadline_holds_though_responses_flow() -> None:
+async def test_timeout_holds_in_a_flood_of_responses() -> None:
     wire = Wire()
     call = wire.make(timeout=0.2)
     number = 0
@@ -245,12 +245,12 @@ async def test_deadline_holds_though_responses_flow() -> None:
     assert call.outcome.seconds < LONG / 2
 
 
-async def test_large_message_counts_though_responses_flow() -> None:
+async def test_large_message_counts_in_a_flood_of_responses() -> None:
     wire = Wire()
     call = wire.make(timeout=0.2)
 
     def flow(number: int) -> None:
-        # So often that the inbox sees no pause.
+        # So often that the inbox has no pause.
         wire.answer(f"n{number}", "done", "x" * 40_000)
         if call.outcome.seconds < 0.2:
             later(0.01, flow, number + 1)
@@ -261,7 +261,7 @@ async def test_large_message_counts_though_responses_flow() -> None:
     await wire.inbox.close()
 
 
-async def test_others_have_their_turn_while_responses_are_taken() -> None:
+async def test_other_tasks_run_in_a_flood_of_responses() -> None:
     wire = Wire()
     call = wire.make(timeout=LONG)
 
@@ -314,7 +314,7 @@ def test_patience_has_limits(values: Any) -> None:
         Patience(**values)
 
 
-async def test_inbox_reads_large_messages_in_pauses() -> None:
+async def test_inbox_parses_large_messages_in_pauses() -> None:
     delivered: List[int] = []
     inbox = Inbox(lambda m: delivered.append(m.chunk), 1 << 20)
 

@@ -1,4 +1,4 @@
-"""Where to send: what the configuration says, and what is given."""
+"""Where to send: what the configuration says, and what arguments say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ngcp_task_agent.client import NoAddress, discovery, find
 
 
 class Folder:
-    """A folder of configuration."""
+    """A configuration folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +65,7 @@ def test_name_is_the_short_host_name() -> None:
         assert discovery.own_name() == socket.gethostname().partition(".")[0]
 
 
-def test_configuration_says_it_all(folder: Folder) -> None:
+def test_configuration_has_everything(folder: Folder) -> None:
     folder.write("agent.yml", {"node": {"name": "prx01a"}})
     folder.write("backends/redis.yml", {"port": 7, "password": "secret"})
     folder.task("t")
@@ -115,7 +115,7 @@ def test_task_whose_own_file_is_not_in_force(
     assert address.channel == "ngcp-task-agent-redis"
     assert re.search(told, address.warning)
     assert address.warning in address.notes
-    # It does not concern other tasks, nor matter if all is given.
+    # It does not affect other tasks, nor this one if everything is given.
     assert folder.find("other").warning == ""
     assert folder.find("t", url="redis://h", channel="c").warning == ""
 
@@ -127,7 +127,7 @@ def test_task_whose_own_file_is_not_yaml(folder: Folder) -> None:
     assert folder.find("other").warning == ""
 
 
-def test_task_whose_backend_is_at_fault(folder: Folder) -> None:
+def test_task_with_a_faulty_backend(folder: Folder) -> None:
     folder.write("backends/redis.yml", {"port": 70000})
     folder.write("backends/other.yml", {"type": "redis"})
     folder.task("t")
@@ -138,10 +138,10 @@ def test_task_whose_backend_is_at_fault(folder: Folder) -> None:
     assert folder.find("t", url="redis://h").server["host"] == "h"
 
 
-def test_task_whose_backend_may_not_be_read(
+def test_task_with_an_unreadable_backend(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the password can be there."""
+    """It can contain the password."""
     folder.write("backends/redis.yml", {"port": 70000})
     folder.task("t")
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_task_whose_backend_may_not_be_read(
     assert folder.find("t").warning == ""
 
 
-def test_task_decides_about_the_backend(folder: Folder) -> None:
+def test_task_selects_the_backend(folder: Folder) -> None:
     folder.write("backends/redis.yml", {"port": 1})
     folder.write("backends/far.yml", {"type": "redis", "port": 2})
     folder.task("near")
@@ -158,13 +158,13 @@ def test_task_decides_about_the_backend(folder: Folder) -> None:
     assert folder.find("near").server["port"] == 1
     address = folder.find("away")
     assert (address.server["port"], address.channel) == (2, "far-control")
-    # Nobody knows it: the backend of that name is what nodes have.
+    # No node is known to have it: use the backend with the default name.
     assert folder.find("unknown").server["port"] == 1
     address = folder.find("unknown", backend="far")
     assert (address.server["port"], address.channel) == (2, "far-control")
 
 
-def test_several_would_do(folder: Folder) -> None:
+def test_several_backends_fit(folder: Folder) -> None:
     folder.write("backends/a.yml", {"type": "redis", "port": 1})
     folder.write("backends/b.yml", {"type": "redis", "port": 2})
     with pytest.raises(NoAddress, match=r"several backends fit \(a, b\)"):
@@ -181,7 +181,7 @@ def test_several_would_do(folder: Folder) -> None:
     assert (address.server["port"], address.channel) == (1, "second")
 
 
-def test_what_is_given_decides(folder: Folder) -> None:
+def test_arguments_take_precedence(folder: Folder) -> None:
     folder.write("backends/redis.yml", {})
     folder.task("t")
     address = folder.find("t", url="redis://h:5", channel="mine")
@@ -199,7 +199,7 @@ def test_what_is_given_decides(folder: Folder) -> None:
         ("unix:///s", {"unix_socket": "/s", "password": "hidden"}),
     ],
 )
-def test_password_of_the_environment(
+def test_password_from_the_environment(
     url: str,
     found: Dict[str, Any],
     folder: Folder,
@@ -211,7 +211,7 @@ def test_password_of_the_environment(
     is_told = any("REDISCLI_AUTH" in note for note in address.notes)
     assert is_told == (found["password"] == "hidden")
     assert "hidden" not in f"{address} {address!r} {address.notes}"
-    # It is for no other server than the one that is named with it.
+    # It is only for the server in the URL.
     folder.write("backends/redis.yml", {"port": 7})
     assert folder.find("t").server == {"port": 7}
     monkeypatch.setenv("REDISCLI_AUTH", "")
@@ -225,7 +225,7 @@ def test_no_such_backend(folder: Folder) -> None:
     folder.write("backends/far.yml", {"type": "redis"})
     with pytest.raises(NoAddress, match=r"; known.* far, redis$"):
         folder.find("t", backend="nope")
-    with pytest.raises(NoAddress, match=r"; is 'redis' meant\?$"):
+    with pytest.raises(NoAddress, match=r"; did you mean 'redis'\?$"):
         folder.find("t", backend="rediss")
     for name in ("far", "redis"):
         (folder.path / f"backends/{name}.yml").unlink()
@@ -237,7 +237,7 @@ def test_no_such_backend(folder: Folder) -> None:
     assert "bad.yml:1: port" in address.notes[0]
 
 
-def test_folder_that_fails_to_be_read(
+def test_folder_that_cannot_be_read(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(self: Any) -> Any:

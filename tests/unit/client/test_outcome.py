@@ -1,4 +1,4 @@
-"""The outcome: counted by node, and in a word."""
+"""The outcome: node by node, and as a verdict."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_verdict(
     assert found.succeeded is (verdict is Verdict.DONE)
 
 
-def test_nobody_is_not_all_rejected() -> None:
+def test_no_answer_is_not_all_rejected() -> None:
     nobody = outcome()
     refused = outcome(("a", "rejected"), ("b", "rejected"))
     mixed = outcome(("a", "rejected"), ("b", "done"))
@@ -74,7 +74,7 @@ def test_nobody_is_not_all_rejected() -> None:
     assert (mixed.nobody_answered, mixed.all_rejected) == (False, False)
 
 
-def test_nodes_by_what_became_of_them() -> None:
+def test_nodes_by_outcome() -> None:
     found = outcome(
         ("a", "done"), ("b", "error"), ("c", "rejected"), ("d", "accepted")
     )
@@ -100,7 +100,7 @@ def test_accepted_then_done() -> None:
 @pytest.mark.parametrize(
     ("statuses", "news", "final"),
     [
-        # An error without an accepted is an ending all the same.
+        # An error without an accepted is still an ending.
         (["error"], 1, "error"),
         (["done", "accepted"], 1, "done"),
         (["accepted", "accepted", "done", "done"], 2, "done"),
@@ -112,7 +112,7 @@ def test_accepted_then_done() -> None:
         (["accepted", "done", "rejected"], 2, "done"),
     ],
 )
-def test_what_the_protocol_does_not_foresee(
+def test_answers_outside_of_the_protocol(
     statuses: List[str], news: int, final: str
 ) -> None:
     tally = Tally(1 << 20)
@@ -121,7 +121,7 @@ def test_what_the_protocol_does_not_foresee(
     assert [node.status.value for node in tally.nodes] == [final]
 
 
-def test_answer_that_is_too_large_is_an_error_that_says_so() -> None:
+def test_answer_that_is_too_large_becomes_an_error() -> None:
     tally = Tally(10_000)
     tally.take(say("a", "accepted"), 0.1)
     tally.take(say("b", "accepted"), 0.1)
@@ -131,13 +131,13 @@ def test_answer_that_is_too_large_is_an_error_that_says_so() -> None:
     assert dropped.status is Status.ERROR
     assert "10000 bytes" in dropped.reason
     assert dropped.data == ""
-    # What still comes of it is ignored; others have room.
+    # The rest of it is ignored; others have room.
     assert tally.take(say("a", "done", "x" * 4000, 3, 3), 1.0) is None
     assert tally.take(say("b", "done", "x" * 4000), 1.0)
 
 
-def test_two_large_answers_with_rare_characters_have_room() -> None:
-    # A thousandth of what large answers have, 50 MB, and of the limit.
+def test_two_large_answers_with_rare_characters_fit() -> None:
+    # A thousandth of a large answer, 50 MB, and of the limit.
     size = 50_000
     data = ("x" * 99 + "\U0001f600\n") * (size // 101)
     tally = Tally(MAX_DATA * size // 50_000_000)

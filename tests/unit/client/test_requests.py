@@ -1,4 +1,4 @@
-"""What cannot be sent is refused before it is sent."""
+"""Invalid requests are refused before they are sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ngcp_task_agent.client.requests import explain_numbers
 from ngcp_task_agent.protocol.messages import parse_request
 
 
-def test_message_is_one_that_agents_take() -> None:
+def test_agents_accept_the_message() -> None:
     request = Request(
         "reload", "web01a", "prx*", {"n": 1}, {"headers": {"x": "y"}}
     )
@@ -23,7 +23,7 @@ def test_message_is_one_that_agents_take() -> None:
     assert read.options == {"headers": {"x": "y"}, "feedback_channel": "fb"}
 
 
-def test_each_request_has_a_uuid_of_its_own() -> None:
+def test_each_request_has_its_own_uuid() -> None:
     assert Request("a", "b").uuid != Request("a", "b").uuid
 
 
@@ -73,7 +73,7 @@ def test_invalid(fields: Dict[str, Any], reason: str) -> None:
         ("prx[a-c1]", ""),
         ("prx8-11", ""),
         ("[a]10-12[b]", ""),
-        # Brackets that are not closed are ordinary characters.
+        # Unclosed brackets are ordinary characters.
         ("prx[8-11", ""),
         ("a[1,b10-22]", ""),
     ],
@@ -82,11 +82,11 @@ def test_range_of_numbers_of_several_digits(dst: str, warned_of: str) -> None:
     warning = explain_numbers(dst)
     assert warned_of in warning
     assert bool(warning) == bool(warned_of)
-    # It is sent all the same.
+    # It is still sent.
     assert Request("t", "s", dst).encode("fb")
 
 
-def test_data_that_holds_itself() -> None:
+def test_data_that_contains_itself() -> None:
     data: Any = []
     data.append(data)
     with pytest.raises(InvalidRequest, match="JSON"):

@@ -1,4 +1,4 @@
-"""Responses: what is read, what is ignored, how chunks are joined."""
+"""Responses: which messages are read or ignored, and how chunks are joined."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def chunk(
     return Message(uuid, "r", "sp1", Status.DONE, "", text, number, chunks)
 
 
-def test_what_an_agent_sends_is_read() -> None:
+def test_response_of_an_agent_is_read() -> None:
     response = Response(Origin("r", "t", "me"), "sp1", "error", "why", "out")
     (encoded,) = response.encode(1 << 20)
     assert parse(encoded) == Message(
@@ -94,7 +94,7 @@ def test_data_becomes_text(data: Any, text: str) -> None:
     assert message.data == text
 
 
-def test_data_of_accepted_is_none() -> None:
+def test_accepted_has_no_data() -> None:
     message = parse(body(status="accepted", data="x", reason=None))
     assert message
     assert (message.data, message.reason) == (None, "")
@@ -123,7 +123,7 @@ def test_chunks_in_any_order(order: Any) -> None:
     assert wholes[2] == chunk(1, 1, "123")
 
 
-def test_chunk_that_comes_twice() -> None:
+def test_repeated_chunk() -> None:
     joiner = Joiner(1 << 20)
     assert joiner.take(chunk(1, 2)) is None
     assert joiner.take(chunk(1, 2, "other")) is None
@@ -137,7 +137,7 @@ def test_chunk_of_another_count_is_ignored() -> None:
     assert joiner.take(chunk(2, 2)) == chunk(1, 1, "12")
 
 
-def test_responses_are_told_apart_by_their_uuid() -> None:
+def test_responses_are_distinguished_by_uuid() -> None:
     joiner = Joiner(1 << 20)
     assert joiner.take(chunk(1, 2, "a", "one")) is None
     assert joiner.take(chunk(2, 2, "b", "two")) is None
@@ -146,7 +146,7 @@ def test_responses_are_told_apart_by_their_uuid() -> None:
     assert whole.data == "ac"
 
 
-def test_forgets_a_node_s_chunks_and_no_others() -> None:
+def test_forgets_only_the_chunks_of_one_node() -> None:
     joiner = Joiner(10_000)
     for uuid in ("one", "two"):
         assert joiner.take(chunk(1, 2, "a", uuid)) is None
@@ -163,7 +163,7 @@ def test_memory_is_bounded() -> None:
     joiner.take(chunk(1, 3, "x" * 5000))
     with pytest.raises(TooMuch):
         joiner.take(chunk(2, 3, "x" * 5000))
-    # What was kept of it is gone: there is room again.
+    # What was kept of it is dropped: there is room again.
     assert joiner.take(chunk(1, 1, "x" * 5000, "other"))
 
 
@@ -176,7 +176,7 @@ def test_memory_of_many_small_chunks_is_bounded() -> None:
 
 
 @given(st.text(), st.integers(min_value=0, max_value=2**32))
-def test_what_the_agent_cuts_is_joined(data: str, seed: int) -> None:
+def test_chunks_of_the_agent_are_joined(data: str, seed: int) -> None:
     data = data.encode(errors="replace").decode()
     sent = Response(Origin("r", "t", "me"), "sp1", "done", "", data)
     messages = sent.encode(400)

@@ -1,4 +1,4 @@
-"""Faults of a schema, in words and at their lines."""
+"""Faults of a schema: their texts and their lines."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\ncout: 1",
-        "x.yml:2: cout: unknown key; is 'count' meant?",
+        "x.yml:2: cout: unknown key; did you mean 'count'?",
         id="misspelt",
     ),
     pytest.param(
@@ -123,7 +123,7 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\nshort: long",
-        "x.yml:2: short: must be within the rule maxLength: 3",
+        "x.yml:2: short: must be valid under maxLength: 3",
         id="rule-without-title",
     ),
     pytest.param(
@@ -221,7 +221,7 @@ HINTS = [
 
 
 @pytest.mark.parametrize(("kind", "text", "hint"), HINTS)
-def test_says_what_to_do_about_a_type(kind: str, text: str, hint: str) -> None:
+def test_advice_for_a_wrong_type(kind: str, text: str, hint: str) -> None:
     schema = {"properties": {"a": {"type": kind, "title": "so and so"}}}
     (fault,) = faults(f"a:\n  {text}\n", schema)
     assert fault == f"x.yml:1: a: must be so and so{hint}"
@@ -243,7 +243,7 @@ def test_several_missing_keys_are_reported_once_each() -> None:
     ]
 
 
-def test_sound() -> None:
+def test_valid() -> None:
     text = "{name: x, count: 1, list: [1], words: ['a.*'], number: 1}"
     assert faults(text) == []
 
@@ -281,9 +281,11 @@ REFERENCES = [
 
 
 @pytest.mark.parametrize(("text", "place", "reference"), REFERENCES)
-def test_reference_to_elsewhere(text: str, place: str, reference: str) -> None:
+def test_reference_out_of_the_schema(
+    text: str, place: str, reference: str
+) -> None:
     (fault,) = faults_of_schema(text)
-    what = "but a schema must be complete in itself"
+    what = "but a schema must be self-contained"
     assert fault == f"x.yml:{place}: leads to {reference}, {what}"
 
 
@@ -321,7 +323,7 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize(("text", "place"), ENDLESS)
-def test_reference_without_end(text: str, place: str) -> None:
+def test_endless_reference(text: str, place: str) -> None:
     what = "refers to itself in an endless loop"
     assert faults_of_schema(text) == [f"x.yml:{place}: {what}"]
 
@@ -345,12 +347,12 @@ SOUND = [
 
 
 @pytest.mark.parametrize("text", SOUND)
-def test_sound_schema(text: str) -> None:
+def test_valid_schema(text: str) -> None:
     assert faults_of_schema(text) == []
 
 
-def test_references_that_double_are_no_circle() -> None:
-    """Followed one after the other they would be 2 to the 40th."""
+def test_references_that_double_are_not_a_loop() -> None:
+    """Followed one by one, there would be 2 to the 40th."""
     definitions = {
         str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2}
         for n in range(40)
@@ -362,7 +364,8 @@ def test_references_that_double_are_no_circle() -> None:
 NO_SCHEMAS = [
     pytest.param(
         "properties:\n  a:\n    type: strin",
-        "x.yml:3: properties.a.type: unknown type 'strin'; is 'string' meant?",
+        "x.yml:3: properties.a.type: unknown type 'strin'; "
+        "did you mean 'string'?",
         id="type",
     ),
     pytest.param(
@@ -388,7 +391,7 @@ NO_SCHEMAS = [
     ),
     pytest.param(
         "minLength: -1",
-        "x.yml:1: minLength: must be within the rule minimum: 0",
+        "x.yml:1: minLength: must be valid under minimum: 0",
         id="rule",
     ),
     pytest.param(
@@ -398,7 +401,7 @@ NO_SCHEMAS = [
     ),
     pytest.param(
         "dependencies:\n  a: 5",
-        "x.yml:2: dependencies.a: must be within the rule anyOf: "
+        "x.yml:2: dependencies.a: must be valid under anyOf: "
         "[{'$dynamicRef': '#meta'}, "
         "{'$ref': 'meta/validation#/$defs/stringArray'}]",
         id="else",
@@ -407,13 +410,13 @@ NO_SCHEMAS = [
 
 
 @pytest.mark.parametrize(("text", "expected"), NO_SCHEMAS)
-def test_says_what_is_wrong_in_a_schema(text: str, expected: str) -> None:
+def test_fault_of_a_schema(text: str, expected: str) -> None:
     assert faults_of_schema(text) == [expected]
 
 
-def test_says_which_of_several_types_is_none() -> None:
+def test_unknown_type_among_several() -> None:
     ((_, what),) = explain_schema({"type": ["string", "nul"]})
-    assert what == "unknown type 'nul'; is 'null' meant?"
+    assert what == "unknown type 'nul'; did you mean 'null'?"
 
 
 def test_all_faults_of_a_schema_at_once() -> None:
@@ -432,7 +435,7 @@ def test_all_faults_of_a_schema_at_once() -> None:
     ]
 
 
-def test_what_has_a_fault_has_no_second_one() -> None:
+def test_one_fault_for_each_value() -> None:
     found = faults("name: 2026-13-45\ncount: 1\nlist: [.inf, x]\n")
     assert [fault.split(": ")[1] for fault in found] == [
         "name",

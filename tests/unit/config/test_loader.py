@@ -1,4 +1,4 @@
-"""The folder of the configuration, read again and again."""
+"""The configuration folder, loaded again and again."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ MISNAMED = [
     pytest.param("tasks/x.yaml", "must end with '.yml'", id="task"),
     pytest.param("backends/x.yaml", "must end with '.yml'", id="backend"),
     pytest.param("tasks/X.YML", "must end with '.yml'", id="upper-case"),
-    pytest.param("agents.yml", "is 'agent.yml' meant?", id="agents"),
-    pytest.param("agent.yaml", "is 'agent.yml' meant?", id="agent"),
+    pytest.param("agents.yml", "did you mean 'agent.yml'?", id="agents"),
+    pytest.param("agent.yaml", "did you mean 'agent.yml'?", id="agent"),
     pytest.param(
         "backend.yml", "use the folders backends/ and tasks/", id="no-folder"
     ),
     pytest.param(
         "redis.yaml", "use the folders backends/ and tasks/", id="redis"
     ),
-    pytest.param("task/x.yml", "is 'tasks' meant?", id="folder-of-tasks"),
-    pytest.param("Backend/x.yml", "is 'backends' meant?", id="folder"),
+    pytest.param("task/x.yml", "did you mean 'tasks'?", id="folder-of-tasks"),
+    pytest.param("Backend/x.yml", "did you mean 'backends'?", id="folder"),
 ]
 
 
 @pytest.mark.parametrize(("name", "what"), MISNAMED)
-def test_misnamed_files_are_a_warning(
+def test_misnamed_files_cause_a_warning(
     folder: Path, name: str, what: str
 ) -> None:
     write(folder / name, "nonsense: [")
@@ -111,7 +111,7 @@ def test_misnamed_files_are_a_warning(
         ".x.yml",
     ],
 )
-def test_what_is_not_to_be_read_is_no_warning(folder: Path, name: str) -> None:
+def test_ignored_files_cause_no_warning(folder: Path, name: str) -> None:
     write(folder / name, "nonsense: [")
     config = Loader(folder).load()
     assert config.faults == config.warnings == ()
@@ -166,7 +166,7 @@ def test_the_last_good_version_stays(folder: Path) -> None:
     assert config.agent == good.agent
     assert config.backends == good.backends
     assert config.tasks == good.tasks
-    # Still so the next time, and until the file is corrected.
+    # The same at the next load, until the file is corrected.
     assert loader.load().tasks == good.tasks
     task(folder, "ping", "max_running: 2\n")
     config = loader.load()
@@ -174,7 +174,7 @@ def test_the_last_good_version_stays(folder: Path) -> None:
     assert len(config.faults) == 2
 
 
-def test_what_is_removed_is_gone(folder: Path) -> None:
+def test_removed_files_are_forgotten(folder: Path) -> None:
     loader = Loader(folder)
     loader.load()
     (folder / "tasks/ping.yml").unlink()
@@ -184,7 +184,7 @@ def test_what_is_removed_is_gone(folder: Path) -> None:
     assert loader.load().tasks == ()
 
 
-def test_removed_backend_takes_its_tasks_with_it(folder: Path) -> None:
+def test_removed_backend_removes_its_tasks(folder: Path) -> None:
     loader = Loader(folder)
     loader.load()
     (folder / "backends/fake.yml").unlink()
@@ -203,26 +203,24 @@ def test_disabled(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["a-first", "z-last"])
-def test_a_name_is_taken_once_whatever_the_order(
-    folder: Path, file: str
-) -> None:
+def test_a_name_is_used_once_in_any_order(folder: Path, file: str) -> None:
     loader = Loader(folder)
     assert names(loader.load()) == ["ping"]
-    # One that is faulty now, and a sound one of the same name.
+    # A faulty file, and a valid one with the same task name.
     task(folder, "ping", "unknown: 1\n")
     task(folder, "ping", file=file)
     config = loader.load()
     assert names(config) == ["ping"]
     (in_force,) = config.tasks
     faulty = {fault.path for fault in config.faults}
-    # What is not in force has a fault that says so.
+    # A file that is not in force has a fault that says so.
     assert {folder / "tasks/ping.yml", folder / f"tasks/{file}.yml"} <= {
         *faulty,
         in_force.path,
     }
 
 
-def test_twins(folder: Path) -> None:
+def test_duplicate_tasks(folder: Path) -> None:
     task(folder, "ping", file="zwei")
     config = Loader(folder).load()
     assert names(config) == ["ping"]
@@ -239,7 +237,7 @@ def test_one_name_on_two_channels(folder: Path) -> None:
     assert [task.channel for task in config.tasks] == ["q", "other"]
 
 
-def test_warnings_keep_nothing_from_running(folder: Path) -> None:
+def test_warnings_disable_nothing(folder: Path) -> None:
     task(folder, "x", "broker_options: {problem: no such program}\n")
     config = Loader(folder).load()
     assert names(config) == ["ping", "x"]
@@ -250,7 +248,7 @@ def test_warnings_keep_nothing_from_running(folder: Path) -> None:
 
 
 @needs_root
-def test_file_of_somebody(folder: Path) -> None:
+def test_file_of_another_user(folder: Path) -> None:
     loader = Loader(folder)
     good = loader.load()
     os.chown(folder / "tasks/ping.yml", 12345, 0)
@@ -261,7 +259,7 @@ def test_file_of_somebody(folder: Path) -> None:
 
 
 @needs_root
-def test_folder_of_everybody(folder: Path) -> None:
+def test_folder_writable_by_everyone(folder: Path) -> None:
     (folder / "tasks").chmod(0o777)
     config = Loader(folder).load()
     assert config.tasks == ()
@@ -295,7 +293,7 @@ def test_folder_that_cannot_be_read_keeps_its_files(
 
 
 def test_equal_files_make_equal_configurations(folder: Path) -> None:
-    """On reload nothing is replaced that says what it said."""
+    """So a reload replaces nothing that has not changed."""
     one, other = Loader(folder).load(), Loader(folder).load()
     assert one.tasks == other.tasks
     assert one.backends == other.backends
@@ -305,7 +303,7 @@ SHIPPED = ROOT / "etc/ngcp-task-agent"
 
 
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="not in a source tree")
-def test_what_the_package_ships(
+def test_the_shipped_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in SHIPPED.rglob("*.yml"):
@@ -316,7 +314,7 @@ def test_what_the_package_ships(
     assert names(config) == ["clear_call_counters"]
 
 
-def test_a_file_that_has_not_changed_keeps_its_name(folder: Path) -> None:
+def test_an_unchanged_file_keeps_its_name(folder: Path) -> None:
     task(folder, "one", file="a")
     task(folder, "two", file="b")
     loader = Loader(folder)
@@ -331,7 +329,7 @@ def test_a_file_that_has_not_changed_keeps_its_name(folder: Path) -> None:
     assert [fault.path.stem for fault in config.faults] == ["a"]
 
 
-def test_every_fault_beside_values_that_cannot_be_made(folder: Path) -> None:
+def test_every_fault_beside_unreadable_values(folder: Path) -> None:
     write(
         folder / "agent.yml",
         "max_running: 2026-13-45\nx: !!bool maybe\nmax_request: 5\n"
@@ -379,7 +377,7 @@ def test_odd_values_are_faults_of_their_file(
     assert where in str(fault)
 
 
-def test_whatever_a_file_makes_raise_is_its_fault(
+def test_any_exception_becomes_a_fault_of_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(task_options: object) -> str:

@@ -1,4 +1,4 @@
-"""Every key of every file: good, of the wrong type, out of range."""
+"""Every key of every file: valid, of the wrong type, out of range."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 
 
 def short(fault: Fault) -> str:
-    """A fault without the folder of its file."""
+    """Return a fault without the folder of its file."""
     return str(fault).replace(f"{fault.path.parent}/", "")
 
 
@@ -128,7 +128,7 @@ def test_agent_with_a_state(folder: Folder) -> None:
 
 
 _LONG = "x" * 256
-_WORST = "\U0001f600"  # of what is printable, the most bytes
+_WORST = "\U0001f600"  # the most bytes of any printable character
 
 AGENT_FAULTS = [
     pytest.param("roles: [a]", "roles", "it belongs in node", id="place"),
@@ -159,7 +159,7 @@ AGENT_FAULTS = [
     ),
     pytest.param("[]", "", "mapping", id="a-list"),
     pytest.param("x", "", "mapping", id="a-string"),
-    pytest.param("nodes: {}", "nodes", "'node' meant", id="unknown"),
+    pytest.param("nodes: {}", "nodes", "mean 'node'?", id="unknown"),
     pytest.param("node: x", "node", "mapping", id="node"),
     pytest.param(
         "node: {nam: x}", "node.nam", "unknown key", id="node-unknown"
@@ -228,7 +228,7 @@ def test_agent_fault(folder: Folder, text: str, where: str, what: str) -> None:
     assert what in fault.what
 
 
-def test_the_least_response_leaves_room_for_data(folder: Folder) -> None:
+def test_the_smallest_response_has_room_for_data(folder: Folder) -> None:
     """However long all other fields are."""
     least = 16384
     config, _ = folder.agent(
@@ -237,7 +237,7 @@ def test_the_least_response_leaves_room_for_data(folder: Folder) -> None:
     assert config is not None
     assert config.node.name == _WORST * 255
     for letter in ("\x01", '"', _WORST):
-        # An uuid can be this long where it was none.
+        # An invalid uuid can be this long.
         origin = Origin(letter * 128, letter * 128, letter * 255)
         for name in (config.node.name, "\x01" * 255):
             found = Response(
@@ -304,7 +304,7 @@ BACKEND_FAULTS = [
     pytest.param("type: [a]", "1: type: ", "a type", id="type-a-list"),
     pytest.param("type: ''", "1: type: ", "a type", id="type-empty-string"),
     pytest.param("type:", "1: type: ", "it is empty", id="type-empty"),
-    pytest.param("hots: x", "1: hots: ", "'host' meant", id="unknown"),
+    pytest.param("hots: x", "1: hots: ", "mean 'host'?", id="unknown"),
     pytest.param("host: 1", "1: host: ", "host name", id="host"),
     pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
     pytest.param("port: '1'", "1: port: ", "1 to 65535", id="port"),
@@ -369,7 +369,7 @@ def test_backend_without_a_known_type(folder: Folder) -> None:
     assert "'rabbit' is not a type" in str(faults[0])
 
 
-# As the first version's documentation has it.
+# From the first version's documentation.
 PING = """
 ---
 name: ping_10_10_10_10
@@ -415,7 +415,7 @@ def test_task_with_every_key(folder: Folder) -> None:
     assert config.data_schema == {"type": "object"}
 
 
-def test_a_schema_is_json(folder: Folder) -> None:
+def test_a_schema_must_be_json(folder: Folder) -> None:
     text = PING + "data_schema: {enum: [2024-01-01]}\n"
     config, (fault,) = folder.task(text)
     assert config is None
@@ -622,7 +622,7 @@ TASK_FAULTS = [
         "data_schema",
         "{$ref: 'http://localhost/x'}",
         "6: data_schema.$ref: ",
-        "complete in itself",
+        "self-contained",
         id="schema-elsewhere",
     ),
     pytest.param(
@@ -712,7 +712,7 @@ def test_a_task_is_a_mapping(folder: Folder, text: str, what: str) -> None:
     assert what in fault
 
 
-def test_says_where_a_key_belongs(folder: Folder) -> None:
+def test_hint_where_a_key_belongs(folder: Folder) -> None:
     text = (
         "name: x\nbackend: redis\ncontrol_channel: c\nbroker: command\n"
         "run: ping\n"
@@ -725,21 +725,21 @@ def test_says_where_a_key_belongs(folder: Folder) -> None:
 
 
 MEANT = [
-    pytest.param("backend: redis.yml", "; is 'redis' meant?", id="file"),
-    pytest.param("backend: rediss", "; is 'redis' meant?", id="backend"),
+    pytest.param("backend: redis.yml", "; did you mean 'redis'?", id="file"),
+    pytest.param("backend: rediss", "; did you mean 'redis'?", id="backend"),
     pytest.param("backend: x", "; known: faulty, main, redis", id="none"),
     pytest.param(
         "backend: faulty",
         "'faulty' cannot be used: it has faults",
         id="faulty-backend",
     ),
-    pytest.param("broker: comand", "; is 'command' meant?", id="broker"),
+    pytest.param("broker: comand", "; did you mean 'command'?", id="broker"),
     pytest.param("broker: cron", "; known: command, fake", id="no-broker"),
 ]
 
 
 @pytest.mark.parametrize(("line", "meant"), MEANT)
-def test_says_which_name_is_meant(
+def test_hint_for_an_unknown_name(
     folder: Folder, line: str, meant: str
 ) -> None:
     key = line.partition(":")[0]
@@ -749,14 +749,14 @@ def test_says_which_name_is_meant(
     assert str(fault).endswith(meant)
 
 
-def test_says_which_type_is_meant(folder: Folder) -> None:
+def test_hint_for_an_unknown_type(folder: Folder) -> None:
     _, (fault,) = folder.backend("type: Redis", "second")
     assert short(fault) == (
-        "second.yml:1: type: unknown type 'Redis'; is 'redis' meant?"
+        "second.yml:1: type: unknown type 'Redis'; did you mean 'redis'?"
     )
 
 
-def test_the_name_of_a_file_is_a_type(folder: Folder) -> None:
+def test_the_file_name_is_the_type(folder: Folder) -> None:
     _, (fault,) = folder.backend("port: 1", "main")
     assert short(fault) == (
         "main.yml:1: type: is missing, and 'main' is not a type; "
@@ -799,10 +799,10 @@ def test_all_faults_of_a_backend_at_once(folder: Folder, line: str) -> None:
     assert places(faults) == expected
 
 
-def test_options_of_no_plugin_are_no_fault_where_one_could_be_meant(
+def test_options_of_any_plugin_are_valid_for_an_unknown_one(
     folder: Folder,
 ) -> None:
-    """The fake ones know neither; each has keys that the other has not."""
+    """The fake ones know neither; each has keys that the other lacks."""
     text = "type: rabbit\nhost: x\n"
     _, faults = folder.backend(text, "x")
     assert places(faults) == [(1, "type")]
@@ -816,7 +816,7 @@ NO_BROKER = [
 
 
 @pytest.mark.parametrize(("line", "where"), NO_BROKER)
-def test_all_faults_of_the_options_of_no_broker(
+def test_all_faults_of_the_options_of_an_unknown_broker(
     folder: Folder, line: str, where: str
 ) -> None:
     text = (
@@ -835,7 +835,7 @@ def test_all_faults_of_the_options_of_no_broker(
 
 
 @pytest.mark.parametrize("name", ["faulty", "redsi", "5"])
-def test_all_faults_of_the_options_of_no_backend(
+def test_all_faults_of_the_options_of_an_unknown_backend(
     folder: Folder, name: str
 ) -> None:
     text = (
@@ -852,7 +852,7 @@ def test_all_faults_of_the_options_of_no_backend(
     ]
 
 
-def test_a_quote_that_is_not_closed_beside_other_faults(
+def test_an_unclosed_quote_beside_other_faults(
     folder: Folder,
 ) -> None:
     found = with_broker_options("rum: x\ntimeout: x\nargs: it's\nrun: a")
@@ -864,7 +864,7 @@ def test_a_quote_that_is_not_closed_beside_other_faults(
     ]
 
 
-def test_a_broker_is_not_made_of_what_is_not_known(folder: Folder) -> None:
+def test_a_broker_is_not_made_from_faulty_options(folder: Folder) -> None:
     config, faults = folder.task(
         "name: x\nbackend: main\nbackend_options: {queue: q}\nbroker: fake\n"
         "broker_options: {bad: !!bool maybe}\nmax_running: 0\n"
@@ -873,7 +873,7 @@ def test_a_broker_is_not_made_of_what_is_not_known(folder: Folder) -> None:
     assert places(faults) == [(5, "broker_options.bad"), (6, "max_running")]
 
 
-def test_a_channel_is_not_made_of_what_is_not_known(folder: Folder) -> None:
+def test_a_channel_is_not_made_from_faulty_options(folder: Folder) -> None:
     class Backend(FakeBackend):
         @classmethod
         def channel(cls, task_options: Mapping[str, Any]) -> str:
@@ -887,12 +887,12 @@ def test_a_channel_is_not_made_of_what_is_not_known(folder: Folder) -> None:
     assert places(faults) == [(3, "backend_options.queue"), (5, "max_running")]
 
 
-def test_a_size_that_is_not_known(folder: Folder) -> None:
+def test_a_faulty_size(folder: Folder) -> None:
     _, faults = folder.agent("max_request: .inf\nfoo: 1\n")
     assert places(faults) == [(1, "max_request"), (2, "foo")]
 
 
-def test_a_name_that_is_taken_beside_other_faults(folder: Folder) -> None:
+def test_a_duplicate_name_beside_other_faults(folder: Folder) -> None:
     write(folder.path / "tasks/a.yml", PING)
     text = PING.replace("name:", "foo: 1\nname:")
     _, faults = folder.task(text)

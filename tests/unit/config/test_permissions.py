@@ -1,4 +1,4 @@
-"""Files that may decide what root runs, and those that may not."""
+"""Which files may decide what root runs, and which may not."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_too_large(tmp_path: Path) -> None:
     assert permissions.read(path).faults == []
 
 
-def test_a_link_to_a_sound_file(file: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_valid_file(file: Path, tmp_path: Path) -> None:
     (tmp_path / "y.yml").symlink_to(file)
     assert permissions.read(tmp_path / "y.yml").value == {"name": "x"}
 
@@ -83,7 +83,7 @@ def test_a_link_to_itself(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_belongs_to_somebody(file: Path) -> None:
+def test_file_of_another_user(file: Path) -> None:
     os.chown(file, SOMEBODY, 0)
     assert f"belongs to the user {SOMEBODY}" in fault(file)
     assert "what root runs" in fault(file)
@@ -100,15 +100,15 @@ def test_names_users_and_groups(file: Path) -> None:
 
 
 @needs_root
-def test_may_be_written_by_everybody(file: Path) -> None:
+def test_writable_by_everyone(file: Path) -> None:
     file.chmod(0o646)
     assert "is writable by everyone" in fault(file)
 
 
 @needs_root
-def test_may_be_written_by_a_group(file: Path) -> None:
+def test_writable_by_a_group(file: Path) -> None:
     file.chmod(0o664)
-    # root's own group can have members, and with an ACL stands for its mask.
+    # root's own group can have members, and with an ACL this is its mask.
     assert "is writable by the group root (0)" in fault(file)
     os.chown(file, 0, SOMEBODY)
     assert f"is writable by the group {SOMEBODY}" in fault(file)
@@ -118,13 +118,13 @@ def test_may_be_written_by_a_group(file: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o777, 0o707])
-def test_folder_that_everybody_may_write(file: Path, mode: int) -> None:
+def test_folder_writable_by_everyone(file: Path, mode: int) -> None:
     file.parent.chmod(mode)
     assert f"its folder {file.parent} is writable" in fault(file)
 
 
 @needs_root
-def test_folder_of_somebody(file: Path, tmp_path: Path) -> None:
+def test_folder_of_another_user(file: Path, tmp_path: Path) -> None:
     os.chown(file.parent, SOMEBODY, 0)
     assert f"its folder {file.parent} belongs to" in fault(file)
 
@@ -137,7 +137,7 @@ def test_folder_above(file: Path, tmp_path: Path) -> None:
 
 @needs_root
 def test_sticky_folder(file: Path) -> None:
-    """As /tmp: who may write there cannot replace what is root's."""
+    """Like /tmp: users who can write there cannot replace root's files."""
     file.parent.chmod(0o1777)
     assert permissions.read(file).faults == []
     os.chown(file.parent, SOMEBODY, 0)
@@ -145,7 +145,7 @@ def test_sticky_folder(file: Path) -> None:
 
 
 @needs_root
-def test_link_to_a_file_of_somebody(tmp_path: Path) -> None:
+def test_link_to_a_file_of_another_user(tmp_path: Path) -> None:
     theirs = write(tmp_path / "theirs/x.yml", "name: x\n")
     ours = tmp_path / "ours"
     ours.mkdir()
@@ -156,8 +156,8 @@ def test_link_to_a_file_of_somebody(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_link_in_a_folder_of_somebody(tmp_path: Path, file: Path) -> None:
-    """Who may write there says which of root's files is meant."""
+def test_link_in_a_folder_of_another_user(tmp_path: Path, file: Path) -> None:
+    """Its owner chooses which of root's files is read."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     (folder / "y.yml").symlink_to(file)
@@ -169,7 +169,7 @@ def test_link_in_a_folder_of_somebody(tmp_path: Path, file: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("first", ["theirs/link/file", "link/file", "file"])
 def test_a_link_on_the_way(tmp_path: Path, first: str) -> None:
-    """Who can change it says which of root's files is meant."""
+    """Its owner chooses which of root's files is read."""
     write(tmp_path / "ours/file", "name: x\n")
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -180,20 +180,20 @@ def test_a_link_on_the_way(tmp_path: Path, first: str) -> None:
     path = tmp_path / first
     assert permissions.read(path).value == {"name": "x"}
     os.lchown(link, SOMEBODY, 0)
-    assert f"{link} is a link of the user {SOMEBODY}" in fault(path)
+    assert f"{link} is a link owned by the user {SOMEBODY}" in fault(path)
     os.lchown(link, 0, 0)
     os.chown(theirs, SOMEBODY, 0)
     assert f"its folder {theirs} belongs to" in fault(path)
 
 
-def test_a_way_through_the_parent(tmp_path: Path) -> None:
+def test_a_path_through_the_parent(tmp_path: Path) -> None:
     write(tmp_path / "a/file", "name: x\n")
     (tmp_path / "b").symlink_to("a/../a")
     assert permissions.read(tmp_path / "b/../a/file").value == {"name": "x"}
 
 
 @needs_root
-def test_link_of_somebody(tmp_path: Path, file: Path) -> None:
+def test_link_owned_by_another_user(tmp_path: Path, file: Path) -> None:
     folder = tmp_path / "sticky"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -201,10 +201,10 @@ def test_link_of_somebody(tmp_path: Path, file: Path) -> None:
     link.symlink_to(file)
     assert permissions.read(link).faults == []
     os.chown(link, SOMEBODY, 0, follow_symlinks=False)
-    assert f"is a link of the user {SOMEBODY}" in fault(link)
+    assert f"is a link owned by the user {SOMEBODY}" in fault(link)
 
 
-def test_who_is_not_root_may_read_what_it_can(
+def test_other_users_than_root_read_all_they_can(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)

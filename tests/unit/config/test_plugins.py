@@ -31,7 +31,7 @@ def test_our_own() -> None:
     assert found.brokers["command"] is CommandBroker
 
 
-def test_of_other_packages(
+def test_other_packages(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     journal_records: Records,
@@ -53,7 +53,7 @@ def test_of_other_packages(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = plugins.installed().brokers
     assert found["fake"] is FakeBroker
-    # A row of our own stays.
+    # Our own row stays.
     assert found["command"] is CommandBroker
     assert set(found) == {"fake", "command"}
     texts = journal_records.texts(journal.CONFIG_WARNING)

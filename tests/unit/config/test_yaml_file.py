@@ -50,8 +50,8 @@ def test_reads(text: str, value: Any) -> None:
     assert document.value == value
 
 
-_DATE = "is not a usable date; if it is a text, put it in quotes"
-_NUMBER = "is not a usable number; if it is a text, put it in quotes"
+_DATE = "is not a usable date; if it is a string, put it in quotes"
+_NUMBER = "is not a usable number; if it is a string, put it in quotes"
 
 FAULTS = [
     pytest.param("a: 1\na: 2", 2, "a", "duplicate key", id="duplicate"),
@@ -80,9 +80,7 @@ FAULTS = [
     pytest.param("a: b: c", 1, "", "not YAML", id="two-colons"),
     pytest.param("a: 'x", 1, "", "not YAML", id="quote-without-end"),
     pytest.param("a: *x", 1, "", "not YAML", id="no-such-anchor"),
-    pytest.param(
-        "a: 1\n---\nb: 2", 2, "", "file of its own", id="two-documents"
-    ),
+    pytest.param("a: 1\n---\nb: 2", 2, "", "its own file", id="two-documents"),
     pytest.param(
         'a:\n  - "x\n  \x01"', 3, "", "U+0001", id="control-character"
     ),
@@ -155,21 +153,21 @@ def test_finds(text: str, line: int, where: str, what: str) -> None:
     assert "\n" not in str(fault)
 
 
-_COLON = "put the value in quotes: it holds a ':'"
-_REST = "if the whole value is a text, put it in quotes"
+_COLON = "put the value in quotes: it contains a ':'"
+_REST = "if the whole value is a string, put it in quotes"
 _OTHER = "put the whole value in quotes of the other kind"
 _ABOVE = "the line before lacks a ': ', or this one is indented too far"
-_INDENTED = "it is indented like no line above"
-_SIDE = "keys and the items of a list cannot stand side by side"
-_LIST = "begin a list on a line of its own, or put a text in quotes"
+_INDENTED = "its indentation matches no line above"
+_SIDE = "keys and list items cannot be mixed"
+_LIST = "start the list on a new line, or put the string in quotes"
 
 
 def _text(letter: str) -> str:
-    return f"if the {letter} begins a text, put that in quotes"
+    return f"if the {letter} begins a string, put it in quotes"
 
 
 def _open(letter: str) -> str:
-    return f"if the {letter} of line 1 begins a text, put that in quotes"
+    return f"if the {letter} of line 1 begins a string, put it in quotes"
 
 
 HINTS = [
@@ -203,12 +201,12 @@ HINTS = [
     pytest.param(
         "a: 'b\nc: 'd'", 2, "is a ' missing in a line above?", id="quote-above"
     ),
-    pytest.param("a: 'b\nc: d\n", 1, "the quote ' has no end", id="quote"),
-    pytest.param('a: "b\nc: d', 1, 'the quote " has no end', id="quotes"),
+    pytest.param("a: 'b\nc: d\n", 1, "the quote ' is not closed", id="quote"),
+    pytest.param('a: "b\nc: d', 1, 'the quote " is not closed', id="quotes"),
     pytest.param(
         'a: "\\d+"',
         1,
-        "in single quotes a backslash is nothing special",
+        "in single quotes a backslash is an ordinary character",
         id="backslash",
     ),
     pytest.param("a:\n\tb: 1", 2, "use spaces, not tabs", id="tab"),
@@ -220,12 +218,12 @@ HINTS = [
 
 
 @pytest.mark.parametrize(("text", "line", "hint"), HINTS)
-def test_says_what_to_do(text: str, line: int, hint: str) -> None:
+def test_advice(text: str, line: int, hint: str) -> None:
     (fault,) = read(text).faults
     assert (fault.line, fault.what.partition("; ")[2]) == (line, hint)
 
 
-def test_says_nothing_where_the_slip_is_not_known() -> None:
+def test_no_advice_for_an_unknown_mistake() -> None:
     (fault,) = read("a: ,b").faults
     assert ";" not in fault.what
 
@@ -244,7 +242,7 @@ def test_all_faults_at_once() -> None:
     ]
 
 
-def test_what_has_no_fault_is_known() -> None:
+def test_values_without_a_fault_are_sound() -> None:
     document = read("a: 1\nb: [x, .inf]\n3: 4\nc: {d: 2026-13-45, e: y}\n")
     assert document.value == {
         "a": 1,
@@ -254,19 +252,19 @@ def test_what_has_no_fault_is_known() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: &x [*x]", "[" * 50_000])
-def test_what_cannot_be_read_is_not_known(text: str) -> None:
+def test_unreadable_values_are_not_sound(text: str) -> None:
     document = read(text)
     assert document.value is FAULTY
     assert len(document.faults) == 1
 
 
 def test_merged_values() -> None:
-    """Those of the mapping itself come first, then in the list's order."""
+    """The mapping's own come first, then in the list's order."""
     text = "a: &a {x: 1, y: 1}\nb: &b {x: 2, z: 2}\nc: {<<: [*b, *a], y: 3}"
     assert read(text).value["c"] == {"x": 2, "y": 3, "z": 2}
 
 
-def test_looks_below_what_is_no_key() -> None:
+def test_faults_below_an_invalid_key() -> None:
     document = read("1: {a: .inf}\n[b]: .nan\n")
     assert [(fault.line, fault.where) for fault in document.faults] == [
         (1, "1.a"),
@@ -283,8 +281,8 @@ def test_deep_nesting() -> None:
     assert str(fault) == f"{PATH}:1: is nested too deeply"
 
 
-def test_aliases_cannot_blow_up() -> None:
-    """Each line holds ten of the line before: a billion in the last."""
+def test_aliases_cannot_expand_without_limit() -> None:
+    """Each line has ten times the line before: the last has a billion."""
     lines = ["a0: &a0 [x]"]
     for n in range(1, 10):
         inner = ", ".join([f"*a{n - 1}"] * 10)
@@ -307,7 +305,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("steps", "line", "where"), PLACES)
-def test_knows_where_a_value_stands(
+def test_line_of_a_value(
     steps: Tuple[Any, ...], line: int, where: str
 ) -> None:
     document = read(
@@ -339,7 +337,7 @@ def test_fault_as_text() -> None:
 @example("a: 1:99:99999999999999999999")
 @example("a: =")
 @example("&a ? *a")
-def test_any_text_is_a_value_or_faults(text: str) -> None:
+def test_any_text_is_parsed_or_has_faults(text: str) -> None:
     document = read(text)
     if not document.faults:
         assert document.value == yaml.safe_load(text)

@@ -25,7 +25,7 @@ from tests.unit.fakes import FakeBackend, Records, body, until, write
 
 
 class Noting(Notifier):
-    """Notes the notices that systemd would get."""
+    """Records the notices for systemd."""
 
     def __init__(self) -> None:
         self.notices: List[str] = []
@@ -44,7 +44,7 @@ class Noting(Notifier):
 
 
 class Bench:
-    """An agent in this process and the backends that it has made."""
+    """An agent in this process, and the backends that it has made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -152,7 +152,7 @@ async def test_faulty_files_are_left_out(
     assert await bench.stop(signal.SIGINT) == 0
 
 
-async def test_stop_ends_what_runs_with_an_answer(bench: Bench) -> None:
+async def test_stop_answers_running_tasks(bench: Bench) -> None:
     bench.task("slow", "{run: sleep, args: '600'}", "max_running: 1\n")
     await bench.start()
     bench.send("slow")
@@ -178,7 +178,7 @@ async def test_a_second_signal_hurries(bench: Bench) -> None:
     assert bench.backend.statuses() == ["accepted", "error"]
 
 
-async def test_at_no_moment_would_a_signal_end_the_process(
+async def test_a_signal_never_kills_the_process(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bench.start()
@@ -233,7 +233,7 @@ async def test_reload_by_signal(
     assert await bench.stop() == 0
 
 
-async def test_reload_with_faults_keeps_what_was(
+async def test_reload_with_faults_changes_nothing_else(
     bench: Bench, journal_records: Records
 ) -> None:
     await bench.start()
@@ -243,7 +243,7 @@ async def test_reload_with_faults_keeps_what_was(
     assert len(faults) == 3
     (text,) = journal_records.texts(journal.RELOAD_FAULTY)
     assert text == (
-        "reloaded, but with 3 faults: 2 files keep what they said before; "
+        "reloaded, but with 3 faults: 2 files keep their last good version; "
         "fake: listening, 1 task, 0 running"
     )
     bench.send("echo")
@@ -253,7 +253,7 @@ async def test_reload_with_faults_keeps_what_was(
     assert await bench.stop() == 0
 
 
-async def test_reload_that_cannot_read_keeps_what_was(
+async def test_reload_that_cannot_read_changes_nothing(
     bench: Bench, journal_records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(loader: Loader) -> Config:
@@ -272,7 +272,7 @@ async def test_reload_that_cannot_read_keeps_what_was(
     assert await bench.stop() == 0
 
 
-async def test_reload_reports_what_becomes_of_faulty_files(
+async def test_reload_reports_faulty_files(
     bench: Bench, journal_records: Records
 ) -> None:
     await bench.start()
@@ -288,7 +288,7 @@ async def test_reload_reports_what_becomes_of_faulty_files(
     texts = journal_records.texts(journal.RELOAD_FAULTY)
     assert [text.partition(";")[0] for text in texts] == [
         "reloaded, but with 1 fault: 1 file is left out",
-        "reloaded, but with 4 faults: 1 file keeps what it said before, "
+        "reloaded, but with 4 faults: 1 file keeps its last good version, "
         "2 files are left out",
         "reloaded, but with 8 faults: 4 files are left out",
     ]
@@ -312,13 +312,13 @@ async def test_reload_changes_the_sizes_of_messages(bench: Bench) -> None:
     await bench.agent.reload()
     bench.send("much", data="x" * 9000)
     answers = await bench.answers(5)
-    # Each of the bytes is six in JSON.
+    # Each of the bytes takes six in JSON.
     assert answers[4]["chunks"] > 1
     await bench.answers(4 + answers[4]["chunks"])
     assert await bench.stop() == 0
 
 
-async def test_reload_changes_what_may_run_at_once(
+async def test_reload_changes_max_running(
     bench: Bench, tmp_path: Path
 ) -> None:
     begun = tmp_path / "begun"
@@ -338,7 +338,7 @@ async def test_reload_changes_what_may_run_at_once(
     assert await bench.stop() == 0
 
 
-async def test_reload_changes_how_long_a_stop_waits(bench: Bench) -> None:
+async def test_reload_changes_stop_timeout(bench: Bench) -> None:
     rewrite("agent.yml", "0.2", "600")(bench)
     bench.task("slow", "{run: sleep, args: '600'}")
     await bench.start()
@@ -353,7 +353,7 @@ async def test_reload_changes_how_long_a_stop_waits(bench: Bench) -> None:
 async def test_node_is_unknown_while_its_file_is_faulty(
     bench: Bench, journal_records: Records
 ) -> None:
-    """Only what it is called can be found otherwise."""
+    """Only its name can be found in another way."""
     rewrite("agent.yml", "0.2", "soon")(bench)
     await bench.start()
     for option in ("state=active", "status=online", "role=*"):
@@ -392,7 +392,7 @@ async def test_backend_that_changes_is_replaced(bench: Bench) -> None:
     await bench.agent.reload()
     assert len(bench.made) == 2
     assert bench.backend.options == {"port": 2}
-    # The old one lives until its last answer has left.
+    # The old one stays until its last answer is sent.
     await until(lambda: "stop" in old.calls)
     assert old.statuses() == ["accepted", "done"]
     bench.send("echo")
@@ -403,7 +403,7 @@ async def test_backend_that_changes_is_replaced(bench: Bench) -> None:
 async def test_a_bug_ends_the_agent(
     bench: Bench, journal_records: Records
 ) -> None:
-    """Better restarted than half alive."""
+    """A restart is better than running half alive."""
     await bench.start()
 
     async def fail() -> None:

@@ -118,7 +118,7 @@ def test_reload_without_an_agent(
 
 
 def serve(run: str) -> subprocess.CompletedProcess[str]:
-    """The daemon with these lines in the place of what the agent does."""
+    """Run the daemon with these lines instead of the agent."""
     script = f"""
 import asyncio, threading, time
 from ngcp_task_agent.daemon import cli
@@ -145,8 +145,8 @@ cli.main([])
 
 
 @pytest.mark.parametrize("status", [0, 1, 78])
-def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
-    """A name service that does not answer, for one; the log is written."""
+def test_a_hanging_thread_does_not_delay_the_exit(status: int) -> None:
+    """It may wait for a name service, for example; the log is written."""
     done = serve(
         f"""
         asyncio.get_running_loop().run_in_executor(None, time.sleep, 1000)
@@ -159,8 +159,8 @@ def test_nothing_that_hangs_in_a_thread_holds_up_the_end(status: int) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_no_room_for_more_threads() -> None:
-    """Commands count against the same limits as the agent's threads."""
+def test_no_more_threads() -> None:
+    """Commands count against the same limit as the agent's threads."""
     done = serve(
         """
         def full(thread):

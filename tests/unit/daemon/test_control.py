@@ -51,7 +51,7 @@ async def test_a_fault_of_a_file_whose_name_is_not_utf_8(
     await served.stop()
 
 
-async def test_socket_is_for_its_user_alone(tmp_path: Path) -> None:
+async def test_only_its_user_can_use_the_socket(tmp_path: Path) -> None:
     served = Control(tmp_path / "control", Agent().reload)
     umask = os.umask(0)
     os.umask(umask)
@@ -75,7 +75,7 @@ async def test_no_agent(tmp_path: Path) -> None:
         await ask_reload(tmp_path / "control")
 
 
-async def test_agent_that_goes_away(tmp_path: Path) -> None:
+async def test_agent_that_disappears(tmp_path: Path) -> None:
     async def serve(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -103,7 +103,7 @@ async def test_anything_else_does_nothing(
         writer.write_eof()
         assert await reader.read() == b""
     except ConnectionError:
-        pass  # it closed before it had read all
+        pass  # closed before it had read everything
     writer.close()
     await served.stop()
     assert agent.reloads == 0

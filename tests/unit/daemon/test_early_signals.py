@@ -1,4 +1,4 @@
-"""Signals that come before the agent can handle them."""
+"""Signals before the agent can handle them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ sys.exit(3)
 CASES: List[Any] = [
     *((signal.SIGTERM, [], 0), (signal.SIGINT, [], 0)),
     *((signal.SIGHUP, [], 3), (signal.SIGTERM, ["--log-level", "debug"], 0)),
-    # Nobody shall take these for a success.
+    # These must not look successful.
     *((signal.SIGTERM, ["--check"], -15), (signal.SIGHUP, ["--reload"], -1)),
     *((signal.SIGINT, ["--check"], -2), (signal.SIGINT, ["--reload"], -2)),
 ]
@@ -39,7 +39,7 @@ def test_at_start(number: int, options: List[str], status: int) -> None:
     assert (done.returncode, done.stderr) == (status, b"")
 
 
-def test_they_are_handled_before_much_is_loaded() -> None:
+def test_handled_before_most_modules_are_loaded() -> None:
     script = (
         "import sys; import ngcp_task_agent.daemon.early_signals; "
         "print(*sys.modules)"

@@ -16,7 +16,7 @@ from ngcp_task_agent.daemon import systemd as service
 from ngcp_task_agent.daemon.systemd import Notifier, watchdog_interval
 from tests.unit.fakes import until
 
-# sdnotify never closes its socket; the agent has one, until its end.
+# sdnotify never closes its socket; the agent keeps one until it exits.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings(
@@ -35,7 +35,7 @@ class Systemd:
         self.all: List[str] = []
 
     def notices(self) -> List[str]:
-        """What has come since the last time."""
+        """Return the notices since the last call."""
         found = []
         while True:
             try:
@@ -45,7 +45,7 @@ class Systemd:
                 return found
 
     def fill(self) -> None:
-        """Let others send until no more fits; ``notices`` empties it."""
+        """Send other notices until no more fit; ``notices`` reads them."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -149,7 +149,7 @@ async def test_a_blocked_loop_does_not_feed_the_watchdog(
     await asyncio.wait({alive})
 
 
-def test_what_cannot_be_sent_is_sent_with_the_next(systemd: Systemd) -> None:
+def test_unsent_notices_are_sent_with_the_next(systemd: Systemd) -> None:
     notifier = Notifier()
     systemd.fill()
     notifier.status("a")
@@ -159,7 +159,7 @@ def test_what_cannot_be_sent_is_sent_with_the_next(systemd: Systemd) -> None:
     assert set(systemd.notices()) == {"another"}
     notifier.status("c")
     (notice,) = systemd.notices()
-    # Of each kind the last counts, also for systemd.
+    # Of each kind only the last counts, also for systemd.
     assert sorted(notice.split("\n")) == ["READY=1", "STATUS=c"]
     notifier.status("d")
     assert systemd.notices() == ["STATUS=d"]
@@ -181,10 +181,10 @@ def test_stopping_is_not_lost(systemd: Systemd) -> None:
 
 
 @pytest.mark.parametrize("watchdog", ["20000", ""])
-async def test_notices_that_are_not_read(
+async def test_unread_notices(
     watchdog: str, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop goes on; they arrive once they are read."""
+    """The loop keeps running; they arrive once they are read."""
     monkeypatch.setenv("WATCHDOG_USEC", watchdog)
     monkeypatch.setattr(service, "_STATUS_EVERY", 0.01)
     systemd.fill()
@@ -217,7 +217,7 @@ def test_without_systemd_nothing_happens(
     notifier.status("x")
 
 
-def test_systemd_that_is_gone(systemd: Systemd) -> None:
+def test_systemd_that_has_disappeared(systemd: Systemd) -> None:
     notifier = Notifier()
     systemd.socket.close()
     notifier.ready()

@@ -31,7 +31,7 @@ def test_an_entry_for_each_kind() -> None:
     assert set(entries()) == {kind.message_id for kind in KINDS.values()}
 
 
-def test_ids_are_as_journald_wants_them_and_differ() -> None:
+def test_ids_are_valid_and_unique() -> None:
     ids = [kind.message_id for kind in KINDS.values()]
     assert all(re.fullmatch("[0-9a-f]{32}", number) for number in ids)
     assert len(set(ids)) == len(ids)

@@ -25,7 +25,7 @@ def record(text: str, **fields: Any) -> logging.LogRecord:
 
 
 class Slow(LogWriter):
-    """Writes when it is let; loses what comes before it works."""
+    """Writes only when allowed to; loses everything before it works."""
 
     def __init__(self) -> None:
         super().__init__(self.report)
@@ -79,7 +79,7 @@ def test_lost_when_too_many_wait(slow: Slow) -> None:
     ]
 
 
-def test_lost_while_it_does_not_work(slow: Slow) -> None:
+def test_lost_while_writing_fails(slow: Slow) -> None:
     slow.go.set()
     slow.works = False
     for number in range(3):
@@ -95,7 +95,7 @@ def test_lost_while_it_does_not_work(slow: Slow) -> None:
 def test_a_record_that_cannot_be_rendered_is_lost(slow: Slow) -> None:
     slow.go.set()
     broken = record("x")
-    broken.args = (1,)  # one too many for the text
+    broken.args = (1,)  # one argument too many
     slow.handle(broken)
     for text in ("works", "next"):
         slow.handle(record(text))
@@ -103,7 +103,9 @@ def test_a_record_that_cannot_be_rendered_is_lost(slow: Slow) -> None:
     assert b"1 lost" in slow.done
 
 
-def test_no_thread(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_cannot_be_started(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -120,7 +122,7 @@ def test_no_thread(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def standard_error(read: int, write: int) -> Iterator[int]:
-    """Standard error is ``write``; closes both ends."""
+    """Use ``write`` as standard error; close both ends afterwards."""
     before = os.dup(2)
     os.dup2(write, 2)
     os.close(write)
@@ -133,17 +135,17 @@ def standard_error(read: int, write: int) -> Iterator[int]:
 
 
 def piped() -> ContextManager[int]:
-    """Standard error is a pipe; this is its other end."""
+    """Use a pipe as standard error; return its other end."""
     return standard_error(*os.pipe())
 
 
 def on_terminal() -> ContextManager[int]:
-    """Standard error is a terminal; this is its other end."""
+    """Use a terminal as standard error; return its other end."""
     return standard_error(*os.openpty())
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_pipe_that_is_not_read(blocking: bool) -> None:
+def test_an_unread_pipe(blocking: bool) -> None:
     texts = [f"{number} " + "x" * 1000 for number in range(300)]
     got = b""
     with piped() as pipe:
@@ -158,7 +160,7 @@ def test_a_pipe_that_is_not_read(blocking: bool) -> None:
     assert got.decode().splitlines() == texts
 
 
-def test_a_terminal_that_is_not_read() -> None:
+def test_an_unread_terminal() -> None:
     texts = [f"{number} " + "x" * 1000 for number in range(300)]
     got = b""
     with on_terminal() as terminal:
@@ -173,7 +175,7 @@ def test_a_terminal_that_is_not_read() -> None:
 
 
 def test_a_line_is_written_at_once() -> None:
-    """By no thread, which costs more than the writing."""
+    """Without a thread, which costs more than writing."""
     with piped() as pipe:
         writer = ErrorWriter(lambda count: None)
         before = threading.active_count()
@@ -182,7 +184,7 @@ def test_a_line_is_written_at_once() -> None:
         assert os.read(pipe, 65536) == b"x" * 4000 + b"\n"
 
 
-def test_a_pipe_without_another_end() -> None:
+def test_a_closed_pipe() -> None:
     with piped() as pipe:
         os.dup2(2, pipe)
         writer = ErrorWriter(lambda count: None)
@@ -191,7 +193,7 @@ def test_a_pipe_without_another_end() -> None:
 
 
 class Journal:
-    """The end of the journal's socket that journald holds."""
+    """Journald's end of the journal's socket."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -200,7 +202,7 @@ class Journal:
         self._socket.settimeout(30)
 
     def read(self) -> Dict[str, str]:
-        """The fields of the next record."""
+        """Return the fields of the next record."""
         fields: Dict[str, str] = {}
         for field in self._socket.recv(1 << 20).split(b"\0"):
             name, _, value = field.decode().partition("=")
@@ -228,9 +230,9 @@ def reported() -> List[int]:
 
 
 class Sender:
-    """Sends fields as ``systemd.journal.sendv``, to another place.
+    """Sends fields like ``systemd.journal.sendv``, to another socket.
 
-    :ivar blocked: how often it would have stopped the interpreter
+    :ivar blocked: how often it would have blocked the interpreter
     """
 
     def __init__(self, path: Path) -> None:
@@ -335,7 +337,7 @@ def test_a_journal_that_hangs(
     for text in texts:
         writer.handle(record(text))
     assert [journal.read()["MESSAGE"] for _ in texts] == texts
-    # It goes on as before.
+    # It works as before.
     writer.drain(30)
     writer.handle(record("last"))
     assert journal.read()["MESSAGE"] == "last"
@@ -343,7 +345,7 @@ def test_a_journal_that_hangs(
     journal.close()
 
 
-def test_a_journal_that_starts_again(
+def test_a_journal_that_restarts(
     path: Path, writer: JournalWriter, reported: List[int]
 ) -> None:
     for _ in range(2):

@@ -40,14 +40,14 @@ def test_fields(journal_records: Records) -> None:
     assert record.MESSAGE_ID == journal.TASK_DONE.message_id
     assert record.NGCP_TASK == "x"
     assert record.NGCP_TASK_EXIT_STATUS == 0
-    # What is not known is not there.
+    # Unknown fields are left out.
     assert not hasattr(record, "NGCP_TASK_SRC")
     assert record.getMessage() == "done"
     assert not record.args
     assert record.filename == "test_journal.py"
 
 
-def test_a_message_is_no_format(journal_records: Records) -> None:
+def test_a_message_is_not_a_format(journal_records: Records) -> None:
     journal.record(journal.TASK_DONE, "100 %s %(x)d")
     assert journal_records.texts(journal.TASK_DONE) == ["100 %s %(x)d"]
 
@@ -159,7 +159,7 @@ def test_lost_records_are_reported(
     journal.drain(30)
     journal.record(journal.TASK_DONE, "next")
     lines = written(capfd).splitlines()
-    assert [line.partition(" records ")[0][24:] for line in lines] == [
+    assert [line.partition(" earlier records ")[0][24:] for line in lines] == [
         "INFO    works",
         "WARNING 3",
         "INFO    next",

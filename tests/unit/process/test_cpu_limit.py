@@ -1,4 +1,4 @@
-"""The limit of the processor's time."""
+"""The CPU time limit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def match() -> None:
 
 
 @pytest.mark.parametrize("work", [spin, match])
-def test_ends_what_takes_too_long(work: Callable[[], None]) -> None:
+def test_interrupts_slow_work(work: Callable[[], None]) -> None:
     with pytest.raises(Overrun), cpu_limit(0.01):
         work()
 
 
-def test_what_is_in_time_is_left_alone() -> None:
+def test_does_not_interrupt_fast_work() -> None:
     before = signal.getsignal(signal.SIGVTALRM)
     with cpu_limit(60):
         done = True
@@ -35,7 +35,7 @@ def test_what_is_in_time_is_left_alone() -> None:
     assert signal.getsignal(signal.SIGVTALRM) is before
 
 
-def test_no_library_takes_it_for_its_own_error() -> None:
+def test_libraries_do_not_catch_it() -> None:
     def careless() -> None:
         try:
             spin()

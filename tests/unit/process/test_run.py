@@ -1,4 +1,4 @@
-"""Processes: started, drained, ended, and nothing of them left."""
+"""Processes: started, read and ended, with nothing left over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(*argv: str, **options: Any) -> Command:
         "user": own_user(),
         "environment": {"PATH": "/usr/bin:/bin"},
         "max_output": 1 << 20,
-        # Only so that a failing test ends.
+        # Only to end a failing test.
         "timeout": 60.0,
     }
     return Command(list(argv), **{**defaults, **options})
@@ -86,17 +86,17 @@ async def test_standard_input_is_data(size: int) -> None:
     assert ended.stdout == b"x" * size
 
 
-async def test_data_that_is_not_read_does_not_block() -> None:
+async def test_unread_data_does_not_block() -> None:
     ended = await run(command("/bin/true", stdin=b"x" * 1_000_000))
     assert ended.exit_status == 0
 
 
 async def test_session_and_signals() -> None:
-    """A session of its own, and no signal ignored or blocked."""
+    """Its own session, and no signal ignored or blocked."""
     before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     try:
         ended = await run(
-            # The leader itself, not a child of its own.
+            # The leader itself, not one of its children.
             sh(
                 "cut -d' ' -f5,6 /proc/$$/stat; echo $$;"
                 "exec cat /proc/$$/status"
@@ -108,12 +108,12 @@ async def test_session_and_signals() -> None:
     assert group_and_session.split() == [pid, pid]
     fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     assert int(fields["SigBlk"], 16) == 0
-    # The two after the first 31 are the C library's own.
+    # The two after the first 31 belong to the C library.
     assert int(fields["SigIgn"], 16) & 0x7FFFFFFF == 0
 
 
 async def test_no_descriptor_is_inherited() -> None:
-    """But what the tests themselves were given to hand on."""
+    """Except those that the tests themselves must pass on."""
     inherited = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -175,7 +175,7 @@ async def test_cancelled() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    # It is reaped when it goes, an instant later: the fixture looks.
+    # It is reaped when it ends, an instant later: the fixture looks.
     await until(lambda: not has_children())
 
 
@@ -190,7 +190,7 @@ TOO_MUCH = [
 
 @pytest.mark.parametrize("script", TOO_MUCH)
 async def test_too_much_output(script: str, hurry: None) -> None:
-    """Also when the command has ended before anybody noticed."""
+    """Even if the command ends before this is noticed."""
     for _ in range(3):
         ended = await run(sh(script, max_output=100_000))
         assert ended.cause is Cause.OUTPUT
@@ -204,7 +204,7 @@ async def test_too_much_output_of_a_command_that_has_ended() -> None:
         assert ended.stdout == b"12345678"
 
 
-async def test_as_much_output_as_it_may() -> None:
+async def test_exactly_the_allowed_output() -> None:
     ended = await run(sh("head -c 100000 /dev/zero", max_output=100_000))
     assert ended.cause is Cause.EXITED
     assert len(ended.stdout) == 100_000
@@ -224,8 +224,8 @@ async def test_grandchild_without_the_pipe_is_ended_too() -> None:
     await until(lambda: not is_running(int(ended.stdout)))
 
 
-async def test_grandchild_in_a_session_of_its_own(tmp_path: Path) -> None:
-    """It escapes, like a service it has started, and delays nothing."""
+async def test_grandchild_in_another_session(tmp_path: Path) -> None:
+    """It survives, like a service that the command starts."""
     file = tmp_path / "pid"
     script = (
         'setsid sh -c \'echo $$ > "$0"; exec sleep 600\' "$1" &'
@@ -286,10 +286,10 @@ NO_PROGRAMS = [
 
 @pytest.mark.parametrize("name", USERS)
 @pytest.mark.parametrize("content", NO_PROGRAMS)
-async def test_cannot_start_what_is_no_program(
+async def test_cannot_start_a_file_that_is_not_a_program(
     content: bytes, name: str, tmp_path: Path
 ) -> None:
-    """The same for all users: no shell runs what the system does not."""
+    """For all users: no shell runs what the system does not."""
     path = tmp_path / "program"
     path.write_bytes(content)
     path.chmod(0o755)
@@ -300,14 +300,14 @@ async def test_cannot_start_what_is_no_program(
 
 @pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["nul", "half-pair"])
 async def test_cannot_start_with_impossible_words(word: str) -> None:
-    """Nothing checks the words of another package's broker."""
+    """The words of another package's broker are not checked."""
     with pytest.raises(CannotStart):
         await run(command("/bin/true", word))
     with pytest.raises(CannotStart):
         await run(command("/bin/true", environment={"A": word}))
 
 
-async def test_cannot_start_what_is_no_longer_executable(
+async def test_cannot_start_a_file_that_is_no_longer_executable(
     program: Program,
 ) -> None:
     path = program("exit 0", mode=0o644)
@@ -330,7 +330,7 @@ async def test_as_another_user() -> None:
 
 
 @needs_root
-async def test_another_user_s_group_is_ended() -> None:
+async def test_group_of_another_user_is_ended() -> None:
     user = find_user("nobody")
     ended = await run(sh("echo $$; sleep 600", user=user, timeout=0.3))
     assert ended.cause is Cause.TIMEOUT
@@ -339,7 +339,7 @@ async def test_another_user_s_group_is_ended() -> None:
 
 @pytest.fixture
 def open_program() -> Iterator[Program]:
-    """Makes a file in a folder that every user may enter, unlike pytest's."""
+    """Make files in a folder that every user can enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
 
@@ -355,10 +355,10 @@ def open_program() -> Iterator[Program]:
 @needs_root
 @pytest.mark.parametrize("interpreter", ["/bin/sh", "/bin/bash"])
 @pytest.mark.parametrize("mode", [0o700, 0o711])
-async def test_a_script_that_another_user_may_not_read(
+async def test_a_script_that_another_user_cannot_read(
     interpreter: str, mode: int, open_program: Program
 ) -> None:
-    """It is started, but its interpreter fails, and says why."""
+    """It starts, but its interpreter fails, and says why."""
     path = open_program(f"#!{interpreter}\n", mode=mode)
     ended = await run(command(path, user=find_user("nobody")))
     assert ended.exit_status not in (0, None)
@@ -374,7 +374,7 @@ async def test_a_script_that_another_user_may_not_read(
         ("#!/bin/sh\n", 0o644, "Permission denied", 126),
     ],
 )
-async def test_what_another_user_cannot_start(
+async def test_a_program_that_another_user_cannot_start(
     text: str, mode: int, why: str, status: int, open_program: Program
 ) -> None:
     """It fails, and says why."""
@@ -384,8 +384,10 @@ async def test_what_another_user_cannot_start(
     assert ended.stderr.decode().endswith(f"execute {path}: {why}\n")
 
 
-def test_an_own_user_needs_no_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program itself is started, not setpriv."""
+def test_the_own_user_needs_no_setpriv(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program itself is started, without setpriv."""
     started: List[Any] = []
 
     def spawn(path: str, argv: List[str], *args: Any, **more: Any) -> int:
@@ -408,12 +410,12 @@ FOUND: List[Any] = [
 def test_find_program(
     name: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not the agent's own path counts.
+    # The agent's own path does not count.
     monkeypatch.setenv("PATH", "/nowhere")
     assert find_program(name) == path
 
 
-def test_find_no_program(tmp_path: Path, program: Program) -> None:
+def test_program_not_found(tmp_path: Path, program: Program) -> None:
     missing = str(tmp_path / "missing")
     plain = program("exit 0", "plain", mode=0o644)
     for run_, why in (
@@ -427,7 +429,7 @@ def test_find_no_program(tmp_path: Path, program: Program) -> None:
         assert why in str(caught.value)
 
 
-async def test_where_descriptors_are_used_up(
+async def test_out_of_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*args: Any) -> Any:
@@ -438,16 +440,16 @@ async def test_where_descriptors_are_used_up(
         await run(command("/bin/true"))
     monkeypatch.undo()
     monkeypatch.setattr(os, "pidfd_open", full)
-    # What cannot be watched must not run.
+    # A process that cannot be watched must not run.
     with pytest.raises(CannotStart, match="Too many open files"):
         await run(sh("sleep 600"))
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
-async def test_what_cannot_be_watched_is_ended(
+async def test_a_process_that_cannot_be_watched_is_killed(
     call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the command nor a descriptor stays."""
+    """Neither the command nor a descriptor is left."""
     loop = asyncio.get_running_loop()
     add_reader, calls = loop.add_reader, 0
 
@@ -464,10 +466,10 @@ async def test_what_cannot_be_watched_is_ended(
     await until(lambda: not has_children())
 
 
-async def test_not_even_a_kill_ends_it(
+async def test_a_process_that_survives_a_kill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that the kernel does not let go: answered all the same."""
+    """Even if the kernel keeps the process, run() returns."""
     monkeypatch.setattr(process_module, "KILL_AFTER", 0.05)
     monkeypatch.setattr(process_module, "REAP_WITHIN", 0.05)
     killed: List[int] = []
@@ -476,7 +478,7 @@ async def test_not_even_a_kill_ends_it(
     assert ended.cause is Cause.TIMEOUT
     assert (ended.exit_status, ended.signal) == (None, None)
     os.kill(killed[0], signal.SIGKILL)
-    # It is reaped when it goes.
+    # It is reaped when it ends.
     await until(lambda: not has_children())
 
 
@@ -501,10 +503,10 @@ os._exit(7)
 """
 
 
-async def test_a_debugger_holds_what_has_ended(
+async def test_a_debugger_holds_an_ended_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As long as it likes; run() does not wait for it."""
+    """For as long as it likes; run() does not wait for it."""
     monkeypatch.setattr(process_module, "REAP_WITHIN", 0.1)
     ended = await run(command(sys.executable, "-c", TRACED, "30"))
     tracer = int(ended.stdout)
@@ -516,7 +518,7 @@ async def test_a_debugger_holds_what_has_ended(
     await until(lambda: not has_children())
 
 
-async def test_a_debugger_lets_go_of_what_has_ended() -> None:
+async def test_a_debugger_releases_an_ended_process() -> None:
     ended = await run(command(sys.executable, "-c", TRACED, "0.3"))
     assert ended.cause is Cause.EXITED
     assert (ended.exit_status, ended.signal) == (7, None)
@@ -528,8 +530,8 @@ def test_user_is_own() -> None:
     assert not other.is_own
 
 
-async def test_output_is_whole_though_the_loop_was_busy() -> None:
-    """A pipe can hold a megabyte, and the loop can be late to read it."""
+async def test_output_is_complete_after_a_busy_loop() -> None:
+    """A pipe can hold a megabyte, and the loop may read it late."""
     script = (
         "import fcntl, os\n"
         "fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ\n"

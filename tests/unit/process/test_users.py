@@ -65,7 +65,7 @@ def test_user_without_home_and_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class NameService:
-    """Replaces the system's; answers slow names only when allowed to."""
+    """Replaces the system's; answers for slow names only when allowed to."""
 
     def __init__(self) -> None:
         self.asked: List[str] = []
@@ -74,7 +74,7 @@ class NameService:
     def getpwnam(self, name: str) -> pwd.struct_passwd:
         self.asked.append(name)
         if not name.startswith("quick"):
-            # Long after the test would have failed.
+            # Long after the test has failed.
             self.answer.wait(60)
         return pwd.struct_passwd((name, "x", 1, 2, "", "", ""))
 
@@ -90,18 +90,18 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameService]:
             thread.join(30)
 
 
-async def test_who_asks_the_same_shares_the_answer(
+async def test_lookups_of_one_name_share_the_answer(
     service: NameService,
 ) -> None:
     asking = [asyncio.create_task(ask_user("slow")) for _ in range(100)]
     await until(lambda: service.asked)
-    # Nothing else waits for it: neither another name nor a thread.
+    # Nothing else waits for it: no other name, and no thread.
     assert (await ask_user("quick")).name == "quick"
     assert await asyncio.to_thread(lambda: 1) == 1
     assert service.asked.count("slow") == 1
     service.answer.set()
     assert {(await asked).name for asked in asking} == {"slow"}
-    # What was answered is asked again: the user may have changed.
+    # An answered name is looked up again: the user may have changed.
     await ask_user("slow")
     assert service.asked.count("slow") == 2
 
@@ -119,7 +119,7 @@ async def test_the_name_service_does_not_answer(
     assert service.asked == ["slow"]
 
 
-def test_an_answer_that_never_comes_holds_up_no_end(
+def test_a_missing_answer_does_not_delay_the_exit(
     service: NameService,
 ) -> None:
     async def leave() -> None:
@@ -130,10 +130,10 @@ def test_an_answer_that_never_comes_holds_up_no_end(
     assert not service.answer.is_set()
 
 
-def test_an_answer_after_the_end_is_ignored(
+def test_a_late_answer_is_ignored(
     service: NameService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    test_an_answer_that_never_comes_holds_up_no_end(service)
+    test_a_missing_answer_does_not_delay_the_exit(service)
     threads = [t for t in threading.enumerate() if t.name == "user"]
     assert threads
     service.answer.set()
@@ -142,7 +142,7 @@ def test_an_answer_after_the_end_is_ignored(
     assert not caplog.records
 
 
-def test_many_answers_that_never_come_are_waited_for_together(
+def test_many_missing_answers_share_the_timeout(
     service: NameService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users, "FIND_WITHIN", 1.0)
@@ -155,7 +155,9 @@ def test_many_answers_that_never_come_are_waited_for_together(
     assert find_user("quick").name == "quick"
 
 
-async def test_no_thread_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lookup_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def full(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -166,7 +168,7 @@ async def test_no_thread_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await ask_user("nobody")).name == "nobody"
 
 
-def test_own_user_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_user_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not change, and callers may not block."""
     user = own_user()
 

@@ -13,7 +13,7 @@ from ngcp_task_agent.errors import DestinationError, Rejected
 from ngcp_task_agent.protocol.destination import Destination, parse
 from tests.unit.fakes import identity
 
-# A cluster: some nodes of each role.
+# A cluster with some nodes of each role.
 NODES = {
     "prx01a": identity("prx01a", roles=["proxy"]),
     "prx01b": identity("prx01b", roles=["proxy"], state="standby"),
@@ -34,7 +34,7 @@ NODES = {
 
 
 def chosen(dst: str, src: str = "client") -> str:
-    """The nodes that a destination means, in their names' order."""
+    """Return the nodes that a destination matches, sorted by name."""
     target = parse(dst)
     found = [n for n, node in NODES.items() if target.matches(node, src)]
     return " ".join(sorted(found))
@@ -43,7 +43,7 @@ def chosen(dst: str, src: str = "client") -> str:
 ALL = " ".join(sorted(NODES))
 
 CHOSEN = [
-    # As the first version's documentation has them.
+    # From the first version's documentation.
     pytest.param("prx01a", "prx01a", id="name"),
     pytest.param("prx*", "prx01a prx01b prx02a", id="wildcard"),
     pytest.param(
@@ -104,7 +104,7 @@ CHOSEN = [
 
 
 @pytest.mark.parametrize(("dst", "expected"), CHOSEN)
-def test_chooses(dst: str, expected: str) -> None:
+def test_matches(dst: str, expected: str) -> None:
     assert chosen(dst) == expected
 
 
@@ -161,7 +161,7 @@ def test_local_with_options() -> None:
     assert not parse("local|state=active").matches(node, "x", True)
 
 
-def test_own_server_means_nothing_for_other_targets() -> None:
+def test_own_server_does_not_matter_for_other_targets() -> None:
     assert not parse("prx01b").matches(NODES["prx01a"], "prx01b", True)
 
 
@@ -202,7 +202,7 @@ def test_refuses(dst: str, quoted: str) -> None:
     assert isinstance(caught.value, Rejected)
 
 
-def test_quotes_no_more_than_a_person_reads() -> None:
+def test_quotes_are_short() -> None:
     with pytest.raises(DestinationError) as caught:
         parse("a|" + "x" * 4000)
     assert len(str(caught.value)) < 200
@@ -228,7 +228,7 @@ targets = st.tuples(names, st.lists(options))
 
 
 def unique(parts: Iterable) -> list:
-    """The parts, each where it stands first."""
+    """Return the parts without duplicates, in their order."""
     found: list = []
     for part in parts:
         if part not in found:
@@ -238,7 +238,7 @@ def unique(parts: Iterable) -> list:
 
 @given(st.lists(targets, min_size=1, max_size=4), st.booleans())
 @example([("0", [("a", ["0"]), ("a", ["0", "0"])])], False)
-def test_what_follows_the_grammar_is_parsed(
+def test_anything_that_follows_the_grammar_is_parsed(
     wanted: list, spaced: bool
 ) -> None:
     space = " " if spaced else ""
@@ -254,7 +254,7 @@ def test_what_follows_the_grammar_is_parsed(
         )
         texts.append(joined("|", [name, text]) if text else name)
     parsed = parse(joined(",", texts))
-    # What is there twice, in the same words, counts once.
+    # A duplicate in the same words counts once.
     wanted = [
         (name, [(key, unique(values)) for key, values in unique(its_options)])
         for name, its_options in unique(wanted)
@@ -286,7 +286,7 @@ HOSTILE = [
 
 
 def fastest(dst: str) -> float:
-    """Seconds to read and match a destination, the best of some."""
+    """Return the seconds to parse and match a destination, at best."""
     times = []
     for _ in range(5):
         begin = time.perf_counter()
@@ -300,7 +300,7 @@ def fastest(dst: str) -> float:
 
 @pytest.mark.parametrize("part", HOSTILE)
 def test_hostile_text_costs_no_more_than_any_other(part: str) -> None:
-    """A quadratic or an exponential cost would be hundreds of times more."""
+    """A quadratic or exponential cost would be hundreds of times higher."""
     dst = (part * 4096)[:4096].rstrip(",;+")
     usual = fastest(("prx01a,lb*|state=active," * 171)[:4096] + "a")
     assert fastest(dst) < 50 * usual + 0.01

@@ -83,7 +83,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("fields", SOUND)
-def test_takes(fields: Dict[str, Any]) -> None:
+def test_accepts(fields: Dict[str, Any]) -> None:
     request = parse_request(body(**fields), LIMIT)
     for name, value in fields.items():
         assert getattr(request, name) == value
@@ -127,7 +127,7 @@ def test_refuses_and_names_the_field(
 ) -> None:
     fault = refused(body(**fields))
     assert str(fault).split()[0] == named
-    # What is sound goes into the answer, and the answer has a way.
+    # The valid fields are in the answer, and the answer has an address.
     if named != "options":
         assert fault.options == {"feedback_channel": "feedback"}
     if "task" not in fields:
@@ -149,7 +149,7 @@ def test_the_first_of_several_faults_is_named() -> None:
     assert str(fault).startswith("uuid ")
 
 
-def test_ref_is_what_was_sent_even_if_it_is_no_uuid() -> None:
+def test_ref_repeats_even_an_invalid_uuid() -> None:
     assert refused(body(uuid="seven")).origin.uuid == "seven"
     assert refused(body(uuid=7)).origin.uuid is None
     assert refused(body(uuid="x" * 10_000)).origin.uuid is None
@@ -157,7 +157,7 @@ def test_ref_is_what_was_sent_even_if_it_is_no_uuid() -> None:
 
 
 def nested(levels: int) -> bytes:
-    """A message whose innermost list is this many levels deep."""
+    """Return a message whose innermost list is this many levels deep."""
     inner = levels - 1
     deep = "[" * inner + "]" * inner
     return body(data="@").replace(b'"@"', deep.encode())
@@ -185,31 +185,31 @@ NO_MESSAGE = [
 
 
 @pytest.mark.parametrize(("what", "reason"), NO_MESSAGE)
-def test_refuses_what_is_no_message(what: bytes, reason: str) -> None:
+def test_refuses_anything_else(what: bytes, reason: str) -> None:
     assert reason in str(refused(what))
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["[", "{"])
-def test_refuses_brackets_without_end(opening: bytes) -> None:
+def test_refuses_endless_brackets(opening: bytes) -> None:
     reason = str(refused(opening * 40_000))
-    # How deep Python's parser goes depends on its version and the stack:
-    # beyond that it does not get to see that the end is missing.
+    # How deep Python's parser goes depends on its version and the stack.
+    # Beyond that, it does not notice that the end is missing.
     assert "deep" in reason or "not JSON" in reason
 
 
-def test_takes_what_is_just_not_too_deep() -> None:
+def test_accepts_the_maximum_depth() -> None:
     assert parse_request(nested(MAX_DEPTH), LIMIT).data
-    # Many brackets are not deep.
+    # Many brackets are not necessarily deep.
     many = body(data=[[{}]] * 1000)
     assert parse_request(many, LIMIT).data == [[{}]] * 1000
 
 
-def test_refuses_more_arrays_and_objects_than_it_is_worth() -> None:
+def test_refuses_too_many_arrays_and_objects() -> None:
     many = body(data=[[]] * (MAX_NESTED - 3))
     assert parse_request(many, LIMIT).data
     fault = refused(body(data=[{}] * MAX_NESTED))
     assert f"more than {MAX_NESTED} arrays and objects" in str(fault)
-    # Who sent it can still be read, and where the answer shall go.
+    # The sender can still be read, and where the answer should go.
     assert fault.origin.uuid
     assert fault.options["feedback_channel"]
 
@@ -231,7 +231,7 @@ def test_an_integer_of_too_many_digits() -> None:
         assert str(fault) == "a number has more than 4300 digits"
         assert fault.options["feedback_channel"]
     else:
-        # Python versions without the limit just take it.
+        # Python versions without the limit accept it.
         assert parse_request(longer, LIMIT).data > 10**4300
 
 
@@ -315,8 +315,8 @@ def test_an_unreadable_message_without_a_channel_has_no_address() -> None:
     [b'{"uuid" ', b'{"uuid":"', b'{"src":"\\"', b'{"task"' + b" " * 99]
     + [b"{" * 99, b'{"a":1' + b"," * 99, b'{"a":[[' * 20, b'{"a":1,'],
 )
-def test_an_unreadable_message_takes_no_time(part: bytes) -> None:
-    """A megabyte of what looks like fields, and of what never ends."""
+def test_an_unreadable_message_takes_little_time(part: bytes) -> None:
+    """A megabyte that looks like fields, or never ends."""
     text = part * (1_000_000 // len(part))
     begin = time.perf_counter()
     refused(text, 1000)
@@ -412,7 +412,7 @@ def test_response_without_data(status: str) -> None:
     assert got["reason"] == "why"
 
 
-def test_response_to_what_could_not_be_read() -> None:
+def test_response_to_an_unreadable_message() -> None:
     (got,) = encoded(Response(Origin(), "sp1", "rejected", "why"))
     assert (got["ref"], got["task"], got["dst"]) == (None, None, None)
 
@@ -441,7 +441,7 @@ def test_response_is_utf_8() -> None:
 
 @pytest.mark.parametrize("shift", range(4))
 def test_data_in_bytes(shift: int) -> None:
-    # Characters of one to four bytes, also across the blocks' edges.
+    # Characters of one to four bytes, also across the edges of blocks.
     data = b"-" * shift + "a\u00e4\u20ac\U0001f600".encode() * 20_000
     data += b"\xff\xf0\x9f"
     response = Response(Origin(UUID), "sp1", "done", data=data)
@@ -463,7 +463,7 @@ def test_large_data_is_split_in_order() -> None:
     assert all(g == same[0] for g in same)
 
 
-# What is cut badly by anyone who cuts bytes.
+# Characters that must not be cut in their bytes.
 letters = st.sampled_from(
     ["a", "\\", '"', "\n", "\0", "\x1f", "\u00e4", "\u20ac", "\U0001f600"]
 )
@@ -491,7 +491,7 @@ def test_chunks_join_to_the_same_text(
     assert {g["reason"] for g in got} == {reason}
 
 
-def test_the_largest_fields_fit_in_the_least_limit() -> None:
+def test_the_largest_fields_fit_in_the_smallest_limit() -> None:
     wide = "\U0001f600"
     origin = Origin("x" * 128, wide * 128, wide * 255)
     reason = "\0" * 1000
@@ -502,7 +502,7 @@ def test_the_largest_fields_fit_in_the_least_limit() -> None:
     assert "".join(parts) == "\0" * 50_000
 
 
-def test_what_fits_is_not_split() -> None:
+def test_data_that_fits_is_not_split() -> None:
     text = "x" * 1000
     (whole,) = Response(ORIGIN, "sp1", "done", "", text).encode(LIMIT)
     # The reserve for the numbers of chunks is small.
@@ -515,6 +515,6 @@ def test_what_fits_is_not_split() -> None:
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:
-    """A plugin's output is sent, whatever it is."""
+    """Any output of a plugin can be sent."""
     (got,) = encoded(Response(ORIGIN, "sp1", "error", "\ud800x", "\udfffy"))
     assert (got["reason"], got["data"]) == ("?x", "?y")

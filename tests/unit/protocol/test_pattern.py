@@ -1,4 +1,4 @@
-"""Patterns: fnmatch's, without case, in bounded time."""
+"""Patterns: those of fnmatch, ignoring case, in bounded time."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_agrees_with_fnmatch(pattern: str, text: str) -> None:
             warnings.simplefilter("ignore")
             expected = fnmatch.fnmatchcase(text, pattern)
     except re.error:
-        # Before Python 3.10 fnmatch could not take "[b-a]".
+        # Before Python 3.10, fnmatch failed for "[b-a]".
         return
     assert Pattern(pattern).matches(text) == expected
 
@@ -106,7 +106,7 @@ def test_repr_shows_the_pattern(text: str) -> None:
 
 
 class _Counter:
-    """Counts the lines of Python that are run."""
+    """Counts the lines of Python that run."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -144,7 +144,7 @@ def test_work_grows_with_the_length_alone(part: str) -> None:
     def work(size: int) -> int:
         pattern = (part * size)[:size]
         with _Counter() as counter:
-            # 64 is what a host name may have.
+            # A host name may have 64.
             Pattern(pattern).matches("a" * 64)
         return counter.lines
 
@@ -154,7 +154,7 @@ def test_work_grows_with_the_length_alone(part: str) -> None:
 
 @pytest.mark.parametrize("part", HOSTILE)
 def test_hostile_pattern_against_long_text(part: str) -> None:
-    """A src may have 255 characters; a pattern never backtracks."""
+    """A src can have 255 characters; a pattern never backtracks far."""
     pattern = Pattern((part * 256)[:256] + "c")
     with _Counter() as counter:
         assert not pattern.matches("a" * 255)

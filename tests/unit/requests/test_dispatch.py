@@ -57,7 +57,7 @@ class Bench:
         return self.tasks[name]
 
     async def ask(self, what: Any = b"", **fields: Any) -> List[Any]:
-        """Send one message; all answers to it."""
+        """Send one message; return all answers to it."""
         before = len(self.backend.sent)
         self.backend.arrive(what or body(**fields))
         for task in self.tasks.values():
@@ -137,7 +137,7 @@ REJECTED: List[Any] = [
 async def test_rejected(
     what: bytes, reason: Optional[str], journal_records: Records
 ) -> None:
-    """With a reason for the client, or None where nothing can be sent."""
+    """With a reason for the client, or None if nothing can be sent."""
     bench = Bench()
     bench.add()
     bench.add("fussy", allow_src=("web*",))
@@ -180,7 +180,7 @@ async def test_ignored(
     assert record.NGCP_TASK_STATUS == "ignored"
 
 
-async def test_local_through_an_own_server() -> None:
+async def test_local_through_the_own_server() -> None:
     bench = Bench()
     task = bench.add()
     bench.backend.arrive(body(dst="local"), via_own_server=True)
@@ -199,7 +199,7 @@ ONE_WAY = [
 
 
 @pytest.mark.parametrize(("src", "dst", "is_taken"), ONE_WAY)
-async def test_where_answers_reach_this_node_alone(
+async def test_answers_reach_only_this_node(
     src: str, dst: str, is_taken: bool, journal_records: Records
 ) -> None:
     bench = Bench()
@@ -216,14 +216,14 @@ async def test_where_answers_reach_this_node_alone(
     assert bench.counts == {"ignored": 1}
     (record,) = journal_records.of(journal.REQUEST_IGNORED)
     assert "is a replica" in record.getMessage()
-    # It was not seen: it may come another way.
+    # It does not count as seen: it may arrive another way.
     bench.backend.arrive(what)
     await task.finished()
     assert bench.backend.statuses() == ["accepted", "done"]
 
 
 async def test_the_first_failing_check_wins(journal_records: Records) -> None:
-    """One request with every fault; then the first is fixed, and so on."""
+    """A request has every fault; they are corrected one by one."""
     bench = Bench()
     bench.add(allow_src=("web*",))
     known = str(uuid.uuid4())
@@ -251,8 +251,8 @@ async def test_the_first_failing_check_wins(journal_records: Records) -> None:
         assert reason in last.getMessage()
 
 
-async def test_what_cannot_be_answered_was_not_seen() -> None:
-    """The client may fix it and send it again."""
+async def test_an_unanswerable_request_is_not_remembered() -> None:
+    """The client may correct it and send it again."""
     bench = Bench()
     bench.add()
     known = str(uuid.uuid4())
@@ -265,7 +265,7 @@ async def test_what_cannot_be_answered_was_not_seen() -> None:
 async def test_no_answer_goes_to_a_control_channel(
     feedback: str, journal_records: Records
 ) -> None:
-    """Of any backend: two may well be connected to one server."""
+    """Of any backend: two can be connected to the same server."""
     bench = Bench()
     bench.add()
     bench.dispatcher.set_routes(
@@ -295,15 +295,15 @@ async def test_duplicates() -> None:
         "rejected",
         "duplicate request",
     )
-    # A uuid is the same in any case.
+    # Case does not matter in a uuid.
     assert len(await bench.ask(uuid=known.upper())) == 1
-    # What was ignored was not seen.
+    # Ignored requests are not remembered.
     other = str(uuid.uuid4())
     assert await bench.ask(uuid=other, dst="sp2") == []
     assert len(await bench.ask(uuid=other)) == 2
 
 
-async def test_duplicates_are_those_of_one_control_channel() -> None:
+async def test_duplicates_are_per_control_channel() -> None:
     bench = Bench()
     task = bench.add()
     routes = {("fake", CHANNEL): bench.tasks, ("fake", "b"): bench.tasks}
@@ -340,7 +340,7 @@ async def test_duplicates_are_forgotten_after_ten_minutes(
 async def test_a_flood_does_not_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only the newest are remembered."""
+    """Only the newest uuids are remembered."""
     monkeypatch.setattr(dispatch, "REMEMBER_MOST", 10)
     bench = Bench()
     bench.add()
@@ -390,7 +390,7 @@ async def test_tasks_of_several_channels() -> None:
     ]
 
 
-async def test_no_message_ends_the_service(journal_records: Records) -> None:
+async def test_no_message_stops_the_service(journal_records: Records) -> None:
     def fails() -> Identity:
         raise ZeroDivisionError("a bug")
 

@@ -104,7 +104,7 @@ async def test_error(journal_records: Records) -> None:
     assert counts["error"] == 1
     (text,) = journal_records.texts(journal.TASK_ERROR)
     assert "exit status 3" in text
-    # What the command said is the client's alone.
+    # The command's own words are only for the client.
     assert "password" not in text
 
 
@@ -117,7 +117,7 @@ async def test_large_output_is_sent_in_chunks() -> None:
     assert "".join(c["data"] for c in chunks) == "x" * 300_000
 
 
-async def test_without_an_address_only_the_journal_has_it(
+async def test_without_an_address_it_is_only_logged(
     journal_records: Records,
 ) -> None:
     reply, backend, counts = make(address=None)
@@ -138,7 +138,7 @@ def accepted(reply: Reply) -> None:
 
 @pytest.mark.parametrize("second", [rejected, accepted])
 @pytest.mark.parametrize("first", [rejected, accepted])
-def test_no_second_beginning(first: object, second: object) -> None:
+def test_no_second_accepted(first: object, second: object) -> None:
     reply, backend, _ = make()
     first(reply)  # type: ignore[operator]
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Slots: how many run at once; the others wait in their order."""
+"""Slots: how many run at once; the others wait in order."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_no_more_than_the_limit() -> None:
     assert slots.taken == 0
 
 
-async def test_limit_that_grows_lets_more_in() -> None:
+async def test_raised_limit_grants_more() -> None:
     slots = Slots(1)
     users = Users(slots)
     users.add(4)
@@ -76,7 +76,7 @@ async def test_limit_that_grows_lets_more_in() -> None:
     await users.end()
 
 
-async def test_limit_that_shrinks_ends_no_one() -> None:
+async def test_lowered_limit_ends_nothing() -> None:
     slots = Slots(3)
     users = Users(slots)
     users.add(5)
@@ -90,7 +90,7 @@ async def test_limit_that_shrinks_ends_no_one() -> None:
     assert slots.taken == 0
 
 
-async def test_who_waits_can_be_cancelled() -> None:
+async def test_waiter_can_be_cancelled() -> None:
     slots = Slots(1)
     users = Users(slots)
     users.add(3)
@@ -103,7 +103,7 @@ async def test_who_waits_can_be_cancelled() -> None:
     assert slots.taken == 0
 
 
-async def test_cancelled_in_the_moment_of_its_turn() -> None:
+async def test_cancelled_at_the_moment_of_its_turn() -> None:
     slots = Slots(1)
     users = Users(slots)
     users.add(3)
@@ -118,7 +118,7 @@ async def test_cancelled_in_the_moment_of_its_turn() -> None:
     assert slots.taken == 0
 
 
-async def test_slot_is_given_back_after_an_error() -> None:
+async def test_slot_is_released_after_an_error() -> None:
     slots = Slots(1)
     try:
         async with slots:

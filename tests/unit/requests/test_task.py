@@ -65,7 +65,7 @@ class Bench:
         return [r["reason"] for r in self.backend.responses() if r["reason"]]
 
     async def end(self) -> None:
-        """Let everything that runs or waits end."""
+        """Let all running and waiting requests end."""
         finished = asyncio.ensure_future(self.task.finished())
         while not finished.done():
             for work in self.broker.running:
@@ -82,7 +82,7 @@ async def test_accepted_then_done() -> None:
 
 
 class Watching(FakeBroker):
-    """Notes what had been sent when its work began."""
+    """Records what had been sent when its work began."""
 
     backend: FakeBackend
     sent: List[str]
@@ -98,7 +98,7 @@ class Watching(FakeBroker):
         return Noting(None)
 
 
-async def test_accepted_leaves_before_the_work_begins() -> None:
+async def test_accepted_is_sent_before_the_work_begins() -> None:
     broker = Watching()
     bench = Bench(broker)
     broker.backend = bench.backend
@@ -107,7 +107,7 @@ async def test_accepted_leaves_before_the_work_begins() -> None:
     assert broker.sent == ["accepted"]
 
 
-async def test_side_by_side_then_in_order() -> None:
+async def test_concurrent_then_in_order() -> None:
     bench = Bench(max_running=2, max_queued=2)
     asked = [bench.take() for _ in range(4)]
     await until(lambda: bench.task.running == 2)
@@ -128,7 +128,7 @@ async def test_busy() -> None:
     await until(lambda: bench.task.running == 2)
     assert bench.answers(asked[5]) == bench.answers(asked[6]) == ["rejected"]
     assert bench.reasons()[0].startswith("busy: ")
-    # With the figures of that moment and the limits.
+    # With the current figures and the limits.
     assert "of at most 2 and 3" in bench.reasons()[0]
     late = bench.take()
     await until(lambda: bench.answers(late))
@@ -148,7 +148,7 @@ async def test_no_queue() -> None:
     assert bench.answers(first) == ["accepted", "done"]
 
 
-async def test_what_a_replaced_task_runs_counts() -> None:
+async def test_running_requests_of_a_replaced_task_count() -> None:
     bench = Bench(max_running=1)
     first = bench.take()
     await until(lambda: bench.broker.running)
@@ -167,7 +167,7 @@ async def test_what_a_replaced_task_runs_counts() -> None:
     assert bench.answers(second) == ["accepted", "done"]
 
 
-async def test_all_tasks_share_the_agent_s_slots() -> None:
+async def test_all_tasks_share_the_slots_of_the_agent() -> None:
     slots = Slots(1)
     one = Bench(agent_slots=slots, max_running=5, max_queued=1)
     other = Bench(agent_slots=slots, max_running=5, max_queued=1)
@@ -207,7 +207,7 @@ async def test_allow_src(src: str, allowed: bool) -> None:
         ]
 
 
-async def test_allow_no_one() -> None:
+async def test_empty_allow_src() -> None:
     bench = Bench(allow_src=())
     bench.take()
     await bench.task.finished()
@@ -242,7 +242,7 @@ async def test_data_schema(data: Any, rule: Optional[str], size: int) -> None:
     assert reason == f"data_schema: data does not satisfy {rule}"
 
 
-async def test_multiples_behind_a_reference() -> None:
+async def test_multiple_of_behind_a_reference() -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "properties": {"n": {"multipleOf": 0.01}, "inner": {"$ref": "#"}},
@@ -322,7 +322,7 @@ MULTIPLES = [
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
 @pytest.mark.parametrize(("divisor", "number", "is_multiple"), MULTIPLES)
-async def test_multiples_are_those_of_decimals(
+async def test_multiple_of_is_decimal(
     divisor: float, number: Any, is_multiple: bool, size: int
 ) -> None:
     schema = {"properties": {"n": {"multipleOf": divisor}}}
@@ -337,7 +337,7 @@ async def test_multiples_are_those_of_decimals(
         assert reason == f"data_schema: data does not satisfy {rule}"
 
 
-async def test_few_large_requests_wait_for_their_check() -> None:
+async def test_large_requests_waiting_for_their_check_are_limited() -> None:
     bench = Bench(data_schema={"pattern": "^(a|a)*b$"}, max_queued=0)
     for _ in range(20):
         bench.take("a" * 60, size=1_000_000)
@@ -388,7 +388,7 @@ async def test_a_check_that_cannot_be_made_rejects(
     assert "data_schema: cannot be checked" in bench.reasons()[0]
 
 
-async def test_a_slot_is_held_until_a_large_answer_has_left() -> None:
+async def test_a_slot_is_held_until_a_large_answer_is_sent() -> None:
     bench = Bench(FakeBroker(result=Result("x" * 100_000)), max_running=1)
     left = asyncio.Event()
 
@@ -413,7 +413,7 @@ async def test_a_slot_is_held_until_a_large_answer_has_left() -> None:
         assert bench.answers(asked) == ["accepted", "done"]
 
 
-async def test_cancelled_while_a_large_answer_leaves() -> None:
+async def test_cancelled_while_a_large_answer_is_sent() -> None:
     bench = Bench(FakeBroker(result=Result("x" * 100_000)))
     asked = bench.take()
     await until(lambda: any(work.begun for work in bench.broker.works))
@@ -431,7 +431,7 @@ async def test_cancelled_before_it_has_begun() -> None:
     assert not any(work.begun for work in bench.broker.works)
 
 
-async def test_what_the_broker_refuses_is_rejected() -> None:
+async def test_refusal_of_the_broker_is_a_rejection() -> None:
     bench = Bench()
     bench.broker.refusal = "extra_args are not allowed"
     bench.take()
@@ -443,7 +443,7 @@ async def test_what_the_broker_refuses_is_rejected() -> None:
 class Crashing(FakeBroker):
     """A broker with a bug.
 
-    :param returns: what its work returns; None to raise instead
+    :param returns: the result of its work; None to raise instead
     """
 
     def __init__(self, in_prepare: bool, returns: Any = None) -> None:
@@ -503,7 +503,7 @@ async def test_a_bug_of_a_broker_is_answered(
     assert not failed
 
 
-async def test_stop_ends_what_waits_at_once() -> None:
+async def test_stop_ends_waiting_requests_at_once() -> None:
     bench = Bench(max_running=1, max_queued=2)
     asked = [bench.take() for _ in range(3)]
     await until(lambda: bench.task.running == 1)
@@ -559,7 +559,7 @@ STEPS: List[Tuple[int, int]] = [(1, 0), (2, 1), (8, 64)]
 
 @pytest.mark.parametrize(("running", "queued"), STEPS)
 async def test_a_flood_is_answered_in_full(running: int, queued: int) -> None:
-    """Each request gets one of the two ways; as many as fit are taken."""
+    """Each request is accepted or rejected; as many as fit are accepted."""
     bench = Bench(max_running=running, max_queued=queued)
     asked = [bench.take() for _ in range(100)]
     await bench.end()

@@ -90,7 +90,7 @@ def test_data_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{", "--data is not JSON"),
         ("hello", "--data is not JSON"),
         ("NaN", "NaN is not JSON"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
         ("9" * 10_000, "JSON|no reason"),
         ("\udcff", "--data is not UTF-8"),
         ("@", "cannot be read"),
@@ -112,13 +112,13 @@ def test_bad_data(argument: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "hint"),
     [
-        ("d.json", """; @d.json for a file, '"d.json"' for a text"""),
-        ("hello", """; @hello for a file, '"hello"' for a text"""),
+        ("d.json", """; @d.json for a file, '"d.json"' for a string"""),
+        ("hello", """; @hello for a file, '"hello"' for a string"""),
         ("{x", ""),
         ("x" * 1000, ""),
     ],
 )
-def test_hint_of_what_is_meant(argument: str, hint: str) -> None:
+def test_hint_about_bad_data(argument: str, hint: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         arguments.read_data(argument, 1)
     reason, _, end = str(caught.value).partition(")")
@@ -137,10 +137,10 @@ def test_bad_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_that_never_ends(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    # Somebody holds it open, and writes nothing.
+    # It is held open, but nothing is written.
     writer = os.open(fifo, os.O_RDWR)
     try:
-        with pytest.raises(InvalidRequest, match="has not ended in 0.1 s"):
+        with pytest.raises(InvalidRequest, match="did not end within 0.1 s"):
             arguments.read_data(f"@{fifo}", 0.1)
     finally:
         os.close(writer)
@@ -162,7 +162,7 @@ def test_files_are_completed_after_an_at_sign(
     assert complete("@da") == ["@data.json"]
 
 
-def test_man_page_tells_all_options_and_exit_statuses() -> None:
+def test_man_page_has_all_options_and_exit_statuses() -> None:
     page = (ROOT / "man/ngcp-invoke-task.1").read_text()
     synopsis, options = page.split(".Sh DESCRIPTION")
     for action in arguments.parser()._actions:

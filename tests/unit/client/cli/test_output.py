@@ -59,13 +59,13 @@ def responses() -> List[Response]:
 
 
 def shown(name: str) -> str:
-    """All that a form writes."""
+    """Return all that a form writes."""
     form = output.FORMS[name]()
     text = "".join(map(form.response, responses()))
     return text + form.end(output.as_json(OUTCOME, "error", 1))
 
 
-def test_text_is_the_data_as_it_is() -> None:
+def test_text_is_the_unchanged_data() -> None:
     assert shown("text") == "one\ntwo\n" + NASTY
 
 
@@ -79,7 +79,7 @@ def test_text_is_the_data_as_it_is() -> None:
         ([""], ""),
     ],
 )
-def test_text_of_each_node_begins_a_line(
+def test_text_of_each_node_starts_on_a_new_line(
     data: List[Optional[str]], written: str
 ) -> None:
     form = output.Text()
@@ -94,7 +94,7 @@ def test_json(schema: Any) -> None:
     document = json.loads(written)
     schema.validate(document)
     assert written.isascii()
-    # Pure, on a terminal too.
+    # Pure ASCII, on a terminal too.
     assert text.for_terminal(written) == written
     assert (document["status"], document["exit_status"]) == ("error", 1)
     assert document["expected"] == 4
@@ -145,7 +145,7 @@ def test_schema_refuses(schema: Any, spoil: Dict[str, Any]) -> None:
     assert not schema.is_valid({**document, **spoil})
 
 
-def test_plain_text_cannot_steer_a_terminal() -> None:
+def test_plain_text_cannot_control_a_terminal() -> None:
     plain = text.plain(NASTY)
     assert plain.isprintable()
     assert plain == (r"\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀")

@@ -12,8 +12,8 @@ from ngcp_task_agent.client.cli.text import encode_as_it_is
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
 from tests.parts import WITHIN
 
-LONG = 60.0  # seconds that no test waits for
-MUCH = "é" * 200_000  # more than a pipe takes
+LONG = 60.0  # seconds; no test waits this long
+MUCH = "é" * 200_000  # more than a pipe holds
 
 Pipe = Tuple[Any, TextIO]
 
@@ -27,7 +27,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 async def read(reader: Any, size: int) -> bytes:
-    """Read so many bytes, while others have their turn."""
+    """Read this many bytes, while other tasks run."""
     content = b""
     while len(content) < size:
         part = await asyncio.to_thread(reader.read, size - len(content))
@@ -59,13 +59,14 @@ async def test_reader_that_stops(pipe: Pipe) -> None:
     assert not await writer.drain(0.2)
     assert not await writer.drain(LONG, 0.2)
     assert not writer.is_idle
-    # The command does not wait for the thread; this test leaves none.
+    # The command does not wait for the thread, but this test must not leave
+    # it.
     reader.close()
     writer.wait(WITHIN)
     assert writer.error
 
 
-async def test_reader_that_goes(pipe: Pipe) -> None:
+async def test_reader_that_closes(pipe: Pipe) -> None:
     reader, stream = pipe
     loop = asyncio.get_running_loop()
     failed = asyncio.Event()
@@ -84,7 +85,7 @@ async def test_reader_that_goes(pipe: Pipe) -> None:
     writer.wait(WITHIN)
 
 
-async def test_pipe_that_another_process_has_made_not_block(
+async def test_pipe_made_non_blocking_by_another_process(
     pipe: Pipe,
 ) -> None:
     reader, stream = pipe
@@ -101,7 +102,7 @@ def test_closed_output() -> None:
         put(Writer(None), "x")
 
 
-def test_no_thread_can_be_started(
+def test_thread_cannot_be_started(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(self: Any) -> None:
