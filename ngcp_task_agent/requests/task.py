@@ -107,8 +107,8 @@ class Task:
         except Exception:
             raise Rejected(reply.bug()) from None
         self._check_room()
-        self._admitted += 1
         reply.accepted()
+        self._admitted += 1
         return work
 
     async def _run_checked(

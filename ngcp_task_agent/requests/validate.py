@@ -36,11 +36,13 @@ _Validator = jsonschema.validators.extend(
 )
 
 
-def validator(schema: Mapping[str, Any]) -> Any:
+def validator(schema: Union[bool, Mapping[str, Any]]) -> Any:
     """Build what check_data() needs, once for each schema.
 
     It opens no other file: a schema that refers to one is a fault.
     """
+    if isinstance(schema, bool):
+        return _Validator(schema)
     # With "$schema", jsonschema would switch to its own class after "$ref".
     own = {key: value for key, value in schema.items() if key != "$schema"}
     return _Validator(own)

@@ -193,13 +193,13 @@ class Invocation:
                     self._say(f"request {call.request.uuid}")
                 exit_status = await self._follow(call)
             await self._write_all()
-            return exit_status
         except asyncio.CancelledError:
             if self._signal is None:
                 raise
             if not call:
                 self._say("interrupted before the request was sent")
-            return _BY_SIGNAL + self._signal
+        # Before Python 3.12 wait_for() may have lost the cancellation.
+        return _BY_SIGNAL + self._signal if self._signal else exit_status
 
     async def _follow(self, call: Call) -> int:
         """Report the responses and the outcome; return the exit status."""

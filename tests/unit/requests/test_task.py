@@ -431,6 +431,32 @@ async def test_cancelled_before_it_has_begun() -> None:
     assert not any(work.begun for work in bench.broker.works)
 
 
+@pytest.mark.parametrize(
+    ("schema", "status"), [(True, "done"), (False, "rejected")]
+)
+async def test_data_schema_that_is_true_or_false(
+    schema: bool, status: str
+) -> None:
+    bench = Bench(FakeBroker(result=Result()), data_schema=schema)
+    for size in (10, 1_000_000):
+        asked = bench.take({"a": 1}, size=size)
+        await bench.task.finished()
+        assert bench.answers(asked)[-1] == status
+
+
+async def test_backend_that_fails_takes_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(FakeBroker(result=Result()), max_running=1, max_queued=0)
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.backend, "send", None)
+        with pytest.raises(TypeError):
+            bench.take()
+    asked = bench.take()
+    await bench.task.finished()
+    assert bench.answers(asked) == ["accepted", "done"]
+
+
 async def test_refusal_of_the_broker_is_a_rejection() -> None:
     bench = Bench()
     bench.broker.refusal = "extra_args are not allowed"
