@@ -1,7 +1,7 @@
 """The backends: how messages arrive and how answers leave.
 
-One module for each, and its row in the table.  Another package can add one by
-an entry point of the group ``ngcp_task_agent.backends``.
+Each has a module and a row in this table.  Other packages can add backends as
+entry points in the group ``ngcp_task_agent.backends``.
 """
 
 from __future__ import annotations

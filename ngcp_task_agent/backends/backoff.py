@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import random
 
-_LONGEST = 30.0  # seconds
-_SHORTEST = 0.1
+LONGEST = 30.0  # seconds
+SHORTEST = 0.1
 
 
 class Backoff:
-    """At once, then longer after each failure, with jitter.
+    """No delay first, then longer ones after each failure, with jitter.
 
-    The jitter keeps the agents of a cluster from coming back together.
+    The jitter keeps the agents of a cluster from reconnecting all at once.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """The connection was of use: after it the first attempt is at once."""
+        """Record a working connection: the next attempt is immediate."""
         self._failures = 0
 
     def next(self) -> float:
-        """An attempt is due: seconds to wait before it."""
+        """Return the seconds to wait before the next attempt."""
         self._failures += 1
         if self._failures == 1:
             return 0.0
-        # Bounded: after 1,023 failures the power would be no float any more.
-        longest = _SHORTEST * 2.0 ** min(self._failures - 1, 20)
-        return random.uniform(0.5, 1.0) * min(_LONGEST, longest)
+        # Bounded: after 1,023 failures the power would overflow a float.
+        longest = SHORTEST * 2.0 ** min(self._failures - 1, 20)
+        return random.uniform(0.5, 1.0) * min(LONGEST, longest)

@@ -14,16 +14,19 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    TypeVar,
 )
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Arrival:
     """A message as it came from a control channel.
 
-    :ivar via_own_server: only clients of this machine can have sent it
-    :ivar one_way: answers reach only the clients of this node, and others
-        than these can have sent it
+    :ivar via_own_server: only clients on this machine can have sent it
+    :ivar one_way: other nodes' clients can have sent it, but answers reach
+        only the clients of this node
     """
 
     backend: Backend
@@ -35,33 +38,32 @@ class Arrival:
 
 Receiver = Callable[[Arrival], None]
 
-# How often stop() may begin its time anew: a subscriber may take long for
-# many large answers, but systemd has to know how long.
+# How many times stop() may restart its timeout: a subscriber may take long to
+# read many large answers, but systemd must know how long.
 LEAVING = 6
 
-# Not the event loop's: those can all wait for a name service.
-_encoders = ThreadPoolExecutor(2, "encode")
+# Not the event loop's threads: a name service may block all of those.
+_threads = ThreadPoolExecutor(4, "backend")
 
 
-async def in_thread(encode: Callable[[], Sequence[bytes]]) -> Sequence[bytes]:
-    """Make messages in a thread; here, where there is no room for one."""
+async def in_thread(work: Callable[[], _Result]) -> _Result:
+    """Do blocking work in a thread, or here if no thread can be started."""
+    loop = asyncio.get_running_loop()
     try:
-        return await asyncio.get_running_loop().run_in_executor(
-            _encoders, encode
-        )
+        return await loop.run_in_executor(_threads, work)
     except RuntimeError:
-        return encode()
+        return work()
 
 
 class Backend(ABC):
     """Receives messages from control channels and delivers answers.
 
-    A class is found by the name of its type: in the table of
-    ``ngcp_task_agent.backends``, or as an entry point of that group.
+    A backend's ``type`` selects the class: from the table in
+    ``ngcp_task_agent.backends``, or from the entry points of that group.
 
-    :param name: what tasks call it, the name of its file
-    :param options: the keys of its file, which satisfy ``options_schema``
-    :param receive: takes each arrival; it neither blocks nor raises
+    :param name: the name of its file, by which tasks refer to it
+    :param options: the keys of its file, valid against ``options_schema``
+    :param receive: called with each arrival; neither blocks nor raises
     """
 
     #: JSON Schema (an object) of the keys of ``backends/NAME.yml``
@@ -79,7 +81,7 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def channel(cls, task_options: Mapping[str, Any]) -> str:
-        """The control channel that a task's ``backend_options`` name."""
+        """Return the channel that a task's ``backend_options`` name."""
 
     @property
     @abstractmethod
@@ -88,23 +90,23 @@ class Backend(ABC):
 
     @abstractmethod
     async def start(self, channels: AbstractSet[str]) -> None:
-        """Begin to listen on these control channels.
+        """Start to listen on these control channels.
 
-        Returns when messages arrive, or when the first attempt has failed;
-        then the backend goes on trying by itself.  Bounded in time.
+        Returns once it listens, or after a failed first attempt; then it keeps
+        trying in the background.  Bounded in time.
         """
 
     @abstractmethod
     async def listen(self, channels: AbstractSet[str]) -> None:
         """Listen on these channels from now on.
 
-        A channel that stays loses no message.  Returns when the new channels
-        are listened to, or when that cannot be had now.  Bounded in time.
+        A channel that stays loses no message.  Returns once it listens on the
+        new channels, or if it cannot now.  Bounded in time.
         """
 
     @abstractmethod
     def reply_address(self, options: Mapping[str, Any]) -> str:
-        """Where a request's ``options`` want its answers.
+        """Return where a request's ``options`` want its answers.
 
         :raises NoReplyAddress: saying what is missing
         """
@@ -113,9 +115,9 @@ class Backend(ABC):
     def send(
         self, address: str, messages: Sequence[bytes], ref: Optional[str]
     ) -> None:
-        """Deliver messages, in order, as soon as it can be; never waits.
+        """Deliver messages in order, as soon as possible; never waits.
 
-        :param ref: the request's uuid, for the journal should they be lost
+        :param ref: the request's uuid, logged if the messages are lost
         """
 
     async def send_large(
@@ -125,14 +127,14 @@ class Backend(ABC):
         size: int,
         ref: Optional[str],
     ) -> None:
-        """Deliver a large answer.
+        """Deliver a large answer; return when it has been sent or lost.
 
-        Its task begins nothing else in its place before this returns: so
-        that few of them fill the memory, it returns when the answer has
-        left, or is lost.  It is delivered also if this is cancelled.
+        Until then the task starts nothing else in its place, so that few large
+        answers are in memory.  If this is cancelled, the answer is still
+        delivered.
 
-        :param encode: makes the messages; takes long, so it is for a thread
-        :param size: bytes that the answer keeps until then
+        :param encode: makes the messages; slow, so it runs in a thread
+        :param size: bytes of memory that the answer takes until then
         """
         encoding = asyncio.ensure_future(in_thread(encode))
         try:
@@ -141,22 +143,20 @@ class Backend(ABC):
             self.send(address, encode(), ref)
             raise
 
-    def hold_nobody(self) -> None:  # noqa: B027
-        """From now on no send_large() waits until its answer has left.
+    @abstractmethod
+    async def stop_listening(self) -> None:
+        """Take no more messages, but keep sending answers.
 
-        The agent is about to stop, and its tasks have to end.
+        From now on send_large() does not wait, so that tasks can end.  Bounded
+        in time; can be called again.
         """
 
     @abstractmethod
-    async def stop_listening(self) -> None:
-        """Take no more messages; answers still leave.  Bounded in time."""
-
-    @abstractmethod
     async def stop(self, timeout: float) -> None:
-        """Deliver what is still to be sent, then end everything.
+        """Send what is queued, then close everything.
 
-        Can be called again while it has not returned.
+        Can be called again before it has returned.
 
-        :param timeout: seconds for the delivery; as long as answers leave,
-            it can begin anew, ``LEAVING`` times at most
+        :param timeout: seconds to send; while answers are being sent, it can
+            restart, ``LEAVING`` times at most
         """

@@ -8,30 +8,26 @@ other link is made anew when it is needed: a server may close idle ones.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Callable, Optional, Set
 
 from redis.exceptions import ResponseError
 
 from ngcp_task_agent import background
-from ngcp_task_agent.backends.redis.connection import (
-    Link,
-    LinkError,
-    ignore,
-)
 from ngcp_task_agent.backends.redis.dial import Dial
+from ngcp_task_agent.backends.redis.link import Link, LinkError
 from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
-
-OnMessage = Callable[[bytes], None]
 
 
 class Connection:
     """Open until lost or closed.
 
     :param dial: makes connections to Redis
-    :param server: what errors call it
+    :param server: its name in errors
     :param on_message: takes what arrives on the channel
-    :param ping_interval: seconds of silence after which Redis is asked
-        whether it is still there; it is lost after two of them
+    :param ping_interval: seconds of silence after which Redis is pinged; it
+        is lost after two of them
+    :ivar lost: done when the subscription is lost; its result says why
     """
 
     def __init__(
@@ -39,7 +35,7 @@ class Connection:
         dial: Dial,
         server: str,
         channel: str,
-        on_message: OnMessage,
+        on_message: Callable[[bytes], None],
         ping_interval: float,
     ) -> None:
         self._dial = dial
@@ -50,66 +46,54 @@ class Connection:
         self._reader: Optional[Link] = None
         self._writer: Optional[Link] = None
         self._writing = asyncio.Lock()
-        self._publishing: Set[asyncio.Future[None]] = set()
-        self._watcher: Optional[asyncio.Task[None]] = None
-        #: done when the subscription is lost; its result says why
-        self.lost: asyncio.Future[str] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self._tasks: Set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = loop.create_future()
 
     async def open(self, timeout: float) -> None:
         """Connect, subscribe, and wait until Redis has confirmed it.
 
         :raises RedisUnavailable: also after ``timeout`` seconds
         """
+        end = time.monotonic() + timeout
         try:
-            await asyncio.wait_for(self._open(timeout), timeout)
-        except asyncio.TimeoutError:
-            await self.close()
-            reason = LinkError(f"no answer within {timeout:g} s")
-            raise self._unavailable(reason) from None
+            link = self._reader = await Link.open(
+                self._dial, timeout, lambda _, body: self._on_message(body)
+            )
+            await link.subscribe([self._channel], end - time.monotonic())
         except LinkError as error:
             await self.close()
             raise self._unavailable(error) from None
-        except (RedisUnavailable, asyncio.CancelledError):
+        except asyncio.CancelledError:
             await self.close()
             raise
-
-    async def _open(self, timeout: float) -> None:
-        link = await Link.open(
-            self._dial, lambda _, body: self._on_message(body), timeout
-        )
-        self._reader = link
-        await link.subscribe([self._channel], timeout)
-        self._watcher = background.start(self._watch(link))
+        self._tasks.add(background.start(self._watch(link)))
 
     async def publish(
         self, channel: str, message: bytes, timeout: float
     ) -> None:
         """Publish a message.
 
-        How many have received it is not told: Redis does not know who sits
-        on a replica.
+        How many have received it is not returned: Redis does not know who
+        is subscribed on a replica.
 
         :raises RedisUnavailable: when it was not sent
-        :raises ConnectionLost: when nobody knows whether it was sent
+        :raises ConnectionLost: when it may have been sent
         """
-        # On its own: a reply that nobody awaits would be the next one's.
-        publishing = asyncio.ensure_future(
-            self._publish(channel, message, timeout)
-        )
-        self._publishing.add(publishing)
-        publishing.add_done_callback(self._published)
-        await asyncio.wait({publishing})
-        if publishing.cancelled():
+        # In a task, as to be cancelled while it sends would break the link,
+        # and with it the other requests.
+        task = asyncio.ensure_future(self._publish(channel, message, timeout))
+        self._tasks.add(task)
+        task.add_done_callback(self._published)
+        await asyncio.wait({task})
+        if task.cancelled():
             raise ConnectionLost(self.lost.result())
-        publishing.result()
+        task.result()
 
-    def _published(self, publishing: asyncio.Future[None]) -> None:
-        self._publishing.discard(publishing)
-        if not publishing.cancelled():
-            # Perhaps nobody waits any longer to hear how it went.
-            publishing.exception()
+    def _published(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # publish() may have been cancelled
 
     async def _publish(
         self, channel: str, message: bytes, timeout: float
@@ -118,15 +102,13 @@ class Connection:
             if self.lost.done():
                 raise ConnectionLost(self.lost.result())
             try:
-                if not self._writer or not self._writer.is_open:
-                    self._writer = await Link.open(self._dial, ignore, timeout)
-                self._writer.check()
+                if not self._writer or self._writer.closed.done():
+                    self._writer = await Link.open(self._dial, timeout)
             except LinkError as error:
                 raise self._unavailable(error) from None
+            words = ("PUBLISH", channel, message)
             try:
-                reply = await self._writer.ask(
-                    "PUBLISH", channel, message, timeout=timeout
-                )
+                reply = await self._writer.ask(*words, timeout=timeout)
             except LinkError as error:
                 raise ConnectionLost(
                     f"the connection to Redis at {self._server} broke while "
@@ -138,14 +120,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
-        if self._watcher:
-            await background.end(self._watcher)
         self._lose("it was closed")
-        publishing = set(self._publishing)
-        for task in publishing:
-            task.cancel()
-        if publishing:
-            await asyncio.wait(publishing)
+        await asyncio.gather(*map(background.end, self._tasks))
         for link in (self._reader, self._writer):
             if link:
                 await link.close("it was closed")
@@ -163,8 +139,6 @@ class Connection:
             )
 
     def _unavailable(self, error: LinkError) -> RedisUnavailable:
-        if str(error).startswith("refuses "):
-            return RedisUnavailable(f"Redis at {self._server} {error}")
-        return RedisUnavailable(
-            f"Redis at {self._server} cannot be reached: {error}"
-        )
+        refuses = str(error).startswith("refuses ")
+        why = error if refuses else f"cannot be reached: {error}"
+        return RedisUnavailable(f"Redis at {self._server} {why}")

@@ -1,4 +1,4 @@
-"""Runtime: the node, backends and tasks that are in force."""
+"""Runtime: the node, backends and tasks in force."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ngcp_task_agent.requests.dispatch import Dispatcher
 from ngcp_task_agent.requests.slots import Slots
 from ngcp_task_agent.requests.task import Task
 
-CONNECT_TIMEOUT = 30.0  # seconds for a backend to begin to listen
-FLUSH = 5.0  # seconds to deliver the last answers; more while they leave
-RETIRED_FLUSH = 60.0  # the same, for a backend that a reload has replaced
-END = 10.0  # seconds for each of the two ways to end what still runs
+CONNECT_TIMEOUT = 30.0  # seconds for a backend to start listening
+FLUSH = 5.0  # seconds to send the last answers; restarts while they are sent
+RETIRED_FLUSH = 60.0  # the same, for a backend replaced by a reload
+END = 10.0  # seconds each to end, and then to cancel, what still runs
 
-# Where a task is found: the backend's name, the control channel, its name.
+# A task's place: its backend, its control channel, and its own name.
 _Place = Tuple[str, str, str]
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, such as ``1 task`` and ``2 tasks``."""
+    """Format a count, such as ``1 task`` or ``2 tasks``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Runtime:
     """Applies one configuration after another, until drain().
 
-    A task or backend whose configuration stays the same goes on undisturbed.
-    One that changes or goes is retired: it takes no more requests, and ends
-    in the background when those that it has taken have ended.
+    A task or backend whose configuration stays the same is not disturbed.  One
+    that changes or goes is retired: it takes no more requests, and ends in the
+    background after those that it has taken.
     """
 
     def __init__(self) -> None:
@@ -57,16 +57,16 @@ class Runtime:
 
     @property
     def longest_drain(self) -> float:
-        """Seconds that drain() takes at most."""
+        """The maximum duration of drain(), in seconds."""
         return self._stop_timeout + 2 * END + (LEAVING + 1) * FLUSH
 
     def identity(self) -> Identity:
-        """This node, now."""
+        """Return who this node is now."""
         assert self._node, "apply() comes first"
         return self._node.identity()
 
     def summary(self) -> str:
-        """One line, such as ``redis: subscribed, 12 tasks, 3 running``."""
+        """Return a line such as ``redis: subscribed, 12 tasks, 3 running``."""
         backends = sorted(self._backends.items())
         parts = [f"{name}: {b.status}" for name, (_, b) in backends]
         parts.append(counted(len(self._tasks), "task"))
@@ -74,9 +74,9 @@ class Runtime:
         return ", ".join(parts)
 
     async def apply(self, config: Config) -> None:
-        """Put a configuration in force.
+        """Apply a configuration.
 
-        :raises OSError: when the node's name cannot be found out; then
+        :raises OSError: when the node's name cannot be determined; then
             nothing has changed
         """
         await self._set_node(config)
@@ -112,14 +112,12 @@ class Runtime:
         )
 
     async def drain(self, hurry: asyncio.Event) -> None:
-        """End what runs, deliver the last answers, and stop everything.
+        """Let running tasks end, send the last answers, and stop everything.
 
-        :param hurry: ends the time that running tasks have
+        :param hurry: when set, running tasks get no more time
         """
         ending = {b for _, b in self._backends.values()}
         ending |= self._retired_backends
-        for backend in ending:
-            backend.hold_nobody()
         await self._end_tasks(hurry)
         await asyncio.gather(*(b.stop(FLUSH) for b in ending))
         if self._retiring:
@@ -176,7 +174,7 @@ class Runtime:
             self._backends[name] = settings, backend
             step = backend.start(channels)
         try:
-            # A plugin may break its promise that this is bounded in time.
+            # A plugin may break its promise to return in time.
             await asyncio.wait_for(step, CONNECT_TIMEOUT)
         except asyncio.TimeoutError:
             journal.record(

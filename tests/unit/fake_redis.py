@@ -1,7 +1,7 @@
-"""Redis as fakeredis has it, for what no real connection is needed for.
+"""Redis as fakeredis simulates it, for tests that need no real connection.
 
-It runs no scripts, and some of its versions know no HELLO: the backend then
-publishes at most once.
+It runs no scripts, and some of its versions do not support HELLO: the backend
+then publishes at most once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from ngcp_task_agent.backends.redis.dial import Dial, dial_like
 
-# Else fakeredis fails outside redis-py's errors.
+# Otherwise fakeredis raises errors unknown to redis-py.
 _UNKNOWN = ("EVALSHA", "EVAL", "HELLO")
 
 
@@ -26,8 +26,8 @@ class FakeServer:
         self._server = fakeredis.FakeServer()
 
     def client(self, **options: Any) -> Redis[Any]:
-        """A client of redis-py, as a test of another project makes it."""
-        # Its name in 1.9.0, which newer ones keep.
+        """Return a redis-py client, as a test of another project makes it."""
+        # Its name in 1.9.0, which newer versions keep.
         made = importlib.import_module("fakeredis.aioredis").FakeRedis
         client: Redis[Any] = self._make(made, **options)
         return client
@@ -35,10 +35,10 @@ class FakeServer:
     def client_beside(
         self, channel: str, take: Callable[[bytes], None]
     ) -> Redis[Any]:
-        """A client of a script that runs no other task.
+        """Return a client for a script that runs no other task.
 
-        :param take: takes what the client has published on the channel, at
-            once; it can publish()
+        :param take: called at once with each message that the client publishes
+            on the channel; it can publish()
         """
         client = self.client()
         pool = client.connection_pool
@@ -54,13 +54,13 @@ class FakeServer:
         return dial_like(client)
 
     def publish(self, channel: str, message: bytes) -> int:
-        """Publish a message; how many have received it."""
+        """Publish a message; return how many have received it."""
         with self._make(fakeredis.FakeRedis) as client:
             return int(client.publish(channel, message))
 
     def _make(self, kind: Any, **options: Any) -> Any:
         with warnings.catch_warnings():
-            # Of redis-py, about what fakeredis gives it.
+            # redis-py complains about what fakeredis passes to it.
             warnings.simplefilter("ignore", DeprecationWarning)
             return kind(server=self._server, **options)
 

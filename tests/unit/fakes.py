@@ -1,4 +1,4 @@
-"""Stand-ins for what is around the module under test."""
+"""Fakes for what surrounds the module under test."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Records:
         return iter(self._caplog.records)
 
     def of(self, kind: Any) -> List[Any]:
-        """The records of one kind."""
+        """Return the records of one kind."""
         return [
             record
             for record in self._caplog.records
@@ -59,7 +59,7 @@ class Records:
 
 
 async def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
-    """Let others run until ``what`` is true, and return it."""
+    """Let others run until ``what`` is true, and return its value."""
     deadline = time.monotonic() + within
     while True:
         found = what()
@@ -70,7 +70,7 @@ async def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
 
 
 def has_children() -> bool:
-    """Whether there is a child process, running or not reaped."""
+    """Whether there is a child process, running or zombie."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -85,7 +85,7 @@ def identity(
     roles: Sequence[str] = (),
     **labels: str,
 ) -> Identity:
-    """Who a node is; the first name is the one in its answers."""
+    """Return a node's identity; the first name is the one in its answers."""
     facts: Dict[str, Tuple[str, ...]] = {
         "state": (state,),
         "status": (status,),
@@ -97,7 +97,7 @@ def identity(
 
 
 def message(**fields: Any) -> Dict[str, Any]:
-    """A sound request as a client makes it, with some fields replaced."""
+    """Return a valid request from a client, with some fields replaced."""
     return {
         "uuid": str(uuid.uuid4()),
         "task": "ping",
@@ -114,7 +114,7 @@ def body(**fields: Any) -> bytes:
 
 
 def request(data: Any = None, **fields: Any) -> Request:
-    """A request as it was read."""
+    """Return a request as parsed."""
     known = message(data=data)
     known.update(timestamp=0.0, datetime="", size=100)
     known.update(fields)
@@ -122,12 +122,12 @@ def request(data: Any = None, **fields: Any) -> Request:
 
 
 def task_config(**fields: Any) -> TaskConfig:
-    """A task's file as it was read."""
+    """Return a task's configuration as parsed."""
     return TaskConfig(Path("x.yml"), "ping", "fake", CHANNEL, "fake", **fields)
 
 
 class FakeBackend(Backend):
-    """Keeps what it is to send."""
+    """Records what it should send."""
 
     options_schema = {
         "type": "object",
@@ -186,7 +186,7 @@ class FakeBackend(Backend):
         self.calls.append("stop")
 
     def responses(self) -> List[Dict[str, Any]]:
-        """What was sent, read again."""
+        """Return what was sent, parsed."""
         return [json.loads(message) for _, message, _ in self.sent]
 
     def statuses(self) -> List[str]:
@@ -198,12 +198,12 @@ class FakeBackend(Backend):
         channel: str = CHANNEL,
         via_own_server: bool = False,
     ) -> None:
-        """A message comes from a control channel."""
+        """Let a message arrive from a control channel."""
         self.receive(Arrival(self, channel, what, via_own_server))
 
 
 class FakeWork(Work):
-    """Runs until it is told how it ends, or stopped."""
+    """Runs until end() sets its result, or until it is stopped."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -223,9 +223,9 @@ class FakeWork(Work):
 
 
 class FakeBroker(Broker):
-    """Keeps the work that it was asked for.
+    """Records the work that it was asked for.
 
-    :param result: what every work returns at once; None to wait
+    :param result: returned at once by all work; None to wait
     """
 
     options_schema = {

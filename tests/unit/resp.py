@@ -1,8 +1,8 @@
-"""A server in this process that speaks as much of Redis as a test needs.
+"""A server in this process that supports as much of Redis as a test needs.
 
-Unlike fakeredis it is at the other end of a real socket: the connections of
-redis-py are under test too, and it can refuse, stall and hang up.  It has one
-script, that of the redis backend.
+Unlike fakeredis, it has a real socket: the connections of redis-py are under
+test too, and it can refuse, stall and hang up.  It has one script, that of the
+redis backend.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Words = List[bytes]
 class Server:
     """Listens on a socket between start() and stop().
 
-    :param host: an address to listen on; else it is a unix socket
-    :ivar published: channel and message of all that was published
-    :ivar commands: all that came, of all connections
-    :ivar replies: what a command is answered instead, by its name; a list is
+    :param host: an address to listen on; by default it is a unix socket
+    :ivar published: channel and message of everything published
+    :ivar commands: all commands received, from all connections
+    :ivar replies: replies that replace the usual ones, by command; a list is
         used up
     :ivar forbidden: channels where publishing is refused
     :ivar stalled: no command is answered
     :ivar stalled_command: this one is not answered
     :ivar mode: and role: what HELLO says
     :ivar tcp_port: what INFO says
-    :ivar script_errors: of GET and SET inside the script, in the same way
-    :ivar moved: so many keys belong to other nodes of the cluster
-    :ivar producers: what the script keeps, by its keys
+    :ivar script_errors: of GET and SET inside the script, like ``replies``
+    :ivar moved: how many keys belong to other nodes of the cluster
+    :ivar producers: what the script stores, by key
     """
 
     def __init__(self, folder: Path, host: Optional[str] = None) -> None:
@@ -76,16 +76,16 @@ class Server:
 
     @property
     def messages(self) -> List[bytes]:
-        """What was published, without the channels."""
+        """Return what was published, without the channels."""
         return [message for _, message in self.published]
 
     def count(self, *words: str) -> int:
-        """How many commands that begin so have come."""
+        """Return how many commands that start with this have arrived."""
         begin = [word.encode() for word in words]
         return sum(came[: len(begin)] == begin for came in self.commands)
 
     def count_of(self, message: str) -> int:
-        """How often a message has come, to be published."""
+        """Return how often a message has arrived, to be published."""
         found = 0
         for name, *words in self.commands:
             begin = {b"PUBLISH": 1, b"EVALSHA": 6, b"EVAL": 6}.get(name)
@@ -114,34 +114,34 @@ class Server:
             await asyncio.sleep(0.005)
 
     def forget(self) -> None:
-        """Know neither keys nor scripts, as after a restart."""
+        """Forget all keys and scripts, as after a restart."""
         self.producers.clear()
         self._scripts.clear()
 
     def hang_up(self) -> None:
-        """End all connections, as a crash would."""
+        """Close all connections, as a crash would."""
         for writer in self._clients:
             writer.transport.abort()
 
     def hang_up_at(self, name: str, *is_carried_out: bool) -> None:
-        """End the connection on which this command comes next.
+        """Close the connection on which this command arrives next.
 
-        :param is_carried_out: it is, but its reply is not sent; of several,
-            one for each time that it comes
+        :param is_carried_out: whether to execute it, without a reply; several
+            apply to one arrival each
         """
         self._hang_up_at = name, list(is_carried_out)
 
     @property
     def is_to_hang_up(self) -> bool:
-        """Whether that command has not come so often."""
+        """Whether that command must still arrive."""
         return bool(self._hang_up_at[1])
 
     def stall_these(self) -> None:
-        """Answer none of the present connections; others are answered."""
+        """Stop answering the present connections, but not new ones."""
         self._deaf = set(self._clients)
 
     def resume(self) -> None:
-        """Go on where it stalled, with what came over lost connections too."""
+        """Resume after a stall, including commands from lost connections."""
         self.stalled = False
         self.stalled_command = b""
         self._deaf.clear()
@@ -154,7 +154,7 @@ class Server:
         self.write_to(channel, _array(b"message", channel.encode(), message))
 
     def write_to(self, channel: str, reply: bytes) -> None:
-        """Write anything to a channel's subscribers."""
+        """Write any bytes to a channel's subscribers."""
         for writer, channels in self._clients.items():
             if channel.encode() in channels:
                 writer.write(reply)
@@ -173,7 +173,7 @@ class Server:
                 else:
                     self._answer(writer, words)
         except (asyncio.IncompleteReadError, OSError, ValueError):
-            pass  # it went
+            pass  # it has closed
         finally:
             del self._clients[writer]
             writer.close()
@@ -241,7 +241,7 @@ class Server:
             return b"-NOSCRIPT No matching script. Please use EVAL.\r\n"
         error = _next(self.script_errors.get(b"GET", b""))
         if error:
-            return _array(b"GET", error)
+            return b"-GET %b\r\n" % error
         if key in self.producers:
             last, _, refused = self.producers[key].partition(b" ")
             if int(number) <= int(last):
@@ -250,7 +250,7 @@ class Server:
             return b"$-1\r\n"
         error = _next(self.script_errors.get(b"SET", b""))
         if error:
-            return _array(b"SET", error)
+            return b"-SET %b\r\n" % error
         refused = b""
         for i in range(0, len(messages), 2):
             if messages[i] in self.forbidden:

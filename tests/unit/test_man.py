@@ -1,7 +1,7 @@
-"""The man pages say what the code does: no key, option or reason is missing.
+"""The man pages match the code: no key, option or reason is missing.
 
-What a page calls a default, a limit or an example is taken out of it, and
-given to the code.
+Defaults, limits and examples are taken from a page, and checked against the
+code.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ngcp_task_agent import errors
 from ngcp_task_agent.backends import (
     backoff,
     base,
+    outbox,
 )
-from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.backends.redis import (
     RedisBackend,
     backend,
-    connection,
     dial,
     lane,
-    outbox,
+    link,
     publisher,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
+from ngcp_task_agent.backends.redis import server as redis_server
 from ngcp_task_agent.brokers import command
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
@@ -80,10 +80,10 @@ def source(page: str) -> str:
 
 
 def part(page: str, section: str, subsection: Optional[str] = None) -> str:
-    """The source of a section, or of a subsection of it."""
+    """Return the source of a section or of one of its subsections."""
     text = between(source(page), f".Sh {section}\n", ".Sh ")
     if subsection is not None:
-        # A first word that is a macro of mdoc has this mark before it.
+        # A first word that is a macro of mdoc is escaped with this.
         text = text.replace(".Ss \\&", ".Ss ")
         text = between(text, f".Ss {subsection}\n", ".Ss ")
     return text
@@ -96,7 +96,7 @@ def between(text: str, begin: str, end: str) -> str:
 
 
 def items(text: str) -> Dict[str, str]:
-    """The bodies of a text's list items, by the items' heads.
+    """Return the bodies of list items by their heads.
 
     Items without a body share that of the next one with a body.
     """
@@ -109,7 +109,7 @@ def items(text: str) -> Dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """The words of mdoc source in a line, without its macros."""
+    """Return the words of mdoc source in a line, without its macros."""
     text = re.sub(r"^\.\\\".*\n", "", text, flags=re.M)
     text = re.sub(r"^\.(?:Pp|br|Ed|El|B[dl].*)$", "", text, flags=re.M)
     text = re.sub(r"^\.[A-Z][a-z] (?:Fl )*", "", text, flags=re.M)
@@ -137,7 +137,7 @@ def literals(text: str) -> List[str]:
     return [unescape(block) for block in found]
 
 
-# The pages as such.
+# The pages themselves.
 
 
 def run_tool(*argv: str) -> str:
@@ -177,10 +177,10 @@ def test_pages_refer_to_each_other(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_references_lead_to_a_section(page: str) -> None:
+def test_references_have_a_section(page: str) -> None:
     text = source(page)
     sections = set(re.findall(r"^\.S[hs] (.*)$", text, flags=re.M))
-    if page == DAEMON:  # it refers to sections of (5) too
+    if page == DAEMON:  # it also refers to sections of (5)
         sections |= set(re.findall(r"^\.Ss (.*)$", source(FILES), flags=re.M))
     for name in re.findall(r"^\.Sx (.*?)(?: [.,;])?$", text, flags=re.M):
         assert name in sections
@@ -200,7 +200,7 @@ def required(schema: Schema, before: str = "") -> Iterator[str]:
     yield from (before + key for key in schema.get("required", ()))
 
 
-# Of each schema: the section that describes it.
+# For each schema, the section that describes it.
 SCHEMAS: Dict[Tuple[str, ...], Schema] = {
     ("AGENT.YML",): settings.AGENT_SCHEMA,
     ("BACKENDS", "Keys of a redis backend"): RedisBackend.options_schema,
@@ -216,9 +216,9 @@ KEYS = [
 
 
 def keys(*where: str) -> Dict[str, str]:
-    """The keys that a section describes, and how."""
+    """Return the keys that a section describes, and their descriptions."""
     text = part(FILES, *where)
-    # What a key's values mean stands in a list of its own.
+    # The meaning of a key's values is in a separate list.
     return {
         head[3:]: body
         for head, body in items(_without_inner_lists(text)).items()
@@ -239,7 +239,7 @@ def _without_inner_lists(text: str) -> str:
 
 
 def default(body: str) -> Tuple[bool, Any]:
-    """Whether a key has a default that is a value, and that value."""
+    """Return whether a key has a default that is a value, and that value."""
     found = re.search(r"^Default:\n\.Ql (\S+)", body, flags=re.M)
     if not found:
         return False, None
@@ -252,7 +252,7 @@ def test_the_page_has_the_keys_of_the_schema(where: Tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("where", SCHEMAS)
-def test_the_page_says_what_is_required(where: Tuple[str, ...]) -> None:
+def test_the_page_says_which_keys_are_required(where: Tuple[str, ...]) -> None:
     said = {k for k, body in keys(*where).items() if "Required." in body}
     assert said == set(required(SCHEMAS[where]))
 
@@ -335,7 +335,7 @@ def test_defaults_of_a_task(plugins: Any) -> None:
         known, value = default(body)
         if known and key not in base:
             assert read({**base, key: value}) == usual, key
-        # What makes no difference would prove nothing.
+        # A value that makes no difference would prove nothing.
         assert known or key in base or key in ("allow_src", "data_schema")
 
 
@@ -351,7 +351,7 @@ def test_defaults_of_a_command() -> None:
         assert said == {k: v for k, v in usual.items() if k in said}, key
 
 
-async def test_defaults_of_redis() -> None:
+def test_defaults_of_redis() -> None:
     found = {}
     for key, body in keys("BACKENDS", "Keys of a redis backend").items():
         known, value = default(body)
@@ -359,19 +359,10 @@ async def test_defaults_of_redis() -> None:
             found[key] = value
     address = {key: found[key] for key in ("host", "port")}
     assert dial.describe_server(address) == dial.describe_server({})
-
-    def interval(options: Mapping[str, Any]) -> float:
-        return float(RedisBackend("redis", options, _never)._interval)
-
-    usual = interval({})
-    assert interval({"ping_interval": found["ping_interval"]}) == usual
+    assert found["ping_interval"] == redis_options.PING_INTERVAL
     assert found.pop("db") == 0
     assert found.pop("allow_replica") is False
     assert set(found) == {"host", "port", "ping_interval"}
-
-
-def _never(arrival: Arrival) -> None:
-    raise AssertionError("nothing is received here")
 
 
 @pytest.fixture
@@ -379,7 +370,7 @@ def plugins() -> Any:
     return installed()
 
 
-def test_what_excludes_each_other_is_told() -> None:
+def test_the_page_says_which_keys_exclude_each_other() -> None:
     text = keys("BACKENDS", "Keys of a redis backend")
     for rule in RedisBackend.options_schema["allOf"]:
         one, other = rule["not"]["required"]
@@ -399,19 +390,19 @@ def test_limits_of_files_and_times() -> None:
     assert node.LONGEST_PAUSE <= 1
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
-    assert f"within {connection.LONGEST_CONNECT:g} seconds" in redis_text
-    assert f"had held for {connection._HELD:g} second," in redis_text
-    waits = f"from {backoff._SHORTEST:g} to {backoff._LONGEST:g} seconds"
+    assert f"within {redis_server.LONGEST_CONNECT:g} seconds" in redis_text
+    assert f"had held for {link.HELD:g} second," in redis_text
+    waits = f"from {backoff.SHORTEST:g} to {backoff.LONGEST:g} seconds"
     assert waits in redis_text
-    assert dial._NEXT_ADDRESS == 0.25
+    assert dial.NEXT_ADDRESS == 0.25
     assert "a quarter of a second apart" in redis_text
-    assert f"within {publisher._TIMEOUT:g} seconds" in redis_text
+    assert f"within {publisher.TIMEOUT:g} seconds" in redis_text
     assert f"the newest {outbox.KEEP}," in redis_text
     assert f"{outbox.KEEP_BYTES >> 20} MiB at most" in redis_text
     assert f"for {outbox.KEEP_SECONDS:g} seconds" in redis_text
-    assert f"more than {dial._LONGEST_PASSWORD} bytes" in redis_text
+    assert f"more than {dial.LONGEST_PASSWORD} bytes" in redis_text
     assert f"more than {reply.AT_ONCE_BYTES} characters is sent" in redis_text
-    assert f"{lane._LARGE_RATE >> 20} MiB a second" in redis_text
+    assert f"{lane.LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
     assert f"more than {data_schema.ON_LOOP_BYTES} bytes" in tasks
     assert f"more than {data_schema.ON_LOOP_SECONDS:g} seconds" in tasks
@@ -432,7 +423,7 @@ def test_the_path_of_programs() -> None:
 
 
 def example_files(text: str) -> Dict[str, str]:
-    """The files of a section: their paths, and what they hold."""
+    """Return the files in a section: their paths and their contents."""
     found = re.findall(
         r"^\.Pa (\S+\.yml)\n\.Bd -literal.*\n((?s:.*?))^\.Ed",
         text,
@@ -442,7 +433,7 @@ def example_files(text: str) -> Dict[str, str]:
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """The folder of a configuration that only its owner may write."""
+    """Write a configuration folder that only its owner can change."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(mode=0o755, exist_ok=True)
@@ -520,7 +511,7 @@ def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
     )
 
 
-def test_the_faulty_example_has_the_faults_that_are_shown(
+def test_the_faulty_example_has_the_shown_faults(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = part(FILES, "FAULTS")
@@ -595,7 +586,7 @@ def test_journal_fields() -> None:
     assert shown == used
 
 
-def test_journalctl_examples_name_what_exists() -> None:
+def test_journalctl_examples_use_existing_fields() -> None:
     numbers = {
         kind.message_id
         for kind in vars(journal).values()
@@ -658,7 +649,7 @@ def test_environment_of_the_daemon() -> None:
         if "client" in file.parts:
             continue
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
-    # NOTIFY_SOCKET is read by sdnotify.
+    # sdnotify reads NOTIFY_SOCKET.
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
 
 
@@ -732,7 +723,7 @@ def test_order_of_the_fields_that_are_checked() -> None:
     assert at == sorted(at)
 
 
-# Whoever calls one of these tells a client or the administrator a reason.
+# Calls of these give a reason to a client or the administrator.
 TELLS = {
     "Rejected": 0,
     "NoReplyAddress": 0,
@@ -743,7 +734,7 @@ TELLS = {
     "_fault": 1,
     "fault": 0,
 }
-# Functions that return reasons, and what their callers put before.
+# Functions that return reasons, and the text that their callers prepend.
 RETURNS = {
     "_error": "",
     "why": "",
@@ -751,12 +742,12 @@ RETURNS = {
     "bug": "",
     "_too_long": "",
 }
-# What only passes on what others tell.
+# Functions that only pass on reasons of others.
 PASSED_ON = {r"dst:\ '.+?'\ .+?"}
 
 
 def reasons(module: ModuleType) -> Iterator[str]:
-    """Regular expressions for all reasons that a module's source holds."""
+    """Return regular expressions for all reasons in a module's source."""
     tree = ast.parse(inspect.getsource(module))
     for found in ast.walk(tree):
         value: Optional[ast.expr] = None
@@ -782,7 +773,7 @@ def reasons(module: ModuleType) -> Iterator[str]:
 
 
 def _pattern(module: ModuleType, value: ast.expr) -> Iterator[str]:
-    """The expression for a text, with anything where it has a value."""
+    """Return an expression for a text, with wildcards for its values."""
     if isinstance(value, ast.Name):
         text = getattr(module, value.id, None)
         if isinstance(text, str):
@@ -802,12 +793,12 @@ def _pattern(module: ModuleType, value: ast.expr) -> Iterator[str]:
 
 
 def telling_modules() -> Iterator[ModuleType]:
-    """All that can tell a reason to a client."""
+    """Return all modules that can give a reason to a client."""
     package = ROOT / "ngcp_task_agent"
     for file in sorted(package.rglob("*.py")):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        # The first asks, the second tells the administrator alone.
-        if "client" in name or name.endswith((".redis.connection", "__")):
+        # The first is a client, the second reports only to the administrator.
+        if "client" in name or name.endswith((".redis.link", "__")):
             continue
         yield importlib.import_module(name)
 
@@ -827,7 +818,7 @@ def shown_reasons() -> List[str]:
     return re.findall(r'^\.It Qq "(.*)"$', unescape(text), flags=re.M)
 
 
-def test_reasons_are_found_where_they_are_told() -> None:
+def test_reasons_are_found() -> None:
     modules = {name for name, _ in REASONS}
     for module in (messages, destination, dispatch, backend, task, command):
         assert module.__name__ in modules
@@ -848,7 +839,7 @@ def test_a_reason_is_shown(module: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("text", shown_reasons())
-def test_what_is_shown_is_a_reason(text: str) -> None:
+def test_each_shown_text_is_a_reason(text: str) -> None:
     assert any(
         re.fullmatch(f"(?:dst: '.+?' )?{reason}", text)
         for _, reason in REASONS
@@ -873,7 +864,7 @@ def a_node(name: str, **facts: str) -> node.Identity:
     )
 
 
-# For each example of a destination, nodes that are meant and that are not.
+# For each example of a destination, nodes that match and nodes that do not.
 PROXY = a_node("prx01a", state="active", status="online", role="proxy")
 SPARE = a_node("prx01b", state="standby", status="offline", role="proxy")
 BALANCER = a_node("lb01a", state="active", status="online", role="lb")
@@ -896,7 +887,7 @@ MEANT: Dict[str, Tuple[node.Identity, ...]] = {
 }
 
 
-def test_destinations_mean_what_is_shown() -> None:
+def test_destinations_match_the_shown_nodes() -> None:
     heads = items(part(PROTOCOL, "DESTINATIONS"))
     shown = [head[3:] for head in heads if head.startswith("Li ")]
     assert shown == list(MEANT)
@@ -907,7 +898,7 @@ def test_destinations_mean_what_is_shown() -> None:
 
 
 def test_no_heading_loses_its_first_word() -> None:
-    # These words are macros of mdoc, which does not print their names.
+    # These words are macros of mdoc, which does not print them.
     for file in (ROOT / "man").iterdir():
         lost = r"^\.S[hs] (?:An|At|In|It|No)\b.*"
         assert not re.findall(lost, file.read_text(), flags=re.M), file

@@ -1,8 +1,7 @@
 """The ``redis`` backend: requests and answers over Redis pub/sub.
 
-One connection (subscriber.py) is subscribed to the control channels.  Answers
-wait in an outbox (outbox.py) and leave in two lanes (lane.py), each over a
-connection that only publishes (publisher.py), exactly once (producer.py).
+One connection is subscribed to the control channels (subscriber.py); answers
+leave over two others (lane.py), exactly once (publisher.py).
 """
 
 from __future__ import annotations

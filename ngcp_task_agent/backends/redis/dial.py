@@ -1,17 +1,17 @@
 """Dial: how connections of redis-py to one server are made.
 
-Each is made from scratch: the host name is looked up, and the files of the
-password and of TLS are read, again for every connection, in threads.
+The host name is looked up, and the files of the password and of TLS are read,
+for each connection, in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import stat
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Awaitable, Callable, Dict, Mapping, Optional
+from typing import Any, Awaitable, Callable, Mapping, Optional
 
 import redis
 from redis.asyncio import Redis
@@ -21,28 +21,20 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-#: Makes a connection, not yet connected; where an address is given, to that
-#: one of the addresses that the host's name stands for.
+from ngcp_task_agent.backends.base import in_thread
+
+#: Makes a connection, not yet connected: to this address of the host, or to
+#: any of its addresses.
 Dial = Callable[[Optional[str]], Awaitable[Any]]
 
-_LONGEST_PASSWORD = 4096  # bytes
-# Seconds until the next address of a name is tried as well (RFC 8305).
-_NEXT_ADDRESS = 0.25
+LONGEST_PASSWORD = 4096  # bytes
+NEXT_ADDRESS = 0.25  # seconds until another address is tried too (RFC 8305)
+
 # Deadlines and retries are ours, whatever redis-py has by default.
-_SIMPLE: Dict[str, Any] = {"socket_timeout": None, "retry": None}
+_SIMPLE: dict[str, Any] = {"socket_timeout": None, "retry": None}
 if int(redis.__version__.partition(".")[0]) >= 5:
     # With version 3 messages come in another form.
     _SIMPLE["protocol"] = 2
-
-
-# Not the event loop's: those may all wait for a name service.
-_threads = ThreadPoolExecutor(4, "files")
-
-
-async def in_file_thread(read: Callable[..., Any], *arguments: Any) -> Any:
-    """Read files in a thread, however slow the disk is."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads, read, *arguments)
 
 
 def describe_server(options: Mapping[str, Any]) -> str:
@@ -54,24 +46,17 @@ def describe_server(options: Mapping[str, Any]) -> str:
 
 
 def dial_server(options: Mapping[str, Any]) -> Dial:
-    """To the server that a backend's options name.
-
-    It raises ValueError and OSError for files that are no use.
-    """
+    """Dial the server that a backend's options name."""
 
     async def dial(address: Optional[str]) -> Any:
         password = options.get("password")
         if "password_file" in options or options.get("tls"):
-            password = await in_file_thread(_read_files, options)
-        keys = {
-            **_SIMPLE,
-            "username": options.get("username"),
-            "password": password,
-        }
+            password = await in_thread(functools.partial(_read, options))
+        user = options.get("username")
+        keys = {**_SIMPLE, "username": user, "password": password}
         if "unix_socket" in options:
-            return UnixDomainSocketConnection(
-                path=options["unix_socket"], **keys
-            )
+            path = options["unix_socket"]
+            return UnixDomainSocketConnection(path=path, **keys)
         keys["host"] = options.get("host", "127.0.0.1")
         keys["port"] = options.get("port", 6379)
         tls = options.get("tls")
@@ -93,7 +78,7 @@ def dial_server(options: Mapping[str, Any]) -> Dial:
 
 
 def dial_like(client: Redis[Any]) -> Dial:
-    """To the server of a redis-py client, by connections of its kind.
+    """Dial the server of a redis-py client, by connections of its kind.
 
     :raises TypeError: for a client that cannot be used
     """
@@ -114,23 +99,20 @@ def dial_like(client: Redis[Any]) -> Dial:
 
 
 class _Tcp(Connection):  # type: ignore[misc]
-    """Tries a name's addresses side by side; reads TLS files in a thread.
+    """Tries a name's addresses side by side; reads TLS files in a thread."""
 
-    :ivar address: the one to connect to, if it is known
-    """
-
-    address: Optional[str] = None
+    address: Optional[str] = None  # the one to connect to, if it is known
 
     async def _connect(self) -> None:
-        tls: Dict[str, Any] = {}
+        tls: dict[str, Any] = {}
         context = getattr(self, "ssl_context", None)
         if context is not None:
-            tls["ssl"] = await in_file_thread(context.get)
+            tls["ssl"] = await in_thread(context.get)
             tls["server_hostname"] = self.host
         self._reader, self._writer = await asyncio.open_connection(
             self.address or self.host,
             self.port,
-            happy_eyeballs_delay=_NEXT_ADDRESS,
+            happy_eyeballs_delay=NEXT_ADDRESS,
             **tls,
         )
         sock = self._writer.get_extra_info("socket")
@@ -141,25 +123,20 @@ class _Tls(_Tcp, SSLConnection):  # type: ignore[misc]
     pass
 
 
-def _read_files(options: Mapping[str, Any]) -> Any:
-    """The password, if any; blocks."""
-    for path in options.get("tls", {}).values():
-        _check_file(path)
-    if "password_file" not in options:
+def _read(options: Mapping[str, Any]) -> Any:
+    """Return the password, if any; check that all files are files."""
+    secret = options.get("password_file")
+    for path in (secret, *options.get("tls", {}).values()):
+        # A pipe could be waited for without end, a device never ends.
+        if path and not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{path} is not a file")
+    if not secret:
         return options.get("password")
-    path = options["password_file"]
-    _check_file(path)
-    with open(path, "rb") as file:
-        content = file.read(_LONGEST_PASSWORD + 1)
-    if len(content) > _LONGEST_PASSWORD:
-        raise ValueError(f"{path} is larger than {_LONGEST_PASSWORD} bytes")
+    with open(secret, "rb") as file:
+        content = file.read(LONGEST_PASSWORD + 1)
+    if len(content) > LONGEST_PASSWORD:
+        raise ValueError(f"{secret} is larger than {LONGEST_PASSWORD} bytes")
     try:
         return content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-
-
-def _check_file(path: str) -> None:
-    """A pipe would be waited for without end, a device never ends."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path} is not a file")
+        raise ValueError(f"{secret} is not UTF-8") from None

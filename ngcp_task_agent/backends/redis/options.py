@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Mapping
+
+from ngcp_task_agent.protocol.messages import SURROGATE
 
 LONGEST_CHANNEL = 512  # characters
-
-
-def _path(title: str = "an absolute path") -> Dict[str, Any]:
-    return {"type": "string", "pattern": "^/", "title": title}
-
-
-def _number(kind: str, title: str, **limits: float) -> Dict[str, Any]:
-    return {"type": kind, "title": title, **limits}
-
-
-def _not_both(one: str, other: str, title: str) -> Dict[str, Any]:
-    return {"not": {"required": [one, other]}, "title": f"given {title}"}
-
+PING_INTERVAL = 10.0  # seconds, by default
 
 _TEXT = {"type": "string", "minLength": 1}
+_PATH = {"type": "string", "pattern": "^/", "title": "an absolute path"}
 
 #: JSON Schema of ``backends/NAME.yml``
 OPTIONS: Mapping[str, Any] = {
@@ -27,43 +18,43 @@ OPTIONS: Mapping[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "host": {**_TEXT, "title": "a host name or an address"},
-        "port": _number(
-            "integer", "a port number, 1 to 65535", minimum=1, maximum=65535
-        ),
-        "db": _number("integer", "the number of a database", minimum=0),
-        "unix_socket": _path(),
+        "port": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 65535,
+            "title": "a port number, 1 to 65535",
+        },
+        "db": {"type": "integer", "minimum": 0, "title": "a database number"},
+        "unix_socket": _PATH,
         "username": _TEXT,
         "password": _TEXT,
-        "password_file": _path(),
+        "password_file": _PATH,
         "tls": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {
-                name: _path("the absolute path of a PEM file")
-                for name in ("ca", "cert", "key")
-            },
+            "properties": {"ca": _PATH, "cert": _PATH, "key": _PATH},
             "dependentRequired": {"key": ["cert"]},
             "title": "a mapping of ca, cert and key; no key without cert",
         },
-        "ping_interval": _number(
-            "number",
-            "a number of seconds, 0.1 to 3600",
-            minimum=0.1,
-            maximum=3600,
-        ),
+        "ping_interval": {
+            "type": "number",
+            "minimum": 0.1,
+            "maximum": 3600,
+            "title": "a number of seconds, 0.1 to 3600",
+        },
         "allow_replica": {"type": "boolean", "title": "yes or no"},
     },
     "allOf": [
-        _not_both(
-            "password",
-            "password_file",
-            "only one of password and password_file",
-        ),
-        _not_both("host", "unix_socket", "only one of host and unix_socket"),
-        _not_both("port", "unix_socket", "only one of port and unix_socket"),
-        _not_both(
-            "tls", "unix_socket", "tls only for a host, not for a unix_socket"
-        ),
+        {
+            "not": {"required": [one, other]},
+            "title": f"given only one of {one} and {other}",
+        }
+        for one, other in (
+            ("password", "password_file"),
+            ("host", "unix_socket"),
+            ("port", "unix_socket"),
+            ("tls", "unix_socket"),
+        )
     ],
 }
 
@@ -80,3 +71,10 @@ TASK_OPTIONS: Mapping[str, Any] = {
         },
     },
 }
+
+
+def valid_channel(value: Any) -> bool:
+    """Whether this can be a channel's name; Redis itself has no limit."""
+    is_text = isinstance(value, str) and 1 <= len(value) <= LONGEST_CHANNEL
+    # UTF-8 cannot encode half a surrogate pair.
+    return is_text and not SURROGATE.search(value)

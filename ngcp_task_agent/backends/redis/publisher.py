@@ -1,176 +1,236 @@
-"""Publisher: one attempt after another to publish a batch."""
+"""Publisher: publishes each batch of messages exactly once.
+
+When a connection breaks, Redis does not say what it has carried out.  So a
+script publishes a batch in one step with its number, which is kept under a key
+of the publisher's own.  A batch without a reply is sent again, and published
+only if its number is newer than the one kept, as by Kafka's idempotent
+producers.
+
+- The number is stored first.  Where that is refused, nothing is published.
+- Each message is published by pcall: clients choose the channels, and one that
+  is refused must not stop the others.  Its position is kept with the number.
+- A key starts with an empty batch.  If it is missing later, the server has
+  forgotten it, by a restart or because it is another server: what was on its
+  way may have been published or not.
+- The key expires; an empty batch now and then keeps it.
+"""
 
 from __future__ import annotations
 
-from typing import Awaitable, Callable, Dict, Optional, Sequence
+import contextlib
+import enum
+import hashlib
+import uuid
+from typing import Any, Iterable, Sequence
 
+from redis import exceptions
 from redis.exceptions import ResponseError
 
-from ngcp_task_agent.backends.redis.connection import Link, LinkError
-from ngcp_task_agent.backends.redis.outbox import Loss
-from ngcp_task_agent.backends.redis.producer import (
-    Cause,
-    Message,
-    NotPublished,
-    Producer,
-    not_published,
-)
+from ngcp_task_agent.backends.outbox import Answer, Losses
+from ngcp_task_agent.backends.redis.link import Link, LinkError
+from ngcp_task_agent.backends.redis.server import Server
+from ngcp_task_agent.logs import journal
 
 # Seconds that Redis has to answer, beside those for a batch's size.  It costs
 # nothing to try too early: what was carried out is not repeated.
-_TIMEOUT = 3.0
+TIMEOUT = 3.0
+SLOWEST = 512 << 10  # bytes a second of the slowest usable line
 _PLAIN_TIMEOUT = 20.0  # the same for what is not sent again
-_SLOWEST = 512 << 10  # bytes a second of the slowest line that is of use
-_TRIES = 32  # ids until one belongs to this node of a cluster
+_TRIES = 32  # keys until one belongs to this node of a cluster
+_EXPIRE = 600  # seconds, or three ping intervals, whichever is more
+_SCRIPT = b"""\
+local function failed(step, reply)
+    return {err = step .. ' ' .. reply.err}
+end
+local kept = redis.pcall('GET', KEYS[1])
+if type(kept) == 'table' then return failed('GET', kept) end
+if kept then
+    local last, refused = string.match(kept, '^(%d+)(.*)$')
+    if tonumber(ARGV[1]) <= tonumber(last) then return refused end
+elseif ARGV[1] ~= '0' then
+    return false
+end
+local stored = redis.pcall('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+if stored.err then return failed('SET', stored) end
+local refused, why = '', ''
+for i = 3, #ARGV, 2 do
+    local reply = redis.pcall('PUBLISH', ARGV[i], ARGV[i + 1])
+    if type(reply) == 'table' then
+        refused, why = refused .. ' ' .. (i - 3) / 2, '|' .. reply.err
+    end
+end
+if why ~= '' then
+    redis.pcall('SET', KEYS[1], ARGV[1] .. refused .. why, 'EX', ARGV[2])
+end
+return refused .. why
+"""
+_SHA = hashlib.sha1(_SCRIPT).hexdigest()
+
+Parts = Sequence[tuple[Answer, bytes]]  # messages, each with its answer
 
 
-#: Of the messages of a batch, by their positions.
-Lost = Dict[int, Loss]
+class Cause(enum.Enum):
+    LATER = "the server is busy, or loads its data"
+    ELSEWHERE = "the key belongs to another node of the cluster"
+    NOT_STORED = "the number is not stored: it was not published before either"
+    REFUSED = "the script does not run, or its key is gone"
+
+
+class NotPublished(Exception):
+    """This attempt does not publish the batch; says why."""
+
+    def __init__(self, why: str, cause: Cause = Cause.REFUSED) -> None:
+        super().__init__(why)
+        self.cause = cause
 
 
 class Publisher:
-    """Publishes batches over one connection after another.
+    """Publishes one batch at a time, over one link after another.
 
-    Where Redis does not run the producer's script, it is tried again with
-    each batch, and messages leave by plain PUBLISH, at most once.
-
-    :param connect: opens a link, or raises LinkError
-    :param ping_interval: seconds in which refresh() is called, as a rule
-    :ivar refusal: why messages leave at most once; empty if exactly once
-    :ivar is_in_doubt: the last batch may have been published
+    Where Redis does not run the script, it is tried again with each batch, and
+    messages leave by plain PUBLISH, at most once.
     """
 
-    def __init__(
-        self, connect: Callable[[], Awaitable[Link]], ping_interval: float
-    ) -> None:
-        self._connect = connect
-        self._ping_interval = ping_interval
-        self._timeout = min(_TIMEOUT, 2 * ping_interval)
-        self._link: Optional[Link] = None
-        self._producer: Optional[Producer] = None
-        self.refusal = ""
-        self.is_in_doubt = False
-
-    async def connected(self) -> Link:
-        """Connect if need be.
-
-        :raises LinkError: when this attempt fails
-        """
-        if not self._link or not self._link.is_open:
-            self._link = None
-            self._link = await self._connect()
-        return self._link
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._link:
-            await self._link.close("it was closed")
+    def __init__(self, server: Server, losses: Losses) -> None:
+        self._server = server
+        self._losses = losses
+        self._timeout = min(TIMEOUT, 2 * server.ping_interval)
+        self._expire = max(_EXPIRE, int(3 * server.ping_interval))
+        self._key = ""  # empty while Redis does not run the script
+        self._number = 0
+        # The last batch may have been published: its key and number stay.
+        self._is_in_doubt = False
+        self._is_refused = False
 
     async def refresh(self, link: Link) -> None:
-        """Keep the producer known, and try again what was refused.
+        """Renew the key, or get one: for each link, and each ping interval."""
+        if not self._is_in_doubt:
+            with contextlib.suppress(NotPublished):
+                await self.publish(link, (), 0)
 
-        :raises LinkError: when the link is lost
+    async def publish(self, link: Link, parts: Parts, failures: int) -> None:
+        """Publish a batch, or find out whether it was published.
+
+        After NotPublished or LinkError it must be tried again.
+
+        :param failures: of this batch; they give it more time
         """
-        if self.is_in_doubt:
-            return  # the number must stay
+        extra = sum(len(message) for _, message in parts) / SLOWEST
+        if not self._is_in_doubt:
+            if not self._key:
+                # With the next refresh() as many keys as it takes are tried.
+                tries = 1 if parts and self._is_refused else _TRIES
+                await self._start(link, tries)
+            if not self._key:
+                await self._publish_plainly(link, parts, extra)
+                return
+            self._number += 1
         try:
-            if self._producer:
-                self._producer.next()
-                await self._producer.publish(link, (), self._timeout)
-            else:
-                await self._begin(link, _TRIES)
-        except NotPublished as error:
-            if error.cause is not Cause.LATER:
-                self._producer = None
-
-    async def publish(
-        self, link: Link, messages: Sequence[Message], attempt: int
-    ) -> Lost:
-        """Try to publish a batch, or to find out whether it was published.
-
-        :param attempt: for this batch, from 0; later ones have more time
-        :raises NotPublished: to be tried again
-        :raises LinkError: the same
-        """
-        size = sum(len(body) for _, body in messages)
-        extra = size / _SLOWEST
-        if not self.is_in_doubt:
-            if not self._producer or self._producer.may_be_forgotten:
-                # The next refresh() tries as many ids as it takes.
-                await self._begin(link, 1 if self.refusal else _TRIES)
-            if not self._producer:
-                return await self._publish_plainly(link, messages, extra)
-            self._producer.next()
-        assert self._producer, "it is kept while a batch is in doubt"
-        try:
-            refused = await self._producer.publish(
-                link, messages, (self._timeout + extra) * 2**attempt
-            )
+            timeout = (self._timeout + extra) * 2**failures
+            refused, why = await self._run_script(link, parts, timeout)
         except LinkError:
-            self.is_in_doubt = True
+            self._is_in_doubt = bool(parts)
             raise
         except NotPublished as error:
             if error.cause is Cause.LATER:
                 raise
-            self._producer = None
-            was_in_doubt, self.is_in_doubt = self.is_in_doubt, False
-            if was_in_doubt and error.cause is not Cause.NOT_STORED:
-                return _all(messages, Loss(str(error), is_certain=False))
+            self._key = ""
+            if error.cause is Cause.NOT_STORED:
+                self._is_in_doubt = False
+            if not self._is_in_doubt:
+                raise
+            self.give_up((answer for answer, _ in parts), str(error))
+            return
+        self._is_in_doubt = False
+        for position in refused:
+            self._losses.add(parts[position][0], f"Redis refuses it: {why}")
+
+    def give_up(self, answers: Iterable[Answer], why: str) -> None:
+        """Stop trying to publish the last batch."""
+        for answer in answers:
+            self._losses.add(answer, why, is_certain=not self._is_in_doubt)
+        self._is_in_doubt = False
+
+    async def _start(self, link: Link, tries: int) -> None:
+        """Start with another key, if Redis lets us."""
+        self._key = f"ngcp-task-agent:producer:{uuid.uuid4()}"
+        self._number = 0
+        refusal, text = "", "answers leave exactly once again"
+        try:
+            await self._run_script(link, (), self._timeout)
+        except LinkError:
+            self._key = ""
             raise
-        self.is_in_doubt = False
-        return {
-            position: Loss(f"Redis refuses it: {why}")
-            for position, why in refused.items()
-        }
-
-    def give_up(self, reason: str) -> Loss:
-        """Try the last batch no more."""
-        was_in_doubt, self.is_in_doubt = self.is_in_doubt, False
-        return Loss(reason, is_certain=not was_in_doubt)
-
-    async def _begin(self, link: Link, tries: int) -> None:
-        """Begin as a new producer, if Redis lets us.
-
-        :raises NotPublished: when it may let us later
-        """
-        self._producer = None
-        for _ in range(tries):
-            producer = Producer(self._ping_interval)
-            producer.next()
-            try:
-                await producer.publish(link, (), self._timeout)
-                self._producer, self.refusal = producer, ""
+        except NotPublished as error:
+            self._key = ""
+            if error.cause is Cause.LATER:
+                raise
+            if error.cause is Cause.ELSEWHERE and tries > 1:
+                await self._start(link, tries - 1)
                 return
-            except NotPublished as error:
-                if error.cause is Cause.LATER:
-                    raise
-                self.refusal = str(error)
-                if error.cause is not Cause.ELSEWHERE:
-                    return
+            refusal = str(error)
+            text = "answers leave at most once, as Redis refuses the script "
+            text += f"that publishes them exactly once: {refusal}"
+        self._is_refused = bool(refusal)
+        self._server.say("script", refusal, journal.BACKEND_NOTE, text)
+
+    async def _run_script(
+        self, link: Link, parts: Parts, timeout: float
+    ) -> tuple[list[int], str]:
+        """Return the positions of refused messages, and why."""
+        words: list[Any] = [1, self._key, self._number, self._expire]
+        for answer, message in parts:
+            words += (answer.channel, message)
+        reply = await link.ask("EVALSHA", _SHA, *words, timeout=timeout)
+        if isinstance(reply, exceptions.NoScriptError):
+            reply = await link.ask("EVAL", _SCRIPT, *words, timeout=timeout)
+        if reply is None:
+            raise NotPublished("Redis has forgotten what it has published")
+        if isinstance(reply, ResponseError):
+            raise _not_published("EVALSHA", reply)
+        try:
+            refused, _, why = reply.decode(errors="replace").partition("|")
+            return [int(position) for position in refused.split()], why
+        except (AttributeError, ValueError):
+            # It only pretends to be Redis.
+            raise NotPublished(f"EVALSHA: {reply!r:.99}") from None
 
     async def _publish_plainly(
-        self, link: Link, messages: Sequence[Message], extra: float
-    ) -> Lost:
-        commands = [("PUBLISH", *message) for message in messages]
+        self, link: Link, parts: Parts, extra: float
+    ) -> None:
+        if not parts:
+            return
+        commands = [("PUBLISH", a.channel, message) for a, message in parts]
         try:
             replies = await link.call(commands, _PLAIN_TIMEOUT + extra)
         except LinkError as error:
-            loss = Loss(f"the connection broke: {error}", is_certain=False)
-            return _all(messages, loss)
-        errors = {
-            position: not_published("PUBLISH", reply)
-            for position, reply in enumerate(replies)
+            for answer, _ in parts:
+                why = f"the connection broke: {error}"
+                self._losses.add(answer, why, is_certain=False)
+            return
+        errors = [
+            (answer, _not_published("PUBLISH", reply))
+            for (answer, _), reply in zip(parts, replies)
             if isinstance(reply, ResponseError)
-        }
-        if len(errors) == len(messages) and all(
-            error.cause is Cause.LATER for error in errors.values()
-        ):
-            raise errors[0]
-        return {
-            position: Loss(f"Redis refuses it: {error}")
-            for position, error in errors.items()
-        }
+        ]
+        if [e.cause for _, e in errors] == [Cause.LATER] * len(parts):
+            raise errors[0][1]
+        for answer, refusal in errors:
+            self._losses.add(answer, f"Redis refuses it: {refusal}")
 
 
-def _all(messages: Sequence[Message], loss: Loss) -> Lost:
-    return dict.fromkeys(range(len(messages)), loss)
+def _not_published(command: str, error: ResponseError) -> NotPublished:
+    text = str(error)
+    if text.startswith(("BUSY ", "LOADING ")):
+        return NotPublished(text, Cause.LATER)
+    if text.startswith("SET "):
+        return NotPublished(text, Cause.NOT_STORED)
+    # Versions of redis-py differ in which errors have a class, and then no
+    # code in their text.  MOVED is one of ASK.
+    kinds = (exceptions.AskError, exceptions.TryAgainError)
+    codes = ("MOVED ", "ASK ", "TRYAGAIN ")
+    if isinstance(error, kinds) or text.startswith(codes):
+        why = "this node of the cluster takes no key of ours"
+        return NotPublished(why, Cause.ELSEWHERE)
+    # An unknown command is quoted with all its words.
+    return NotPublished(f"{command}: {text.partition(',')[0]}")

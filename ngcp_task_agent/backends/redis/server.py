@@ -1,134 +1,141 @@
-"""What server is this: whose requests does it carry, and to whom?
+"""Server: the one that a backend's options name, and what it is.
 
-HELLO answers with the server's mode and role, and needs no right.  A server
-that does not know it proves nothing.
+HELLO answers with its mode and role, and needs no right.  A server that does
+not know HELLO proves nothing.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import functools
 import re
-import sys
 import time
-from pathlib import Path
-from typing import Any, List, NamedTuple
+from typing import Any, Mapping, Optional
 
-from ngcp_task_agent.backends.redis.connection import Link
-from ngcp_task_agent.backends.redis.dial import in_file_thread
+from redis.exceptions import ResponseError
 
-_LISTENERS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_LISTEN = "0A"  # the state of a listening socket there
+from ngcp_task_agent.backends.base import in_thread
+from ngcp_task_agent.backends.redis.dial import (
+    Dial,
+    describe_server,
+    dial_server,
+)
+from ngcp_task_agent.backends.redis.link import Link, Refused
+from ngcp_task_agent.backends.redis.options import PING_INTERVAL
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.node import listeners
+
+LONGEST_CONNECT = 5.0  # seconds
+# Ping intervals for which an answer to HELLO is believed.
+_BELIEVED = 3
 _PORT = re.compile(rb"(?m)^tcp_port:(\d+)")
 
 
-class Server(NamedTuple):
-    """What is known of a server; empty where it says nothing.
+class Server:
+    """Shared by the parts of one backend.
 
-    :ivar mode: ``standalone``, ``cluster`` or ``sentinel``
-    :ivar role: ``master`` or ``replica``
-    :ivar asked: when, on the monotonic clock
-    :ivar is_private: only this machine can reach it
+    :param name: the backend's, for the journal
+    :param dial: makes connections, instead of those that the options name
+    :ivar timeout: seconds for a connection attempt, or a reply
     """
 
-    mode: str = ""
-    role: str = ""
-    asked: float = 0.0
-    is_private: bool = False
-
-    def is_own(self, believed: float) -> bool:
-        """Whether only this machine's clients can have sent what it carries.
-
-        :param believed: seconds for which what it has said counts
-        """
-        is_fresh = time.monotonic() - self.asked < believed
-        is_lone_master = (self.mode, self.role) == ("standalone", "master")
-        return self.is_private and is_lone_master and is_fresh
+    def __init__(
+        self, name: str, options: Mapping[str, Any], dial: Optional[Dial]
+    ) -> None:
+        self.place = describe_server(options)
+        self.dial = dial or dial_server(options)
+        self.ping_interval = float(options.get("ping_interval", PING_INTERVAL))
+        self.timeout = min(2 * self.ping_interval, LONGEST_CONNECT)
+        self._name = name
+        self._options = options
+        self._kind = ""  # its mode and role, as HELLO says them
+        self._asked = 0.0
+        self._is_private = False
+        self._said: dict[str, str] = {}
 
     @property
-    def is_replica(self) -> bool:
-        """Whether it carries its master's requests, and no answer back.
-
-        In a cluster a replica publishes to all.
+    def is_own(self) -> bool:
+        """Whether only this machine's clients can have sent its messages:
+        others may use its master, or another node of its cluster.
         """
-        return (self.mode, self.role) == ("standalone", "replica")
+        is_lone_master = self._kind == "standalone master"
+        age = time.monotonic() - self._asked
+        is_fresh = age < _BELIEVED * self.ping_interval
+        return self._is_private and is_lone_master and is_fresh
 
+    @property
+    def is_one_way(self) -> bool:
+        """Whether it passes on its master's requests, but no answers back, as
+        a replica does; in a cluster, replicas publish to all nodes.
+        """
+        is_allowed = self._options.get("allow_replica")
+        return self._kind == "standalone replica" and not is_allowed
 
-async def identify(link: Link, timeout: float) -> Server:
-    """Ask a server, over a link that has not subscribed.
+    async def identify(self, link: Link) -> None:
+        """Ask what it is, over a link that has not subscribed."""
+        reply = await link.ask("HELLO", 2, timeout=self.timeout)
+        words = [
+            str(word, errors="replace") if isinstance(word, bytes) else ""
+            for word in (reply if isinstance(reply, list) else ())
+        ]
+        said = dict(zip(words[::2], words[1::2]))
+        self._kind = f"{said.get('mode')} {said.get('role')}"
+        self._asked = time.monotonic()
+        if said.get("mode") == "sentinel":
+            raise Refused(
+                "it is a Redis Sentinel, which carries no requests: give the "
+                "address of Redis itself"
+            )
+        role = "replica" if self.is_one_way else ""
+        text = "Redis is no replica any more: all requests are taken"
+        if role:
+            text = (
+                "Redis is a replica: only this node's own requests are taken, "
+                "as answers reach no client of its master ('allow_replica: "
+                "yes' takes all)"
+            )
+        self.say("role", role, journal.BACKEND_NOTE, text)
 
-    :raises LinkError: when the link is lost
-    """
-    reply = await link.ask("HELLO", 2, timeout=timeout)
-    if not isinstance(reply, list):
-        return Server(asked=time.monotonic())
-    texts = [
-        str(word, errors="replace") if isinstance(word, bytes) else ""
-        for word in reply
-    ]
-    facts = dict(zip(texts[::2], texts[1::2]))
-    role, mode = facts.get("role", ""), facts.get("mode", "")
-    return Server(mode, role, time.monotonic())
+    async def find_clients(self, link: Link) -> None:
+        """Find out for is_own whether only this machine can reach it: its
+        port listens on loopback addresses alone.
+        """
+        self._is_private = False
+        if link.ends:
+            ours, theirs = link.ends
+            if not listeners.is_loopback(theirs[0]):
+                return
+            # A tunnel to another machine listens here, too; but the server
+            # at its end sees other addresses.
+            seen = await link.ask("CLIENT", "INFO", timeout=self.timeout)
+            for key, (host, port) in (("addr", ours), ("laddr", theirs)):
+                end = describe_server({"host": host, "port": port})
+                word = f" {key}={end} ".encode()
+                if not isinstance(seen, bytes) or word not in seen:
+                    return
+            port = theirs[1]
+        else:
+            info = await link.ask("INFO", "server", timeout=self.timeout)
+            found = _PORT.search(info) if isinstance(info, bytes) else None
+            if not found:
+                return
+            port = int(found[1])
+        only_loopback = functools.partial(listeners.only_loopback, port)
+        self._is_private = port == 0 or await in_thread(only_loopback)
 
+    async def select_database(self, link: Link) -> None:
+        number = self._options.get("db", 0)
+        if number:
+            reply = await link.ask("SELECT", number, timeout=self.timeout)
+            if isinstance(reply, ResponseError):
+                text = f"Redis has no database {number} ({reply}); "
+                text += "pub/sub does not depend on it"
+                self.say("database", text, journal.BACKEND_NOTE, text)
 
-async def is_private(link: Link, timeout: float) -> bool:
-    """Whether only this machine's clients can reach the server of a link.
-
-    So it is when its port listens on loopback addresses alone.
-
-    :raises LinkError: when the link is lost
-    """
-    if link.ends:
-        ours, theirs = link.ends
-        if not ipaddress.ip_address(theirs[0].partition("%")[0]).is_loopback:
-            return False
-        port = theirs[1]
-        # A tunnel to another machine listens here, too; but the server at
-        # its end sees other addresses.
-        seen = await link.ask("CLIENT", "INFO", timeout=timeout)
-        if not _has(seen, b" addr=", ours) or not _has(
-            seen, b" laddr=", theirs
-        ):
-            return False
-    else:
-        info = await link.ask("INFO", "server", timeout=timeout)
-        found = _PORT.search(info) if isinstance(info, bytes) else None
-        if not found:
-            return False
-        port = int(found[1])
-        if port == 0:
-            return True
-    addresses = await in_file_thread(_listeners, port)
-    return bool(addresses) and all(map(_is_loopback, addresses))
-
-
-def _has(reply: Any, key: bytes, end: Any) -> bool:
-    host, port = end
-    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return isinstance(reply, bytes) and key + text.encode() + b" " in reply
-
-
-def _listeners(port: int) -> List[str]:
-    """The addresses that listen on a port, as /proc/net writes them."""
-    found = []
-    for path in _LISTENERS:
-        try:
-            lines = path.read_text().splitlines()[1:]
-        except OSError:
-            continue  # a kernel without IPv6
-        for line in lines:
-            _, local, _, state = line.split()[:4]
-            address, _, number = local.rpartition(":")
-            if state == _LISTEN and int(number, 16) == port:
-                found.append(address)
-    return found
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether an address is one, which the kernel writes as words of 32 bits.
-
-    Each is in the processor's byte order.
-    """
-    words = [int(address[i : i + 8], 16) for i in range(0, len(address), 8)]
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    found = ipaddress.ip_address(packed)
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+    def say(
+        self, topic: str, value: str, kind: journal.Kind, text: str
+    ) -> None:
+        """Log a topic's value, empty at first, if it has changed."""
+        if self._said.get(topic, "") != value:
+            self._said[topic] = value
+            text = f"backend {self._name}: {text}"
+            journal.record(kind, text, backend=self._name)

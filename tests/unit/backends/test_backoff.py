@@ -14,7 +14,7 @@ def waits(attempts: int) -> List[float]:
     return [backoff.next() for _ in range(attempts)]
 
 
-def test_the_first_attempt_is_at_once() -> None:
+def test_the_first_attempt_is_immediate() -> None:
     assert waits(1) == [0]
 
 
@@ -30,11 +30,11 @@ def test_is_jittered() -> None:
     assert len({waits(2)[1] for _ in range(20)}) > 10
 
 
-def test_goes_on_without_end() -> None:
+def test_never_gives_up() -> None:
     assert all(LONGEST / 2 <= wait <= LONGEST for wait in waits(5000)[20:])
 
 
-def test_after_a_success_it_begins_anew() -> None:
+def test_a_success_resets_it() -> None:
     backoff = Backoff()
     for _ in range(10):
         backoff.next()

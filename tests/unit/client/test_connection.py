@@ -1,4 +1,4 @@
-"""The client's connection, with a server that refuses, stalls, hangs up."""
+"""The client's connection to a server that refuses, stalls or hangs up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def client_of(server: Server, **options: Any) -> Client:
 
 
 def answer(server: Server, client: Client, *statuses: str) -> None:
-    """A node answers the last request."""
+    """Answer the last request as a node."""
     request = json.loads(server.messages[-1])
     for status in statuses:
         fields = {"uuid": status, "ref": request["uuid"], "src": "sp1"}
@@ -59,7 +59,7 @@ PINGS: List[Any] = [
 
 
 @pytest.mark.parametrize("reply", PINGS)
-async def test_a_ping_that_is_refused_is_no_loss(
+async def test_a_refused_ping_does_not_lose_the_connection(
     reply: bytes, tmp_path: Path
 ) -> None:
     async with running(Server(tmp_path)) as server:
@@ -75,7 +75,7 @@ async def test_a_ping_that_is_refused_is_no_loss(
     assert outcome.verdict is Verdict.DONE
 
 
-async def test_a_publish_that_is_refused(tmp_path: Path) -> None:
+async def test_a_refused_publish(tmp_path: Path) -> None:
     async with running(Server(tmp_path)) as server:
         server.replies["PUBLISH"] = REFUSED
         async with client_of(server) as client:
@@ -85,7 +85,7 @@ async def test_a_publish_that_is_refused(tmp_path: Path) -> None:
                 ) as caught:
                     await begin(client)
                 assert not isinstance(caught.value, ConnectionLost)
-            # The connection is of use still.
+            # The connection is still usable.
             del server.replies["PUBLISH"]
             task = begin(client)
             await until(lambda: server.published)
@@ -166,14 +166,14 @@ async def test_a_lost_subscription_is_the_end(tmp_path: Path) -> None:
 async def test_a_connection_that_breaks_while_a_request_is_sent(
     is_carried_out: bool, tmp_path: Path
 ) -> None:
-    """A second copy could run the task twice."""
+    """A retry could run the task twice."""
     async with running(Server(tmp_path)) as server:
         async with client_of(server) as client:
             server.hang_up_at("PUBLISH", is_carried_out)
             with pytest.raises(ConnectionLost, match="while the request was"):
                 await asyncio.wait_for(begin(client), WITHIN)
             assert len(server.published) == is_carried_out
-            # The subscription stands: another request can be sent.
+            # The subscription still works: another request can be sent.
             task = begin(client)
             await until(lambda: len(server.published) == is_carried_out + 1)
             answer(server, client, "accepted", "done")

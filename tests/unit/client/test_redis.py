@@ -1,4 +1,4 @@
-"""The client with a client of redis-py: here with one of fakeredis."""
+"""The client with a given redis-py client: here, one of fakeredis."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def answers(request: Dict[str, Any], node: str, *statuses: str) -> List[bytes]:
 
 @contextlib.asynccontextmanager
 async def nodes(server: FakeServer, *names: str) -> AsyncIterator[None]:
-    """Nodes that give each request's data back."""
+    """Nodes that return each request's data."""
 
     def receive(name: str) -> Callable[[Arrival], None]:
         def take(arrival: Arrival) -> None:
@@ -117,7 +117,7 @@ async def test_no_node_answers() -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_a_client_of_either_protocol(protocol: int) -> None:
-    """As far as redis-py knows it: 3 is what 8.1 has by itself."""
+    """If redis-py supports it: 3 is the default of 8.1."""
     server = FakeServer()
     redis = server.client()
     keys = redis.connection_pool.connection_kwargs
@@ -131,8 +131,9 @@ async def test_a_client_of_either_protocol(protocol: int) -> None:
 
 
 def made_before(make: Callable[..., Any], *options: Any, **keys: Any) -> Any:
-    """A client for a script: redis-py can make one in a loop alone, where
-    Python is 3.9.
+    """A client made outside of a loop, for a script.
+
+    With Python 3.9, redis-py can only make one inside of a loop.
     """
 
     async def made() -> Any:
@@ -157,7 +158,7 @@ def test_a_client_that_decodes_is_refused() -> None:
         pytest.param(fakeredis.FakeServer(), id="fake-server"),
     ],
 )
-def test_what_is_no_client_is_refused(redis: Any) -> None:
+def test_anything_else_is_refused(redis: Any) -> None:
     with pytest.raises(TypeError, match=r"must be a redis\.asyncio\.Redis"):
         Client(redis=redis)
     with pytest.raises(TypeError, match=r"must be a redis\.asyncio\.Redis"):

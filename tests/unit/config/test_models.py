@@ -346,7 +346,7 @@ BACKEND_FAULTS = [
     pytest.param(
         "unix_socket: /y\n\ntls: {}",
         "3: tls: ",
-        "tls only",
+        "only one of tls",
         id="tls-on-a-socket",
     ),
 ]

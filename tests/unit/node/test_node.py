@@ -1,4 +1,4 @@
-"""Who the node is: from the configuration, or found."""
+"""The node's identity: configured, or found."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks again at once."""
+    """Poll without a pause."""
     monkeypatch.setattr(node_module, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(node_module, "LONGEST_PAUSE", 0.02)
 
@@ -87,7 +87,7 @@ async def test_name(
         write(tmp_path / "etc" / file, text)
     who = await found(tmp_path, name=configured)
     assert who.name == name
-    # The host's own names always count, and the one in use.
+    # The host's own names always count, and so does the current name.
     assert {name.lower(), "host", "host.example.net"} <= who.names
 
 
@@ -205,7 +205,7 @@ async def test_state(
     assert (await found(tmp_path)).facts["state"] == (state,)
     kind = journal.NODE_UNKNOWN if why else journal.NODE_CHANGED
     assert why in journal_records.texts(kind)[0]
-    # What is configured comes first.
+    # The configuration takes precedence.
     who = await found(tmp_path, state="mine")
     assert who.facts["state"] == ("mine",)
 
@@ -260,7 +260,7 @@ def changing(tmp_path: Path) -> Path:
 
 
 def replace(path: Path, text: str) -> None:
-    """As a careful program does: never half written."""
+    """Replace a file as a careful program does: never half written."""
     new = write(path.with_name("new"), text)
     os.replace(new, path)
 
@@ -291,7 +291,7 @@ async def test_follows_every_change(
             )
         )
         assert len(journal_records.texts(journal.NODE_CHANGED)) == 2
-        # A file that is broken meanwhile: what was good stays.
+        # While a file is broken, its last good value stays.
         (changing / "etc/ngcp-config/network.yml").write_text("hosts: [")
         await until(lambda: journal_records.texts(journal.NODE_UNKNOWN))
         assert node.identity().facts["status"] == ("offline",)
@@ -308,7 +308,7 @@ async def test_follows_every_change(
         await until(lambda: not has_children())
 
 
-async def test_follows_a_change_that_shows_in_no_other_time(
+async def test_follows_a_change_without_a_new_mtime(
     changing: Path, fast: None
 ) -> None:
     path = changing / "etc/ngcp-config/network.yml"
@@ -325,13 +325,13 @@ async def test_follows_a_change_that_shows_in_no_other_time(
         await node.stop()
 
 
-async def test_what_could_not_be_read_is_read_again(
+async def test_reading_is_retried(
     changing: Path,
     fast: None,
     monkeypatch: pytest.MonkeyPatch,
     journal_records: Records,
 ) -> None:
-    """Though the file stays as it is: what is in the way may pass."""
+    """Even if the file does not change: the error may be temporary."""
     tries: List[Path] = []
 
     def fails(path: Path, **keys: Any) -> str:
@@ -361,7 +361,7 @@ async def test_what_could_not_be_read_is_read_again(
 
 
 @pytest.mark.parametrize("file", ["ngcp_hostname", "hosts"])
-async def test_a_name_that_cannot_be_read_now_is_not_another(
+async def test_a_temporary_error_does_not_change_the_name(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "etc" / file, "prx01a")
@@ -410,7 +410,7 @@ async def test_a_slow_state_command_delays_no_request(
         node.identity()
     assert time.monotonic() - begin < 5
     await node.stop()
-    # What was running is killed, and reaped an instant later.
+    # Its process is killed, and reaped an instant later.
     await until(lambda: not has_children())
 
 
@@ -420,10 +420,10 @@ async def test_labels(tmp_path: Path) -> None:
     assert who.facts["state"] == ("active",)
 
 
-async def test_a_disk_that_hangs(
+async def test_a_hanging_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop goes on while a file's state is asked for."""
+    """The event loop keeps running while a file is checked."""
     roles = write(tmp_path / "etc/default/ngcp-roles", "NGCP_IS_LB=yes\n")
     asked, answer = threading.Event(), threading.Event()
     stat = os.stat
@@ -445,11 +445,11 @@ async def test_a_disk_that_hangs(
     await node.stop()
 
 
-async def test_a_name_service_is_asked_when_it_is_made(
+async def test_only_the_constructor_asks_the_name_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state_program(tmp_path, "echo standby")
-    monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 8)  # not asked for yet
+    monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 8)  # not yet looked up
     node = await asyncio.to_thread(Node, NodeConfig(), tmp_path)
 
     def refuse(uid: int) -> None:

@@ -1,4 +1,4 @@
-"""A redis backend, and what it is tried with."""
+"""A redis backend, and what its tests need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS = frozenset({"a", "b"})
 
 
 class Bench:
-    """A backend that listens on CHANNELS, and what has arrived from it."""
+    """A backend that listens on CHANNELS, and what it has received."""
 
     def __init__(self, options: Any, dial: Any = None) -> None:
         self.arrivals: List[Arrival] = []
@@ -33,7 +33,7 @@ class Bench:
         await self.backend.stop(timeout)
 
     def send(self, *messages: str) -> None:
-        """Answers of one message each, to requests of their own."""
+        """Send answers of one message each, to separate requests."""
         for message in messages:
             self.backend.send("fb", [message.encode()], f"ref-{message}")
 
@@ -42,9 +42,9 @@ class Bench:
 async def started(
     server: Server, is_there: bool = True, dial: Any = None, **options: Any
 ) -> AsyncIterator[Bench]:
-    """A backend, started; stopped at the end, its server too.
+    """Start a backend; stop it and its server at the end.
 
-    :param is_there: the server is started before
+    :param is_there: whether the server is started first
     """
     if is_there:
         await server.start()
@@ -59,7 +59,7 @@ async def started(
 
 
 def lost(records: Records) -> List[Optional[str]]:
-    """The requests of which answers were lost."""
+    """Return the requests whose answers were lost."""
     return [
         getattr(record, "NGCP_TASK_UUID", None)
         for record in records.of(journal.ANSWER_LOST)

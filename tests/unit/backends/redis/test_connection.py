@@ -1,4 +1,4 @@
-"""How the redis backend connects, and what it says when it cannot."""
+"""How the redis backend connects, and what it logs when it cannot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_the_server_is_named(
 
 
 async def reason(options: Any, journal_records: Records) -> str:
-    """Why it is away when it starts with these options."""
+    """Return why it is down when started with these options."""
     bench = Bench(options)
     await bench.backend.start(CHANNELS)
     assert bench.backend.status == "away"
@@ -51,7 +51,7 @@ async def reason(options: Any, journal_records: Records) -> str:
     return text.partition(" is away: ")[2]
 
 
-async def test_a_name_that_is_not_known(
+async def test_an_unknown_name(
     monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
@@ -114,10 +114,9 @@ async def test_the_password_file_is_read_for_each_connection(
         assert not server.count("AUTH", "one")
 
 
-async def test_the_user_who_may_not_log_in(
-    tmp_path: Path, journal_records: Records
+async def test_the_user_without_permission_to_log_in(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
     await server.start()
     options = {**server.options, "password": "x"}
@@ -126,9 +125,8 @@ async def test_the_user_who_may_not_log_in(
 
 
 async def test_a_server_that_does_not_answer(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.stalled = True
     await server.start()
     options = {**server.options, "ping_interval": 0.1}
@@ -153,7 +151,7 @@ async def test_a_server_of_another_kind(
 
 
 def odd_files(folder: Path) -> Any:
-    """Files that are no use, and why."""
+    """Files that cannot be used, and why."""
     os.mkfifo(folder / "pipe")
     (folder / "latin-1").write_bytes(b"\xff")
     write(folder / "large", "x" * 10_000)
@@ -173,7 +171,7 @@ FILES: List[Any] = [
 
 
 @pytest.mark.parametrize(("key", "name"), FILES)
-async def test_files_that_are_no_use(
+async def test_unusable_files(
     key: str, name: str, tmp_path: Path, journal_records: Records
 ) -> None:
     why = odd_files(tmp_path)[name]
@@ -195,7 +193,7 @@ async def test_a_device_is_not_read(
     assert "is not a file" in await reason(options, journal_records)
 
 
-async def test_a_file_that_is_no_certificate(
+async def test_a_file_that_is_not_a_certificate(
     tmp_path: Path, journal_records: Records
 ) -> None:
     ca = write(tmp_path / "ca.pem", "nothing of the kind")
@@ -204,7 +202,7 @@ async def test_a_file_that_is_no_certificate(
 
 
 class Broken:
-    """A connection of redis-py that cannot be made."""
+    """A redis-py connection that cannot be made."""
 
     async def connect(self) -> None:
         raise OSError("broken")
@@ -219,12 +217,11 @@ async def broken(address: Any) -> Any:
 
 @pytest.mark.parametrize("is_there", [False, True])
 async def test_can_be_stopped_at_any_moment(
-    is_there: bool, tmp_path: Path
+    is_there: bool, server: Server
 ) -> None:
     bugs: List[Any] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: bugs.append(context))
-    server = Server(tmp_path)
     await server.start()
     for steps in range(60):
         bench = Bench(server.options, None if is_there else broken)

@@ -15,7 +15,7 @@ from tests.unit.fakes import Records, until
 
 
 class Listener:
-    """Keeps what a channel gets, over a client of redis-py."""
+    """Records what a channel receives, with a redis-py client."""
 
     def __init__(self, server: FakeServer, channel: str) -> None:
         self.client = server.client()
@@ -75,7 +75,7 @@ async def test_receives_and_answers(journal_records: Records) -> None:
         assert bench.bodies == [b"one", b"two"]
     (up,) = journal_records.texts(journal.BACKEND_UP)
     assert up == "backend redis: subscribed at 127.0.0.1:6379: a, b"
-    # No script there: it is said, once.
+    # No script there: this is logged once.
     (note,) = journal_records.texts(journal.BACKEND_NOTE)
     assert "answers leave at most once" in note
     assert not journal_records.of(journal.ANSWER_LOST)
@@ -129,7 +129,7 @@ async def test_any_bytes_arrive(body: bytes) -> None:
         await until(lambda: bench.bodies == [body])
 
 
-async def test_other_channels_are_not_heard() -> None:
+async def test_other_channels_are_not_received() -> None:
     server = FakeServer()
     async with started(server) as bench:
         for channel in ("c", "A", "a*", ""):
@@ -138,7 +138,7 @@ async def test_other_channels_are_not_heard() -> None:
         await until(lambda: bench.bodies == [b"y"])
 
 
-async def test_nothing_is_known_of_the_server() -> None:
+async def test_the_server_is_unknown() -> None:
     server = FakeServer()
     async with started(server) as bench:
         server.publish("a", b"x")
@@ -147,7 +147,7 @@ async def test_nothing_is_known_of_the_server() -> None:
         assert not arrival.one_way
 
 
-async def test_two_backends_at_one_server() -> None:
+async def test_two_backends_on_one_server() -> None:
     server = FakeServer()
     async with started(server) as one, started(server) as other:
         assert server.publish("a", json.dumps({}).encode()) == 2

@@ -1,4 +1,4 @@
-"""Answers wait while they cannot leave, and leave in two lanes."""
+"""Answers wait while they cannot be sent, and are sent in two lanes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Callable, List, Sequence
 
 import pytest
 
-from ngcp_task_agent.backends.redis import lane, outbox, producer
+from ngcp_task_agent.backends import outbox
+from ngcp_task_agent.backends.redis import backend, lane
 from ngcp_task_agent.logs import journal
 from tests.unit.backends.redis.bench import Bench, lost, started
 from tests.unit.fakes import WITHIN, Records, until
@@ -48,8 +49,7 @@ def send_large(
     )
 
 
-async def test_in_their_order(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+async def test_in_their_order(server: Server) -> None:
     async with started(server) as bench:
         for number in range(500):
             bench.backend.send(f"fb{number % 3}", [b"%d" % number], "ref")
@@ -59,8 +59,7 @@ async def test_in_their_order(tmp_path: Path) -> None:
         ]
 
 
-async def test_the_chunks_of_an_answer_in_their_order(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+async def test_the_chunks_of_an_answer_in_their_order(server: Server) -> None:
     async with started(server) as bench:
         bench.backend.send("fb", [b"1", b"2", b"3"], "ref")
         bench.backend.send("fb", [b"4"], "ref")
@@ -76,9 +75,8 @@ BATCHES: List[Any] = [
 
 @pytest.mark.parametrize(("message", "count", "most"), BATCHES)
 async def test_batches_are_small_enough_for_a_slow_line(
-    message: bytes, count: int, most: int, tmp_path: Path
+    message: bytes, count: int, most: int, server: Server
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         for _ in range(count):
             bench.backend.send("fb", [message], "ref")
@@ -92,10 +90,9 @@ async def test_batches_are_small_enough_for_a_slow_line(
     assert sum(batches) == count
 
 
-async def test_kept_until_redis_is_there(
-    tmp_path: Path, journal_records: Records
+async def test_kept_until_redis_is_up(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         bench.backend.send("fb", [b"1", b"2"], "ref")
         large = send_large(bench, "3", "4")
@@ -107,7 +104,7 @@ async def test_kept_until_redis_is_there(
     assert not lost(journal_records)
 
 
-# What is kept has limits.
+# Limits of the queue.
 
 LIMITS: List[Any] = [
     pytest.param("KEEP", 3, id="number"),
@@ -116,7 +113,7 @@ LIMITS: List[Any] = [
 
 
 @pytest.mark.parametrize(("limit", "value"), LIMITS)
-async def test_the_oldest_go_when_too_much_waits(
+async def test_the_oldest_are_dropped_when_too_many_wait(
     limit: str,
     value: int,
     tmp_path: Path,
@@ -140,7 +137,7 @@ def test_the_limits() -> None:
     assert limits == (1000, 64 << 20, 60)
 
 
-async def test_what_is_too_old_goes(
+async def test_answers_that_are_too_old_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     clock = Clock()
@@ -156,22 +153,20 @@ async def test_what_is_too_old_goes(
         assert lost(journal_records) == ["ref-old"]
 
 
-async def test_nothing_goes_while_redis_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_nothing_is_dropped_while_redis_is_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     monkeypatch.setattr(outbox, "KEEP", 3)
-    server = Server(tmp_path)
     async with started(server) as bench:
         bench.send(*map(str, range(50)))
         await until(lambda: len(server.published) == 50)
     assert not lost(journal_records)
 
 
-async def test_an_answer_goes_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_an_answer_is_dropped_as_a_whole(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     monkeypatch.setattr(outbox, "KEEP_BYTES", 4)
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         bench.backend.send("fb", [b"1", b"2", b"3"], "a")
         bench.backend.send("fb", [b"45"], "b")
@@ -180,11 +175,10 @@ async def test_an_answer_goes_as_a_whole(
         await until(lambda: server.messages == [b"45"])
 
 
-async def test_no_ending_without_its_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_no_ending_without_its_accepted(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     monkeypatch.setattr(outbox, "KEEP", 3)
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         for message in (b"accepted", b"done"):
             for ref in ("a", "b"):
@@ -205,11 +199,10 @@ async def test_no_ending_without_its_beginning(
     assert "one before it is" in journal_records.texts(journal.ANSWER_LOST)[-1]
 
 
-async def test_what_names_no_request_is_not_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_answers_without_a_request_are_separate(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     monkeypatch.setattr(outbox, "KEEP", 1)
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         for message in (b"1", b"2", b"3"):
             bench.backend.send("fb", [message], None)
@@ -222,9 +215,8 @@ async def test_what_names_no_request_is_not_cut_off(
 
 
 async def test_a_large_answer_has_a_connection_of_its_own(
-    tmp_path: Path,
+    server: Server,
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         before = server.clients
         await asyncio.wait_for(send_large(bench, "1"), WITHIN)
@@ -233,9 +225,8 @@ async def test_a_large_answer_has_a_connection_of_its_own(
 
 
 async def test_a_large_answer_is_published_once(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         await asyncio.wait_for(send_large(bench, "0"), WITHIN)
         server.hang_up_at("EVALSHA", False, True)
@@ -245,26 +236,23 @@ async def test_a_large_answer_is_published_once(
     assert not lost(journal_records)
 
 
-async def test_what_the_server_forgets_in_a_long_pause_costs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_expiry_on_the_server_in_a_long_pause_loses_nothing(
+    server: Server, journal_records: Records
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(producer, "time", clock)
-    server = Server(tmp_path)
     async with started(server) as bench:
         await asyncio.wait_for(send_large(bench, "0"), WITHIN)
-        clock.now += 700
-        server.producers.clear()
+        server.hang_up()
+        server.forget()
+        await until(lambda: server.count("SUBSCRIBE", "a") == 2)
         server.hang_up_at("EVALSHA", False)
         await asyncio.wait_for(send_large(bench, "1"), WITHIN)
         assert server.messages == [b"0", b"1"]
     assert not lost(journal_records)
 
 
-async def test_it_is_made_into_messages_when_its_turn_comes(
-    tmp_path: Path,
+async def test_it_is_encoded_when_it_is_next(
+    server: Server,
 ) -> None:
-    server = Server(tmp_path)
     encoded: List[str] = []
 
     def encode(number: str) -> Callable[[], Sequence[bytes]]:
@@ -289,8 +277,7 @@ async def test_it_is_made_into_messages_when_its_turn_comes(
         assert server.messages == [b"1-a", b"1-b", b"2-a", b"2-b"]
 
 
-async def test_a_large_answer_overtakes_no_small_one(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+async def test_a_large_answer_overtakes_no_small_one(server: Server) -> None:
     async with started(server, ping_interval=0.1) as bench:
         # Its own connection is new, and works.
         server.stall_these()
@@ -301,33 +288,33 @@ async def test_a_large_answer_overtakes_no_small_one(tmp_path: Path) -> None:
 
 
 async def test_a_small_answer_does_not_wait_for_a_large_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The next part is due in an hour.
-    monkeypatch.setattr(lane, "_LARGE_RATE", 1 / 3600)
-    server = Server(tmp_path)
+    monkeypatch.setattr(backend, "LARGE_RATE", 1 / 3600)
     async with started(server) as bench:
         large = send_large(bench, "1", "2")
         await until(lambda: server.messages == [b"1"])
         bench.send("3", "4")
         await until(lambda: server.messages == [b"1", b"3", b"4"])
         assert not large.done()
-        bench.backend.hold_nobody()
+        await bench.backend.stop_listening()
         await asyncio.wait_for(large, WITHIN)
 
 
-async def test_large_answers_leave_no_faster_than_they_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_large_answers_are_sent_at_a_readable_rate(
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: List[float] = []
+    clock = Clock()
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
+        clock.now += seconds
 
     fakes = {**vars(asyncio), "sleep": sleep}
     monkeypatch.setattr(lane, "asyncio", SimpleNamespace(**fakes))
-    monkeypatch.setattr(lane, "time", Clock())
-    server = Server(tmp_path)
+    monkeypatch.setattr(lane, "time", clock)
     async with started(server) as bench:
         half = "x" * (512 << 10)
         for _ in range(2):
@@ -342,22 +329,20 @@ async def test_large_answers_leave_no_faster_than_they_can_be_read(
 
 
 async def test_a_large_answer_does_not_wait_for_a_small_one_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         await asyncio.wait_for(send_large(bench, "0"), WITHIN)
-        monkeypatch.setattr(lane, "KEEP_SECONDS", 0.0)
+        monkeypatch.setattr(outbox, "KEEP_SECONDS", 0.0)
         server.stalled_command = b"EVALSHA"
         bench.send("small")
         await asyncio.wait_for(send_large(bench, "1"), WITHIN)
         assert lost(journal_records) == ["large"]
 
 
-async def test_the_rest_of_a_large_answer_that_is_lost_does_not_leave(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+async def test_the_rest_of_a_lost_large_answer_is_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         await asyncio.wait_for(send_large(bench, "0"), WITHIN)
         server.replies["EVALSHA"] = b"-NOPERM no permission\r\n"
@@ -369,10 +354,9 @@ async def test_the_rest_of_a_large_answer_that_is_lost_does_not_leave(
 
 
 async def test_no_task_waits_for_a_large_answer_that_is_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:
     monkeypatch.setattr(outbox, "KEEP_BYTES", LARGE - 1)
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         await asyncio.wait_for(send_large(bench, "1"), WITHIN)
         assert lost(journal_records) == ["large"]
@@ -383,17 +367,16 @@ async def test_no_task_waits_at_the_end(tmp_path: Path) -> None:
         sending = [send_large(bench, "1")]
         await asyncio.sleep(0.02)
         assert not sending[0].done()
-        bench.backend.hold_nobody()
-        bench.backend.hold_nobody()
+        await bench.backend.stop_listening()
+        await bench.backend.stop_listening()
         sending.append(send_large(bench, "2"))
         await asyncio.wait_for(asyncio.gather(*sending), WITHIN)
 
 
 @pytest.mark.parametrize("size", [1000, LARGE])
-async def test_what_is_cancelled_is_delivered_all_the_same(
-    size: int, tmp_path: Path
+async def test_a_cancelled_answer_is_still_delivered(
+    size: int, server: Server
 ) -> None:
-    server = Server(tmp_path)
     async with started(server, is_there=False) as bench:
         task = send_large(bench, "1", size=size)
         await asyncio.sleep(0)
@@ -406,10 +389,9 @@ async def test_what_is_cancelled_is_delivered_all_the_same(
 # The end.
 
 
-async def test_stop_delivers_what_waits(
-    tmp_path: Path, journal_records: Records
+async def test_stop_delivers_waiting_answers(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         bench.send(*map(str, range(50)))
         large = send_large(bench, "large")
@@ -421,10 +403,9 @@ async def test_stop_delivers_what_waits(
     assert not lost(journal_records)
 
 
-async def test_stop_says_what_it_could_not_deliver(
-    tmp_path: Path, journal_records: Records
+async def test_stop_logs_undelivered_answers(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.stalled_command = b"EVALSHA"
         bench.send("1")
@@ -443,10 +424,9 @@ async def test_stop_says_what_it_could_not_deliver(
     assert "is lost: the backend has stopped" in found["ref-2"]
 
 
-async def test_stop_can_be_called_again_while_it_has_not_returned(
-    tmp_path: Path, journal_records: Records
+async def test_stop_can_be_called_again_before_it_returns(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.stalled_command = b"EVALSHA"
         bench.send("1")

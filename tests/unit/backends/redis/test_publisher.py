@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any, List
 
 import pytest
 
-from ngcp_task_agent.backends.redis import lane, publisher
+from ngcp_task_agent.backends import outbox
+from ngcp_task_agent.backends.redis import publisher
 from ngcp_task_agent.logs import journal
 from tests.unit.backends.redis.bench import lost, started
 from tests.unit.fakes import Records, until
@@ -21,8 +21,7 @@ BUSY = b"-BUSY Redis is busy\r\n"
 
 
 @quick
-async def test_the_script_is_sent_once(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+async def test_the_script_is_sent_once(server: Server) -> None:
     async with started(server) as bench:
         for number in range(3):
             bench.send(f"{number}")
@@ -43,9 +42,8 @@ CARRIED_OUT = pytest.mark.parametrize(
 @quick
 @CARRIED_OUT
 async def test_a_batch_without_a_reply_is_published_once(
-    is_carried_out: bool, tmp_path: Path, journal_records: Records
+    is_carried_out: bool, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.hang_up_at("EVALSHA", is_carried_out)
         bench.send("1", "2")
@@ -61,9 +59,8 @@ async def test_a_batch_without_a_reply_is_published_once(
 
 @quick
 async def test_connections_may_break_again_and_again(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.hang_up_at("EVALSHA", False, False, True, True)
         bench.send("1", "2")
@@ -76,9 +73,8 @@ async def test_connections_may_break_again_and_again(
 
 @quick
 async def test_a_delayed_copy_is_not_published(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server, ping_interval=0.1) as bench:
         server.stall_these()
         bench.send("1")
@@ -94,10 +90,9 @@ async def test_a_delayed_copy_is_not_published(
 
 
 @quick
-async def test_a_stalled_server_goes_on_where_it_stopped(
-    tmp_path: Path, journal_records: Records
+async def test_a_stalled_server_resumes_where_it_stopped(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server, ping_interval=0.1) as bench:
         server.stalled = True
         bench.send("accepted")
@@ -112,11 +107,10 @@ async def test_a_stalled_server_goes_on_where_it_stopped(
     assert not lost(journal_records)
 
 
-async def test_a_slow_line_is_not_taken_for_a_dead_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_slow_line_does_not_count_as_dead(
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "_SLOWEST", 1)
-    server = Server(tmp_path)
+    monkeypatch.setattr(publisher, "SLOWEST", 1)
     async with started(server, ping_interval=0.05) as bench:
         server.stalled_command = b"EVALSHA"
         bench.send("large")
@@ -129,10 +123,9 @@ async def test_a_slow_line_is_not_taken_for_a_dead_one(
 
 
 @quick
-async def test_one_that_is_refused_keeps_no_other_back(
-    tmp_path: Path, journal_records: Records
+async def test_a_refused_answer_delays_no_other(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.forbidden.add(b"elsewhere")
     async with started(server) as bench:
         bench.send("1")
@@ -150,10 +143,9 @@ async def test_one_that_is_refused_keeps_no_other_back(
 
 @quick
 @CARRIED_OUT
-async def test_what_was_refused_is_known_after_a_broken_connection(
-    is_carried_out: bool, tmp_path: Path, journal_records: Records
+async def test_a_refusal_is_known_after_a_broken_connection(
+    is_carried_out: bool, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.forbidden.add(b"elsewhere")
     async with started(server) as bench:
         server.hang_up_at("EVALSHA", is_carried_out)
@@ -169,10 +161,9 @@ async def test_what_was_refused_is_known_after_a_broken_connection(
 
 
 @quick
-async def test_a_server_that_has_forgotten_costs_nothing(
-    tmp_path: Path, journal_records: Records
+async def test_a_server_that_has_forgotten_the_producer_loses_nothing(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         bench.send("1")
         await until(lambda: server.messages == [b"1"])
@@ -185,10 +176,9 @@ async def test_a_server_that_has_forgotten_costs_nothing(
 
 @quick
 @CARRIED_OUT
-async def test_what_is_in_doubt_when_it_has_forgotten_may_be_lost(
-    is_carried_out: bool, tmp_path: Path, journal_records: Records
+async def test_answers_in_doubt_may_be_lost_when_it_has_forgotten(
+    is_carried_out: bool, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         if is_carried_out:
             server.stalled_command = b"EVALSHA"
@@ -223,9 +213,8 @@ SCRIPT_ERRORS: List[Any] = [
 @quick
 @pytest.mark.parametrize("error", SCRIPT_ERRORS)
 async def test_a_key_that_cannot_be_written(
-    error: bytes, tmp_path: Path, journal_records: Records
+    error: bytes, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.script_errors[b"SET"] = error
         bench.send("1", "2")
@@ -242,10 +231,9 @@ async def test_a_key_that_cannot_be_written(
 @quick
 @pytest.mark.parametrize("lasts", [True, False])
 async def test_a_key_that_cannot_be_written_when_it_is_in_doubt(
-    lasts: bool, tmp_path: Path, journal_records: Records
+    lasts: bool, server: Server, journal_records: Records
 ) -> None:
     """It can be read: so it is known that the batch was not published."""
-    server = Server(tmp_path)
     error = b"OOM command not allowed"
     async with started(server) as bench:
         server.script_errors[b"SET"] = error if lasts else [error]
@@ -259,10 +247,9 @@ async def test_a_key_that_cannot_be_written_when_it_is_in_doubt(
 
 
 @quick
-async def test_what_was_published_before_the_key_cannot_be_written(
-    tmp_path: Path, journal_records: Records
+async def test_answers_published_before_the_key_cannot_be_written(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server, ping_interval=0.1) as bench:
         server.stall_these()
         bench.send("1")
@@ -279,9 +266,8 @@ async def test_what_was_published_before_the_key_cannot_be_written(
 
 @quick
 async def test_a_key_that_cannot_be_read_when_it_is_in_doubt(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.script_errors[b"GET"] = b"NOPERM no permissions for key"
         server.hang_up_at("EVALSHA", False)
@@ -305,9 +291,8 @@ REFUSALS: List[Any] = [
 @quick
 @pytest.mark.parametrize(("command", "error"), REFUSALS)
 async def test_without_the_script_answers_leave_at_most_once(
-    command: str, error: bytes, tmp_path: Path, journal_records: Records
+    command: str, error: bytes, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies[command] = error
     server.forbidden.add(b"elsewhere")
     async with started(server) as bench:
@@ -333,9 +318,8 @@ async def test_without_the_script_answers_leave_at_most_once(
 
 @quick
 async def test_a_script_that_is_refused_while_something_is_in_doubt(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.replies["EVALSHA"] = REFUSED
         server.hang_up_at("EVALSHA", False)
@@ -349,10 +333,9 @@ async def test_a_script_that_is_refused_while_something_is_in_doubt(
 
 
 @quick
-async def test_a_right_that_is_withdrawn_costs_nothing(
-    tmp_path: Path, journal_records: Records
+async def test_a_withdrawn_right_loses_nothing(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         bench.send("1")
         await until(lambda: server.messages == [b"1"])
@@ -363,10 +346,9 @@ async def test_a_right_that_is_withdrawn_costs_nothing(
 
 
 @quick
-async def test_a_right_that_is_given_back_is_used(
-    tmp_path: Path, journal_records: Records
+async def test_a_restored_right_is_used(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies["EVALSHA"] = REFUSED
 
     def notes() -> List[str]:
@@ -395,10 +377,9 @@ async def test_a_right_that_is_given_back_is_used(
 
 
 @quick
-async def test_a_right_that_is_given_back_is_used_when_none_waits(
-    tmp_path: Path, journal_records: Records
+async def test_a_restored_right_is_used_while_idle(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies["EVALSHA"] = REFUSED
     async with started(server, ping_interval=0.1):
         tries = server.count("EVALSHA")
@@ -410,11 +391,10 @@ async def test_a_right_that_is_given_back_is_used_when_none_waits(
 
 
 @quick
-async def test_what_the_server_forgets_in_a_pause_costs_nothing(
-    tmp_path: Path, journal_records: Records
+async def test_expiry_on_the_server_in_a_pause_loses_nothing(
+    server: Server, journal_records: Records
 ) -> None:
     """The producer is kept known; where it is not, there is another."""
-    server = Server(tmp_path)
     async with started(server, ping_interval=0.1) as bench:
         for number in range(2):
             known = dict(server.producers)
@@ -433,9 +413,8 @@ async def test_what_the_server_forgets_in_a_pause_costs_nothing(
 @quick
 @pytest.mark.parametrize("moved", [1, 5, 31])
 async def test_another_id_is_drawn_until_one_belongs_to_this_node(
-    moved: int, tmp_path: Path, journal_records: Records
+    moved: int, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.moved = moved
     async with started(server) as bench:
         bench.send("1")
@@ -446,10 +425,9 @@ async def test_another_id_is_drawn_until_one_belongs_to_this_node(
 
 
 @quick
-async def test_after_32_ids_it_is_given_up(
-    tmp_path: Path, journal_records: Records
+async def test_gives_up_after_32_ids(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.moved = 1000
     async with started(server) as bench:
         bench.send("1")
@@ -464,9 +442,8 @@ async def test_after_32_ids_it_is_given_up(
 @quick
 @pytest.mark.parametrize("is_in_doubt", [False, True])
 async def test_an_id_that_moves_to_another_node(
-    is_in_doubt: bool, tmp_path: Path, journal_records: Records
+    is_in_doubt: bool, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.moved = 1
         if is_in_doubt:
@@ -492,9 +469,8 @@ HOW: List[Any] = [
 @quick
 @pytest.mark.parametrize(("passing", "lasting"), HOW)
 async def test_a_busy_server_is_tried_again(
-    passing: Any, lasting: Any, tmp_path: Path, journal_records: Records
+    passing: Any, lasting: Any, server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies.update(lasting)
     async with started(server) as bench:
         server.replies.update(passing)
@@ -510,10 +486,9 @@ async def test_a_busy_server_is_tried_again(
 
 
 @quick
-async def test_that_answers_cannot_be_sent_is_said_once(
-    tmp_path: Path, journal_records: Records
+async def test_failure_to_send_is_logged_once(
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     server.replies["EVALSHA"] = BUSY
     async with started(server) as bench:
         bench.send("1")
@@ -530,11 +505,10 @@ async def test_that_answers_cannot_be_sent_is_said_once(
 
 
 @quick
-async def test_that_no_answer_comes_is_said_while_it_has_subscribed(
-    tmp_path: Path, journal_records: Records
+async def test_missing_replies_are_logged_while_subscribed(
+    server: Server, journal_records: Records
 ) -> None:
     """As while CLIENT PAUSE WRITE is in force."""
-    server = Server(tmp_path)
     async with started(server, ping_interval=0.1) as bench:
         server.stalled_command = b"EVALSHA"
         bench.send("1")
@@ -548,9 +522,8 @@ async def test_that_no_answer_comes_is_said_while_it_has_subscribed(
 
 @quick
 async def test_a_busy_server_while_something_is_in_doubt(
-    tmp_path: Path, journal_records: Records
+    server: Server, journal_records: Records
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.replies["EVALSHA"] = BUSY
         server.hang_up_at("EVALSHA", False)
@@ -566,10 +539,9 @@ async def test_a_busy_server_while_something_is_in_doubt(
     assert not lost(journal_records)
 
 
-async def test_a_busy_server_is_not_tried_all_the_time(
-    tmp_path: Path,
+async def test_a_busy_server_is_retried_with_a_backoff(
+    server: Server,
 ) -> None:
-    server = Server(tmp_path)
     async with started(server) as bench:
         server.replies["EVALSHA"] = BUSY
         tries = server.count("EVALSHA")
@@ -581,11 +553,10 @@ async def test_a_busy_server_is_not_tried_all_the_time(
 
 
 @quick
-async def test_nothing_is_sent_again_behind_what_follows_it(
-    tmp_path: Path, journal_records: Records
+async def test_nothing_is_resent_after_its_successor(
+    server: Server, journal_records: Records
 ) -> None:
     """Without the script Redis can refuse the first of two alone."""
-    server = Server(tmp_path)
     server.replies["EVALSHA"] = REFUSED
     async with started(server) as bench:
         server.replies["PUBLISH"] = [BUSY]
@@ -598,14 +569,13 @@ async def test_nothing_is_sent_again_behind_what_follows_it(
 
 @quick
 @pytest.mark.parametrize("is_in_doubt", [False, True])
-async def test_what_cannot_be_sent_for_too_long_is_lost(
+async def test_answers_that_cannot_be_sent_for_too_long_are_lost(
     is_in_doubt: bool,
-    tmp_path: Path,
+    server: Server,
     journal_records: Records,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane, "KEEP_SECONDS", 0.0)
-    server = Server(tmp_path)
+    monkeypatch.setattr(outbox, "KEEP_SECONDS", 0.0)
     async with started(server) as bench:
         if is_in_doubt:
             server.hang_up_at("EVALSHA", False)

@@ -1,0 +1,353 @@
+"""Link: one connection to Redis; Reconnector: one after another.
+
+Built on redis-py's Connection, which works alike in 4.3.4 and 8.1.  The layers
+above it reconnect by themselves, differ between versions, and lose messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import itertools
+import os
+import ssl
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
+
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from ngcp_task_agent import background
+from ngcp_task_agent.backends.backoff import Backoff
+from ngcp_task_agent.backends.redis.dial import Dial
+
+CLIENT_NAME = "ngcp-task-agent"
+HELD = 1.0  # seconds until a link counts as a success for the backoff
+
+# Replies read in a row: meanwhile their waiters and starting processes wait.
+_BURST = 32
+
+OnMessage = Callable[[bytes, bytes], None]  # takes a channel and a body
+
+
+class LinkError(Exception):
+    """The server cannot be reached, or refuses; says why."""
+
+
+class Refused(LinkError):
+    """Retrying does not help: an administrator must change something."""
+
+
+async def wait_for_any(
+    *futures: asyncio.Future[Any], timeout: Optional[float] = None
+) -> None:
+    """Wait until one of them is done, or for ``timeout`` seconds."""
+    await asyncio.wait(
+        set(futures), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+    )
+
+
+class Link:
+    """A connection of redis-py, closed for good at its first error.
+
+    An error reply is not such an error: it is returned, and the link stays.
+    All methods that use a lost link raise LinkError.
+
+    :ivar closed: done when it is lost; the result says why
+    """
+
+    def __init__(self, dial: Dial, address: Optional[str], take: OnMessage):
+        loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[LinkError] = loop.create_future()
+        self._connected: asyncio.Future[None] = loop.create_future()
+        self._connection: Any = None
+        self._take = take
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._heard = time.monotonic()
+        self._task = background.start(self._run(dial, address))
+
+    @classmethod
+    async def open(
+        cls,
+        dial: Dial,
+        timeout: float,
+        on_message: OnMessage = lambda channel, body: None,
+        address: Optional[str] = None,
+    ) -> Link:
+        """Connect and log in, within ``timeout`` seconds.
+
+        :param address: the server's, if its name must not be looked up
+        """
+        link = cls(dial, address, on_message)
+        try:
+            with link._deadline(timeout):
+                await wait_for_any(link._connected, link.closed)
+                link.check()
+                # redis-py's own fails where a user may not name itself.
+                name = ("CLIENT", "SETNAME", CLIENT_NAME)
+                await link.ask(*name, timeout=timeout)
+        except (LinkError, asyncio.CancelledError):
+            await link.close("it was not opened")
+            raise
+        return link
+
+    @property
+    def ends(self) -> Optional[tuple[Any, Any]]:
+        """Our address and the server's, with ports; None for a unix socket."""
+        transport = self._transport
+        peer = transport and transport.get_extra_info("peername")
+        if not isinstance(peer, tuple):
+            return None
+        return transport.get_extra_info("sockname")[:2], peer[:2]
+
+    def check(self) -> None:
+        """Raise LinkError if the link is lost."""
+        if self.closed.done():
+            raise self.closed.result()
+
+    async def ask(self, *command: Any, timeout: float) -> Any:
+        """Send a command; return its reply, which may be a ResponseError."""
+        (reply,) = await self.call([command], timeout)
+        return reply
+
+    async def call(
+        self, commands: Sequence[Sequence[Any]], timeout: float
+    ) -> list[Any]:
+        """Send commands at once; return their replies, as ask() does."""
+        loop = asyncio.get_running_loop()
+        replies = [loop.create_future() for _ in commands]
+        self._waiters.extend(replies)
+        with self._deadline(timeout):
+            await self._send(commands)
+            await wait_for_any(replies[-1], self.closed)
+        if not replies[-1].done():
+            self.check()
+        return [reply.result() for reply in replies]
+
+    async def subscribe(self, channels: Iterable[str], timeout: float) -> None:
+        """Return when messages of these channels arrive."""
+        # One by one, so that each command has one reply.
+        commands = [("SUBSCRIBE", channel) for channel in channels]
+        replies = await self.call(commands, timeout) if commands else []
+        for (_, channel), reply in zip(commands, replies):
+            if isinstance(reply, ResponseError):
+                raise Refused(f"refuses to subscribe to {channel}: {reply}")
+
+    async def watch(self, interval: float) -> None:
+        """Wait until the link is lost.
+
+        After ``interval`` seconds of silence the server is pinged, and has as
+        long to answer: nothing else shows a cut cable, or a stalled server.
+        """
+        while True:
+            silence = time.monotonic() - self._heard
+            if silence < interval:
+                await wait_for_any(self.closed, timeout=interval - silence)
+                self.check()
+            else:
+                await self.ask("PING", timeout=interval)
+
+    async def close(self, reason: str) -> None:
+        """Close at once, whatever is still on its way."""
+        self._end(LinkError(reason))
+        await background.end(self._task)
+
+    @property
+    def _transport(self) -> Any:
+        writer = getattr(self._connection, "_writer", None)
+        return getattr(writer, "transport", None)
+
+    @contextlib.contextmanager
+    def _deadline(self, timeout: float) -> Iterator[None]:
+        # No wait_for(): its extra task would delay what is sent, and before
+        # Python 3.12 it can lose a cancellation.
+        error = LinkError(f"no answer within {timeout:g} s")
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(timeout, self._end, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _run(self, dial: Dial, address: Optional[str]) -> None:
+        try:
+            self._connection = await dial(address)
+            _keep_when_loading(self._connection)
+            await self._connection.connect()
+            self._connected.set_result(None)
+            await self._read()
+        except Exception as error:
+            # Besides RedisErrors: unusable files, and whatever a server that
+            # is not Redis makes of redis-py's parsers.
+            self._end(_link_error(error, not self._connected.done()))
+        finally:
+            if self._connection is not None:
+                gone = RedisError, OSError, asyncio.TimeoutError
+                with contextlib.suppress(*gone):
+                    await asyncio.wait_for(self._connection.disconnect(), 1)
+
+    async def _read(self) -> None:
+        for count in itertools.count(1):
+            reply: Any
+            try:
+                reply = await self._connection.read_response()
+            except ResponseError as error:
+                reply = error
+            self._heard = time.monotonic()
+            if _is_message(reply):
+                self._take(*reply[1:])
+            elif self._waiters:
+                self._waiters.popleft().set_result(reply)
+            if count % _BURST == 0:
+                # What is already here must not starve the others.
+                await asyncio.sleep(0)
+
+    async def _send(self, commands: Sequence[Sequence[Any]]) -> None:
+        connection, transport = self._connection, self._transport
+        is_closing = transport is not None and transport.is_closing()
+        if is_closing or not connection.is_connected:
+            # The reader has not seen it yet.  redis-py would connect again,
+            # and Python 3.12 and 3.13 would go on watching a descriptor that
+            # is another's by then (github.com/python/cpython/issues/136234).
+            self._end(LinkError("the connection is lost"))
+        self.check()
+        try:
+            packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed, check_health=False)
+        except (RedisError, OSError) as error:
+            self._end(_link_error(error))
+
+    def _end(self, error: LinkError) -> None:
+        if not self.closed.done():
+            self.closed.set_result(error)
+        abort = getattr(self._transport, "abort", None)  # not in fakeredis
+        if abort:
+            abort()  # a polite close waits for a server that is stalled
+
+
+def _keep_when_loading(connection: Any) -> None:
+    """Make redis-py return LOADING: it would disconnect from the server."""
+    parser = getattr(connection, "_parser", None)
+    errors = dict(getattr(parser, "EXCEPTION_CLASSES", {}))
+    if errors.pop("LOADING", None):
+        kind = type(parser)
+        body = {"EXCEPTION_CLASSES": errors, "__slots__": ()}
+        parser.__class__ = type(kind.__name__, (kind,), body)
+
+
+def _is_message(reply: Any) -> bool:
+    is_list = isinstance(reply, list) and reply[:1] == [b"message"]
+    return is_list and [type(part) for part in reply] == [bytes] * 3
+
+
+def _link_error(error: BaseException, is_opening: bool = False) -> LinkError:
+    """Say what is wrong, without redis-py's words around a system's error.
+
+    With a unix socket it wraps its own errors, too, and may miss a host name.
+    """
+    cause = error.__cause__ or error.__context__
+    refusals = (ResponseError, AuthenticationError)
+    if isinstance(error, refusals) or isinstance(cause, refusals):
+        return Refused(f"refuses the login: {error}")
+    # Not redis-py's: a file that the options name.
+    is_refused = is_opening and isinstance(error, (ValueError, OSError))
+    is_wrapper = isinstance(error, (RedisError, AttributeError))
+    if is_wrapper and isinstance(cause, OSError):
+        error = cause
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"its certificate is not valid: {error.verify_message}"
+    elif isinstance(error, ssl.SSLError):
+        text = f"TLS: {error.reason or text}"
+    elif isinstance(error, OSError) and error.errno:
+        # Those of a name service are negative, and unknown to strerror().
+        known = os.strerror(error.errno) if error.errno > 0 else error.strerror
+        text = f"{known} ({error.filename})" if error.filename else str(known)
+    is_refused = is_refused or isinstance(error, ssl.SSLError)
+    return (Refused if is_refused else LinkError)(text)
+
+
+class State(enum.Enum):
+    """CONNECTING leads to UP or AWAY, these to each other, all to STOPPED."""
+
+    CONNECTING = "connecting"  # for the first time
+    UP = "subscribed"
+    AWAY = "away"
+    STOPPED = "stopped"
+
+
+class Reconnector(ABC):
+    """Uses one link after another, from start() to stop().
+
+    :ivar tried: done when the first attempt has succeeded or failed
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.state = State.CONNECTING
+        self.tried: asyncio.Future[None] = loop.create_future()
+        self._backoff = Backoff()
+        self._retry: asyncio.Future[None] = loop.create_future()
+        self._task: Optional[asyncio.Task[None]] = None
+
+    @abstractmethod
+    async def _open(self) -> Link:
+        """Connect, as soon as there is a reason to."""
+
+    @abstractmethod
+    async def _use(self, link: Link) -> None:
+        """Use a link until it raises LinkError."""
+
+    @abstractmethod
+    def _failed(self, error: Exception, pause: float) -> None:
+        """Another attempt is due in ``pause`` seconds."""
+
+    def _wait_on(self) -> None:  # noqa: B027
+        """Called each second of a pause."""
+
+    def start(self) -> None:
+        if self.state is not State.STOPPED:
+            self._task = background.start(self._run())
+
+    def retry(self) -> None:
+        """End a pause: the server is there."""
+        if not self._retry.done():
+            self._retry.set_result(None)
+
+    async def stop(self) -> None:
+        """Disconnect at once; can be called again."""
+        self._move(State.STOPPED)
+        if self._task:
+            await background.end(self._task)
+
+    def _move(self, state: State) -> None:
+        if self.state is not State.STOPPED:
+            self.state = state
+        if not self.tried.done():
+            self.tried.set_result(None)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                link = await self._open()
+                opened = time.monotonic()
+                try:
+                    await self._use(link)
+                finally:
+                    await link.close("it was closed")
+                    if time.monotonic() - opened >= HELD:
+                        self._backoff.succeeded()
+            except LinkError as error:
+                await self._pause(error)
+
+    async def _pause(self, error: Exception) -> None:
+        pause = self._backoff.next()
+        self._failed(error, pause)
+        self._retry = asyncio.get_running_loop().create_future()
+        end = time.monotonic() + pause
+        while pause > 0 and not self._retry.done():
+            self._wait_on()
+            await wait_for_any(self._retry, timeout=min(pause, 1.0))
+            pause = end - time.monotonic()
