@@ -2,6 +2,26 @@
 
 from __future__ import annotations
 
-from ngcp_task_agent.protocol.messages import Request, Response
+from ngcp_task_agent.protocol.messages import (
+    MAX_DEPTH,
+    MAX_NESTED,
+    MAX_REASON,
+    Malformed,
+    Origin,
+    Request,
+    Response,
+    load_json,
+    parse_request,
+)
 
-__all__ = ["Request", "Response"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_NESTED",
+    "MAX_REASON",
+    "Malformed",
+    "Origin",
+    "Request",
+    "Response",
+    "load_json",
+    "parse_request",
+]

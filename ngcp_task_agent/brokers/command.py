@@ -199,12 +199,11 @@ class CommandBroker(Broker):
     def result(self, ended: Exit) -> Result:
         """Build the result for the client."""
         error = self._error(ended)
-        return Result(
-            data=ended.stdout,
-            error=error,
-            detail=_last_line(ended.stderr) if error else "",
-            exit_status=ended.exit_status,
-        )
+        detail = _last_line(ended.stderr) if error else ""
+        if ended.exit_status in (126, 127) and detail.startswith("setpriv: "):
+            # The statuses of setpriv(1) when it cannot start the command.
+            error, detail = f"the command cannot be started: {detail}", ""
+        return Result(ended.stdout, error, detail, ended.exit_status)
 
     def _error(self, ended: Exit) -> str:
         if ended.cause is Cause.TIMEOUT:

@@ -113,20 +113,29 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Finding]:
         title = _FORMAT_TITLES[error.validator_value]
         reason = " ".join(str(error.cause).split())[:_LONGEST_REASON]
         yield steps, f"must be {title}: {reason}"
-    elif error.validator_value == _SCHEMA_TYPES:
+    elif str(error.schema.get("$id")).startswith(_META_SCHEMA):
         yield steps, f"must be a JSON Schema{_hint(error)}"
-    elif error.validator == "anyOf" and steps[-1:] == ("type",):
-        # The types in an administrator's JSON Schema.
+    elif error.validator == "anyOf" and _is_types(error):
         names = error.instance
         names = names if isinstance(names, list) else [names]
-        name = next((n for n in names if n not in [*_TYPES]), names)
-        if name is not FAULTY:
-            yield steps, f"unknown type '{name}'{meant(str(name), _TYPES)}"
+        unknown = [name for name in names if name not in [*_TYPES]]
+        if not unknown:
+            yield steps, "must be a type, or a list of different types"
+        elif unknown[0] is not FAULTY:
+            hint = meant(str(unknown[0]), _TYPES)
+            yield steps, f"unknown type '{unknown[0]}'{hint}"
     else:
         rule = f"valid under {error.validator}: {error.validator_value}"
         if error.validator == "type":
             rule = " or ".join(_TYPES.get(n, n) for n in _types(error))
         yield steps, f"must be {error.schema.get('title', rule)}{_hint(error)}"
+
+
+def _is_types(error: jsonschema.ValidationError) -> bool:
+    """Whether these are the types in an administrator's JSON Schema."""
+    return [None, *error.absolute_path][
+        -1
+    ] == "type" and "title" not in error.schema
 
 
 def _place_of(error: jsonschema.ValidationError) -> Steps:
@@ -161,6 +170,8 @@ def _types(error: jsonschema.ValidationError) -> List[str]:
     return [types] if isinstance(types, str) else list(map(str, types))
 
 
+# What describes JSON Schema itself: a data_schema has to satisfy it.
+_META_SCHEMA = "https://json-schema.org/"
 _SCHEMA_TYPES = ["object", "boolean"]
 _NUMERIC = {"integer", "number"}
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")

@@ -111,7 +111,10 @@ TASK_SCHEMA: Schema = {
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "max_queued": _number("integer", "a whole number", 0, 100_000),
         "allow_src": _list("a list of patterns for names", _text("a string")),
-        "data_schema": {"type": ["object", "boolean"]},
+        "data_schema": {
+            "type": ["object", "boolean"],
+            "title": "a JSON Schema",
+        },
     },
 }
 

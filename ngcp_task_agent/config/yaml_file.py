@@ -84,7 +84,7 @@ def _where(steps: Steps) -> str:
             where += f"[{step}]"
             continue
         # A fault is one line.
-        key = step if step.isprintable() else json.dumps(step)
+        key = step if step and step.isprintable() else json.dumps(step)
         where += f".{key}" if where else key
     return where
 
@@ -155,8 +155,9 @@ class _Values:
             return self._scalar(node, steps)
         tag = node.tag.replace(_TAG, "!!")
         what = f"the tag {tag} cannot be used here"
-        hint = "if the ! begins a string, put it in quotes"
-        return self._faulty(steps, f"{what}; {hint}")
+        if not tag.startswith("!!"):
+            what += "; if the ! begins a string, put it in quotes"
+        return self._faulty(steps, what)
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps) -> Dict[str, Any]:
         found: Dict[str, Any] = {}

@@ -116,9 +116,10 @@ class Runtime:
 
         :param hurry: when set, running tasks get no more time
         """
-        ending = {b for _, b in self._backends.values()}
-        ending |= self._retired_backends
         await self._end_tasks(hurry)
+        ending = {b for _, b in self._backends.values()}
+        # Also a retired one that still sends: it gets less time now.
+        ending |= self._retired_backends
         await asyncio.gather(*(b.stop(FLUSH) for b in ending))
         if self._retiring:
             await asyncio.wait(set(self._retiring), timeout=FLUSH)

@@ -288,7 +288,7 @@ def test_programs_that_another_user_cannot_start(
     error = client.ask("script")[-1]
     assert error["status"] == "error"
     assert error["reason"] == (
-        "the command ended with exit status 127: setpriv: failed to execute "
+        "the command cannot be started: setpriv: failed to execute "
         f"{script}: No such file or directory"
     )
 

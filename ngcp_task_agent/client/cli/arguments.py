@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--timeout",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=TIMEOUT,
         help="how long to wait at most (default: %(default)g)",
     )
     add(
         "--answer-timeout",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=ANSWER_TIMEOUT,
         help="how long to wait if no node answers at all "
         "(default: %(default)g)",
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--expect",
         metavar="N",
-        type=int,
+        type=_count,
         help="wait until N nodes have ended or rejected, and no longer",
     )
     where: Any = parser.add_mutually_exclusive_group()
@@ -144,6 +144,22 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     except InvalidRequest as fault:
         command_line.error(f"--{str(fault).replace('_', '-')}")
     return options
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number of seconds"
+        ) from None
+
+
+def _count(text: str) -> int:
+    # int() alone takes '1_0' and digits of other scripts.
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    return int(text[:9])
 
 
 def read_data(argument: str, timeout: float) -> Any:

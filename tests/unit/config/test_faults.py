@@ -414,6 +414,25 @@ def test_fault_of_a_schema(text: str, expected: str) -> None:
     assert faults_of_schema(text) == [expected]
 
 
+@pytest.mark.parametrize("types", ["[]", "[string, string]"])
+def test_known_types_in_a_faulty_list(types: str) -> None:
+    assert faults_of_schema(f"type: {types}") == [
+        "x.yml:1: type: must be a type, or a list of different types"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "schema"),
+    [
+        ("mode", {"type": ["object", "boolean"], "title": "a mode"}),
+        ("type", {"anyOf": [{"type": "integer"}], "title": "a mode"}),
+    ],
+)
+def test_title_of_what_looks_like_a_schema(key: str, schema: Schema) -> None:
+    (fault,) = faults(f"{key}: x", {"properties": {key: schema}})
+    assert f"{key}: must be a mode" in fault
+
+
 def test_unknown_type_among_several() -> None:
     ((_, what),) = explain_schema({"type": ["string", "nul"]})
     assert what == "unknown type 'nul'; did you mean 'null'?"
