@@ -41,7 +41,6 @@ def test_defaults() -> None:
         ["--task", "t", "--expect", "-1"],
         ["--task", "t", "--expect", "1.5"],
         ["--task", "t", "--expect", "1_0"],
-        ["--task", "t", "--timeout", "x"],
         ["--task", "t", "--output", "xml"],
         ["--task", "t", "--out", "json"],
         ["--task", "t", "-q", "-v"],
