@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-LONGEST = 30.0  # seconds
-SHORTEST = 0.1
+LONGEST_WAIT = 30.0  # seconds
+SHORTEST_WAIT = 0.1
 
 
 class Backoff:
@@ -27,5 +27,5 @@ class Backoff:
         if self._failures == 1:
             return 0.0
         # Bounded: after 1,023 failures the power would overflow a float.
-        longest = SHORTEST * 2.0 ** min(self._failures - 1, 20)
-        return random.uniform(0.5, 1.0) * min(LONGEST, longest)
+        longest = SHORTEST_WAIT * 2.0 ** min(self._failures - 1, 20)
+        return random.uniform(0.5, 1.0) * min(LONGEST_WAIT, longest)

@@ -12,7 +12,7 @@ from typing import Any, List, Mapping, Optional
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
-from ngcp_task_agent.process.run import Cause, Exit, Process
+from ngcp_task_agent.process.run import EndCause, Exit, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import User, ask_user, find_user, own_user
 from ngcp_task_agent.protocol.messages import UNUSABLE, Request, load_json
@@ -206,11 +206,11 @@ class CommandBroker(Broker):
         return Result(ended.stdout, error, detail, ended.exit_status)
 
     def _error(self, ended: Exit) -> str:
-        if ended.cause is Cause.TIMEOUT:
+        if ended.cause is EndCause.TIMEOUT:
             return f"the command ran past its timeout of {self._timeout:g} s"
-        if ended.cause is Cause.OUTPUT:
+        if ended.cause is EndCause.OUTPUT:
             return f"the command wrote more than {self._max_output} bytes"
-        if ended.cause is Cause.STOPPED:
+        if ended.cause is EndCause.STOPPED:
             return "the agent is stopping and has ended the command"
         if ended.signal is not None:
             return f"the command was killed by {_signal_name(ended.signal)}"

@@ -113,7 +113,7 @@ class Loader:
         faulty = {fault.path for fault in self._faults} & files
         return Config(
             known,
-            agent or models.NOBODY,
+            agent or models.UNKNOWN_NODE,
             backends,
             tuple(tasks.values()),
             # Two checks can find the same value of the wrong type.

@@ -148,7 +148,7 @@ class AgentConfig:
 
 
 #: Replaces a faulty agent.yml, which leaves the node's identity unknown.
-NOBODY = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
+UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ngcp_task_agent.config.models import UNKNOWN, NodeConfig
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node import ngcp_files
-from ngcp_task_agent.process.run import Cause, Process
+from ngcp_task_agent.process.run import EndCause, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import own_user
 from ngcp_task_agent.protocol.identity import Identity
@@ -164,7 +164,7 @@ class _StateCommand:
             ended = await Process(command).run()
         except CannotStart as error:
             return UNKNOWN, str(error)
-        if ended.cause is not Cause.EXITED:
+        if ended.cause is not EndCause.EXITED:
             return UNKNOWN, ended.cause.value
         if ended.stderr:
             return UNKNOWN, "it wrote to standard error"

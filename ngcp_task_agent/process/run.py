@@ -31,7 +31,7 @@ _READ = 65536  # bytes, a pipe's usual size
 _STDERR_KEPT = 4096  # bytes
 
 
-class Cause(enum.Enum):
+class EndCause(enum.Enum):
     """Why a command ended."""
 
     EXITED = "it ended by itself"
@@ -48,7 +48,7 @@ class Exit:
     did not end the process in time, or a debugger holds it.
     """
 
-    cause: Cause
+    cause: EndCause
     exit_status: Optional[int]
     signal: Optional[int]
     stdout: bytes
@@ -61,11 +61,11 @@ class Process:
     def __init__(self, command: Command) -> None:
         self._command = command
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[Cause] = self._loop.create_future()
+        self._end: asyncio.Future[EndCause] = self._loop.create_future()
 
     def stop(self) -> None:
-        """End the command; run() returns soon, with ``Cause.STOPPED``."""
-        self._set_end(Cause.STOPPED)
+        """End the command; run() returns soon, with ``EndCause.STOPPED``."""
+        self._set_end(EndCause.STOPPED)
 
     async def run(self) -> Exit:
         """Start the command and wait for its end.
@@ -80,7 +80,7 @@ class Process:
         timer = None
         if self._command.timeout is not None:
             timer = self._loop.call_later(
-                self._command.timeout, self._set_end, Cause.TIMEOUT
+                self._command.timeout, self._set_end, EndCause.TIMEOUT
             )
         try:
             cause = await self._finish()
@@ -98,12 +98,15 @@ class Process:
         del self._stdout, self._stderr
         return Exit(cause, exit_status, number, stdout, stderr)
 
-    def _set_end(self, cause: Cause) -> None:
+    def _set_end(self, cause: EndCause) -> None:
         if not self._end.done():
             self._end.set_result(cause)
 
     def _start(self) -> None:
-        command, too_much = self._command, partial(self._set_end, Cause.OUTPUT)
+        command, too_much = (
+            self._command,
+            partial(self._set_end, EndCause.OUTPUT),
+        )
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as writers:
             try:
                 self._stdout = _Pipe(command.max_output, None, too_much)
@@ -135,15 +138,15 @@ class Process:
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._set_end(Cause.EXITED)
+        self._set_end(EndCause.EXITED)
 
-    async def _finish(self) -> Cause:
+    async def _finish(self) -> EndCause:
         """Wait for a reason to end the command, then end it."""
         cause = await self._end
         if self._is_reapable():
             # Perhaps it ended by itself first.
-            cause = Cause.EXITED
-        elif cause is not Cause.EXITED:
+            cause = EndCause.EXITED
+        elif cause is not EndCause.EXITED:
             self._signal(signal.SIGTERM)
             if not await self._poll(self._is_reapable, KILL_AFTER):
                 self._signal(signal.SIGKILL)
@@ -156,8 +159,8 @@ class Process:
             self._signal(signal.SIGKILL)
             await self._poll(self._is_reapable, REAP_WITHIN)
         has_overflowed = self._stdout.is_full or self._stderr.is_full
-        if cause is Cause.EXITED and has_overflowed:
-            return Cause.OUTPUT
+        if cause is EndCause.EXITED and has_overflowed:
+            return EndCause.OUTPUT
         return cause
 
     async def _poll(

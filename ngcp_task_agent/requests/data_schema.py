@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
-from ngcp_task_agent.process.run import Cause, Exit, Process
+from ngcp_task_agent.process.run import EndCause, Exit, Process
 from ngcp_task_agent.process.spawn import Command
 from ngcp_task_agent.process.users import own_user
 from ngcp_task_agent.requests import validate
@@ -66,7 +66,7 @@ class DataSchema:
             ) from None
         finally:
             self._waiting -= 1
-        if outcome.cause is Cause.TIMEOUT:
+        if outcome.cause is EndCause.TIMEOUT:
             raise _too_long(IN_PROCESS_SECONDS)
         if outcome.exit_status != 0:
             raise Rejected(

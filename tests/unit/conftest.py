@@ -61,4 +61,4 @@ def agent_logger() -> Iterator[Any]:
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try to reconnect without a delay."""
-    monkeypatch.setattr(backoff, "LONGEST", 0.02)
+    monkeypatch.setattr(backoff, "LONGEST_WAIT", 0.02)

@@ -392,7 +392,9 @@ def test_limits_of_files_and_times() -> None:
     redis_text = plain(part(FILES, "BACKENDS"))
     assert f"within {redis_server.LONGEST_CONNECT:g} seconds" in redis_text
     assert f"had held for {link.HELD:g} second," in redis_text
-    waits = f"from {backoff.SHORTEST:g} to {backoff.LONGEST:g} seconds"
+    waits = (
+        f"from {backoff.SHORTEST_WAIT:g} to {backoff.LONGEST_WAIT:g} seconds"
+    )
     assert waits in redis_text
     assert dial.NEXT_ADDRESS == 0.25
     assert "a quarter of a second apart" in redis_text

@@ -13,6 +13,7 @@ from typing import Any, Mapping, Optional
 
 from redis.exceptions import ResponseError
 
+from ngcp_task_agent.backends import listeners
 from ngcp_task_agent.backends.base import in_thread
 from ngcp_task_agent.backends.redis.dial import (
     Dial,
@@ -22,7 +23,6 @@ from ngcp_task_agent.backends.redis.dial import (
 from ngcp_task_agent.backends.redis.link import Link, Refused
 from ngcp_task_agent.backends.redis.options import PING_INTERVAL
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.node import listeners
 
 LONGEST_CONNECT = 5.0  # seconds
 # Ping intervals for which an answer to HELLO is believed.

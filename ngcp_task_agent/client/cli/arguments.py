@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--data",
         metavar="JSON",
         help="data for the task: JSON, @FILE, or - for standard input",
-    ).completer = _data_files
+    ).completer = data_files
     add(
         "--timeout",
         metavar="SECONDS",
@@ -239,7 +239,7 @@ def _backend_names(parsed_args: argparse.Namespace, **_: Any) -> List[str]:
     return sorted(config.backends) if config else []
 
 
-def _data_files(prefix: str, **_: Any) -> List[str]:
+def data_files(prefix: str, **_: Any) -> List[str]:
     """Complete names of files, after an @."""
     folder, start = os.path.split(prefix[1:])
     try:

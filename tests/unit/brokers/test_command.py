@@ -27,7 +27,7 @@ from ngcp_task_agent.brokers.command import CommandBroker, split_args
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.process import run as process_module
 from ngcp_task_agent.process import users
-from ngcp_task_agent.process.run import Cause, Exit
+from ngcp_task_agent.process.run import EndCause, Exit
 from ngcp_task_agent.process.users import PATH, User, own_user
 from tests.parts import ROOT
 from tests.unit.fakes import needs_root, request, until
@@ -282,7 +282,7 @@ async def test_endless_output(where: str, hurry: None) -> None:
 
 
 def test_exit_status_held_by_a_debugger() -> None:
-    outcome = Exit(Cause.EXITED, None, None, b"out", b"")
+    outcome = Exit(EndCause.EXITED, None, None, b"out", b"")
     result = CommandBroker({"run": "true"}).result(outcome)
     assert result.error == (
         "the command has ended, but a debugger holds its status"

@@ -16,7 +16,7 @@ import pytest
 
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process import run as process_module
-from ngcp_task_agent.process.run import Cause, Exit, Process
+from ngcp_task_agent.process.run import EndCause, Exit, Process
 from ngcp_task_agent.process.spawn import Command, find_program
 from ngcp_task_agent.process.users import User, find_user, own_user
 from tests.parts import is_running
@@ -52,7 +52,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_output_and_exit_status() -> None:
     ended = await run(sh("echo out; echo err >&2; exit 3"))
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert (ended.exit_status, ended.signal) == (3, None)
     assert ended.stdout == b"out\n"
     assert ended.stderr == b"err\n"
@@ -60,7 +60,7 @@ async def test_output_and_exit_status() -> None:
 
 async def test_ends_by_a_signal() -> None:
     ended = await run(sh("kill -USR1 $$"))
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert (ended.exit_status, ended.signal) == (None, signal.SIGUSR1)
 
 
@@ -135,7 +135,7 @@ async def test_only_the_end_of_standard_error_is_kept() -> None:
 
 async def test_timeout() -> None:
     ended = await run(sh("echo begun; exec sleep 600", timeout=0.2))
-    assert ended.cause is Cause.TIMEOUT
+    assert ended.cause is EndCause.TIMEOUT
     assert ended.signal == signal.SIGTERM
     assert ended.stdout == b"begun\n"
 
@@ -143,7 +143,7 @@ async def test_timeout() -> None:
 async def test_stubborn_child(hurry: None) -> None:
     script = "trap '' TERM; echo begun; while :; do sleep 600; done"
     ended = await run(sh(script, timeout=0.2))
-    assert ended.cause is Cause.TIMEOUT
+    assert ended.cause is EndCause.TIMEOUT
     assert ended.signal == signal.SIGKILL
 
 
@@ -159,14 +159,14 @@ async def test_child_that_cleans_up_when_asked_to_end(tmp_path: Path) -> None:
     process.stop()
     process.stop()
     ended = await running
-    assert ended.cause is Cause.STOPPED
+    assert ended.cause is EndCause.STOPPED
     assert (ended.exit_status, ended.stdout) == (7, b"begun\nclean\n")
 
 
 async def test_stopped_before_it_began() -> None:
     process = Process(sh("sleep 600"))
     process.stop()
-    assert (await process.run()).cause is Cause.STOPPED
+    assert (await process.run()).cause is EndCause.STOPPED
 
 
 async def test_cancelled() -> None:
@@ -193,27 +193,27 @@ async def test_too_much_output(script: str, hurry: None) -> None:
     """Even if the command ends before this is noticed."""
     for _ in range(3):
         ended = await run(sh(script, max_output=100_000))
-        assert ended.cause is Cause.OUTPUT
+        assert ended.cause is EndCause.OUTPUT
         assert len(ended.stdout) <= 100_000
 
 
 async def test_too_much_output_of_a_command_that_has_ended() -> None:
     for _ in range(10):
         ended = await run(sh("echo 12345678", max_output=8))
-        assert ended.cause is Cause.OUTPUT
+        assert ended.cause is EndCause.OUTPUT
         assert ended.stdout == b"12345678"
 
 
 async def test_exactly_the_allowed_output() -> None:
     ended = await run(sh("head -c 100000 /dev/zero", max_output=100_000))
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert len(ended.stdout) == 100_000
 
 
 async def test_grandchild_that_keeps_the_pipe() -> None:
     begin = time.monotonic()
     ended = await run(sh("sleep 600 & echo $!"))
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert ended.exit_status == 0
     assert time.monotonic() - begin < 30
     await until(lambda: not is_running(int(ended.stdout)))
@@ -244,7 +244,7 @@ async def test_group_is_ended_with_its_leader(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     script = 'sleep 600 & echo $! > "$1"; wait'
     ended = await run(sh(script, str(file), timeout=0.3))
-    assert ended.cause is Cause.TIMEOUT
+    assert ended.cause is EndCause.TIMEOUT
     await until(lambda: not is_running(int(file.read_text())))
 
 
@@ -333,7 +333,7 @@ async def test_as_another_user() -> None:
 async def test_group_of_another_user_is_ended() -> None:
     user = find_user("nobody")
     ended = await run(sh("echo $$; sleep 600", user=user, timeout=0.3))
-    assert ended.cause is Cause.TIMEOUT
+    assert ended.cause is EndCause.TIMEOUT
     await until(lambda: not is_running(int(ended.stdout)))
 
 
@@ -380,7 +380,7 @@ async def test_a_program_that_another_user_cannot_start(
     """It fails, and says why."""
     path = open_program(text, mode=mode)
     ended = await run(command(path, user=find_user("nobody")))
-    assert (ended.cause, ended.exit_status) == (Cause.EXITED, status)
+    assert (ended.cause, ended.exit_status) == (EndCause.EXITED, status)
     assert ended.stderr.decode().endswith(f"execute {path}: {why}\n")
 
 
@@ -475,7 +475,7 @@ async def test_a_process_that_survives_a_kill(
     killed: List[int] = []
     monkeypatch.setattr(os, "killpg", lambda pid, number: killed.append(pid))
     ended = await run(command("/bin/sleep", "600", timeout=0.05))
-    assert ended.cause is Cause.TIMEOUT
+    assert ended.cause is EndCause.TIMEOUT
     assert (ended.exit_status, ended.signal) == (None, None)
     os.kill(killed[0], signal.SIGKILL)
     # It is reaped when it ends.
@@ -513,14 +513,14 @@ async def test_a_debugger_holds_an_ended_process(
     if not tracer:
         pytest.skip("processes cannot be traced here")
     os.kill(tracer, signal.SIGKILL)
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert (ended.exit_status, ended.signal) == (None, None)
     await until(lambda: not has_children())
 
 
 async def test_a_debugger_releases_an_ended_process() -> None:
     ended = await run(command(sys.executable, "-c", TRACED, "0.3"))
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert (ended.exit_status, ended.signal) == (7, None)
 
 
@@ -550,5 +550,5 @@ async def test_output_is_complete_after_a_busy_loop() -> None:
     busy = command(sys.executable, "-c", script, max_output=2 << 20)
     ended = await Process(busy).run()
     done = True
-    assert ended.cause is Cause.EXITED
+    assert ended.cause is EndCause.EXITED
     assert len(ended.stdout) == 1 << 20

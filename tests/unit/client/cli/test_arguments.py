@@ -152,7 +152,7 @@ def test_files_are_completed_after_an_at_sign(
 ) -> None:
     (tmp_path / "data.json").touch()
     (tmp_path / "dir").mkdir()
-    complete = arguments._data_files
+    complete = arguments.data_files
     assert complete("x") == []
     assert complete(f"@{tmp_path}/d") == [
         f"@{tmp_path}/data.json",

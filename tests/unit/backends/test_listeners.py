@@ -8,7 +8,7 @@ from typing import Any, Iterator, List
 
 import pytest
 
-from ngcp_task_agent.node.listeners import is_loopback, only_loopback
+from ngcp_task_agent.backends.listeners import is_loopback, only_loopback
 
 LISTENERS: List[Any] = [
     pytest.param(["127.0.0.1"], True, id="loopback"),
