@@ -47,7 +47,7 @@ _threads = ThreadPoolExecutor(4, "backend")
 
 
 async def in_thread(work: Callable[[], _Result]) -> _Result:
-    """Do blocking work in a thread, or here if no thread can be started."""
+    """Do short work in a thread, or here if no thread can be started."""
     loop = asyncio.get_running_loop()
     try:
         return await loop.run_in_executor(_threads, work)

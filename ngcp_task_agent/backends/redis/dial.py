@@ -7,10 +7,10 @@ for each connection, in threads.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Awaitable, Callable, Mapping, Optional
 
 import redis
@@ -21,8 +21,6 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from ngcp_task_agent.backends.base import in_thread
-
 #: Makes a connection, not yet connected: to this address of the host, or to
 #: any of its addresses.
 Dial = Callable[[Optional[str]], Awaitable[Any]]
@@ -30,11 +28,19 @@ Dial = Callable[[Optional[str]], Awaitable[Any]]
 LONGEST_PASSWORD = 4096  # bytes
 NEXT_ADDRESS = 0.25  # seconds until another address is tried too (RFC 8305)
 
+# Apart from all others: each attempt to connect may wait for a slow disk.
+_readers = ThreadPoolExecutor(4, "files")
+
 # Deadlines and retries are ours, whatever redis-py has by default.
 _SIMPLE: dict[str, Any] = {"socket_timeout": None, "retry": None}
 if int(redis.__version__.partition(".")[0]) >= 5:
     # With version 3 messages come in another form.
     _SIMPLE["protocol"] = 2
+
+
+async def _in_reader(read: Callable[..., Any], *arguments: Any) -> Any:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_readers, read, *arguments)
 
 
 def describe_server(options: Mapping[str, Any]) -> str:
@@ -51,7 +57,7 @@ def dial_server(options: Mapping[str, Any]) -> Dial:
     async def dial(address: Optional[str]) -> Any:
         password = options.get("password")
         if "password_file" in options or options.get("tls"):
-            password = await in_thread(functools.partial(_read, options))
+            password = await _in_reader(_read, options)
         user = options.get("username")
         keys = {**_SIMPLE, "username": user, "password": password}
         if "unix_socket" in options:
@@ -107,7 +113,7 @@ class _Tcp(Connection):  # type: ignore[misc]
         tls: dict[str, Any] = {}
         context = getattr(self, "ssl_context", None)
         if context is not None:
-            tls["ssl"] = await in_thread(context.get)
+            tls["ssl"] = await _in_reader(context.get)
             tls["server_hostname"] = self.host
         self._reader, self._writer = await asyncio.open_connection(
             self.address or self.host,

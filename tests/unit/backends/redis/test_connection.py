@@ -6,14 +6,17 @@ import asyncio
 import gc
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any, List
 
 import pytest
 
+from ngcp_task_agent.backends.base import in_thread
+from ngcp_task_agent.backends.redis import dial
 from ngcp_task_agent.logs import journal
 from tests.unit.backends.redis.bench import CHANNELS, Bench, started
-from tests.unit.fakes import Records, until, write
+from tests.unit.fakes import WITHIN, Records, until, write
 from tests.unit.resp import Server
 
 pytestmark = pytest.mark.usefixtures("quick_backoff")
@@ -236,3 +239,25 @@ async def test_can_be_stopped_at_any_moment(
     del starting
     gc.collect()
     assert not bugs
+
+
+async def test_a_slow_disk_does_not_delay_large_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = threading.Event()
+
+    def slow_open(path: str, mode: str) -> Any:
+        reads.wait(WITHIN)
+        return open(path, mode)
+
+    monkeypatch.setattr(dial, "open", slow_open, raising=False)
+    file = write(tmp_path / "password", "secret")
+    connect = dial.dial_server({"password_file": str(file)})
+    dialling = [asyncio.ensure_future(connect(None)) for _ in range(8)]
+    try:
+        encoded = await asyncio.wait_for(in_thread(lambda: b"x"), WITHIN / 2)
+        assert encoded == b"x"
+        assert not any(attempt.done() for attempt in dialling)
+    finally:
+        reads.set()
+        await asyncio.gather(*dialling)
