@@ -284,7 +284,7 @@ class Client:
         self._pubsub.subscribe(channel)
         wait_for(lambda: self._pubsub.get_message(timeout=1))
 
-    def request(self, task: str, **fields: Any) -> Dict[str, Any]:
+    def request(self, task: str, /, **fields: Any) -> Dict[str, Any]:
         """Return a valid request, with some fields replaced."""
         request = {
             "uuid": str(uuid.uuid4()),
@@ -303,7 +303,7 @@ class Client:
         self._redis.publish(channel, message)
 
     def send(
-        self, task: str, channel: str = CHANNEL, **fields: Any
+        self, task: str, /, channel: str = CHANNEL, **fields: Any
     ) -> Dict[str, Any]:
         """Publish a valid request; return it."""
         request = self.request(task, **fields)
@@ -328,7 +328,7 @@ class Client:
             if response["status"] != "accepted":
                 return response
 
-    def ask(self, task: str, **fields: Any) -> List[Dict[str, Any]]:
+    def ask(self, task: str, /, **fields: Any) -> List[Dict[str, Any]]:
         """Send a request; return all responses up to the ending."""
         before = len(self.responses)
         self.send(task, **fields)
