@@ -244,8 +244,10 @@ class Server:
             return b"-GET %b\r\n" % error
         if key in self.producers:
             last, _, refused = self.producers[key].partition(b" ")
-            if int(number) <= int(last):
+            if int(number) == int(last):
                 return _bulk(refused)
+            if int(number) < int(last):
+                return b"$-1\r\n"
         elif number != b"0":
             return b"$-1\r\n"
         error = _next(self.script_errors.get(b"SET", b""))

@@ -46,7 +46,9 @@ local kept = redis.pcall('GET', KEYS[1])
 if type(kept) == 'table' then return failed('GET', kept) end
 if kept then
     local last, refused = string.match(kept, '^(%d+)(.*)$')
-    if tonumber(ARGV[1]) <= tonumber(last) then return refused end
+    local ahead = tonumber(last) - tonumber(ARGV[1])
+    if ahead == 0 then return refused end
+    if ahead > 0 then return false end
 elseif ARGV[1] ~= '0' then
     return false
 end
