@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from typing import BinaryIO, Callable, Dict, List, Mapping
+from pathlib import Path
+from typing import BinaryIO, Callable, Dict, List, Mapping, Optional
 
 # Does something to a connection; whether the connection goes on.
 Act = Callable[["Hostile", socket.socket], bool]
@@ -15,6 +16,7 @@ MEGABYTE = b"x" * (1 << 20)
 
 def say(reply: bytes) -> Act:
     def act(server: Hostile, sock: socket.socket) -> bool:
+        server.played += 1
         sock.sendall(reply)
         return True
 
@@ -22,10 +24,12 @@ def say(reply: bytes) -> Act:
 
 
 def close(server: Hostile, sock: socket.socket) -> bool:
+    server.played += 1
     return False
 
 
 def silent(server: Hostile, sock: socket.socket) -> bool:
+    server.played += 1
     server.is_over.wait()
     return False
 
@@ -34,6 +38,7 @@ def drip(reply: bytes, every: float = 0.05) -> Act:
     """Send byte after byte, again and again."""
 
     def act(server: Hostile, sock: socket.socket) -> bool:
+        server.played += 1
         while True:
             for byte in reply:
                 sock.sendall(bytes([byte]))
@@ -47,9 +52,12 @@ def endless(begin: bytes, megabytes: int) -> Act:
     """Begin a reply that does not end; then stay silent."""
 
     def act(server: Hostile, sock: socket.socket) -> bool:
-        sock.sendall(begin)
-        for _ in range(megabytes):
-            sock.sendall(MEGABYTE)
+        try:
+            sock.sendall(begin)
+            for _ in range(megabytes):
+                sock.sendall(MEGABYTE)
+        finally:
+            server.played += 1
         server.is_over.wait()
         return False
 
@@ -60,19 +68,27 @@ class Hostile:
     """
     :param script: what to do at a command, by its name; ``""`` is a new
         connection, ``"*"`` any command
-    :ivar played: how often the script has had its turn
+    :param path: of a unix socket, instead of a port
+    :ivar played: how often the script has had its turn, and sent all of it
     :ivar commands: the first words of what came
     """
 
-    def __init__(self, script: Mapping[str, Act]) -> None:
+    def __init__(
+        self, script: Mapping[str, Act], path: Optional[Path] = None
+    ) -> None:
         self.script = script
         self.played = 0
         self.commands: List[bytes] = []
         self.is_over = threading.Event()
         self._sockets: List[socket.socket] = []
         self._threads: List[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+        if path:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
+        else:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.port = int(self._listener.getsockname()[1])
         self._start(self._accept)
 
     def stop(self) -> None:
@@ -124,16 +140,15 @@ class Hostile:
         if act is None:
             sock.sendall(usual)
             return True
-        try:
-            return act(self, sock)
-        finally:
-            self.played += 1
+        return act(self, sock)
 
 
 def array(*items: bytes) -> bytes:
-    parts = [b"*%d\r\n" % len(items)]
-    parts += [b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
-    return b"".join(parts)
+    return b"*%d\r\n" % len(items) + b"".join(map(bulk, items))
+
+
+def bulk(item: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(item), item)
 
 
 def _words(stream: BinaryIO) -> List[bytes]:

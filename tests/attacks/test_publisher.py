@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -15,6 +14,7 @@ import pytest
 
 from ngcp_task_agent.client import Client as Invoker
 from ngcp_task_agent.client import Patience, find
+from tests.attacks.invoking import measured
 from tests.attacks.load import (
     PATIENCE,
     REGEX_BOMB,
@@ -27,7 +27,7 @@ from tests.attacks.load import (
     flood,
     memory,
 )
-from tests.integration.conftest import ConfigFolder
+from tests.integration.conftest import ConfigFolder, answer
 from tests.parts import (
     CHANNEL,
     WITHIN,
@@ -170,7 +170,7 @@ def test_an_extra_word_is_no_option_of_what_changes_the_user(
 
 
 @pytest.mark.parametrize("field", ["task", "src", "dst", "uuid"])
-@pytest.mark.parametrize("bad", ["\0", "\ud800", "\udfff"], ids=ascii)
+@pytest.mark.parametrize("bad", ["\0", "\ud800"], ids=ascii)
 def test_what_no_command_could_be_given_is_rejected(
     bad: str,
     field: str,
@@ -861,15 +861,10 @@ def test_strangers_do_not_fill_the_log(
         lines = [line for line in text.split("\n") if ref in line]
         assert len(lines) == 2, lines
     written = text.count("rejected unknown")
-    assert 0 < written < 2000
-    # One record says how many more there were, or several do together.
-    counted = [
-        int(number)
-        for line in text.split("\n")
-        if "rejected unknown" not in line and "accepted" not in line
-        for number in re.findall(r"\b(\d{2,4}) (?:more|other|further)", line)
-    ]
-    assert counted, text[-2000:]
+    assert 0 < written < 1000
+    left_out = re.findall(r"(\d+) more rejected requests", text)
+    # The one without a source is among them.
+    assert written + sum(map(int, left_out)) in (5000, 5001)
 
 
 # Of the real client
@@ -879,9 +874,6 @@ def test_data_of_a_hostile_agent_takes_no_memory_of_the_client(
     config: ConfigFolder, scripted: Callable[..., Any], folder: Path
 ) -> None:
     """A publisher can answer in an agent's place."""
-    from tests.attacks.invoking import measured
-    from tests.integration.conftest import answer
-
     config.task("t", "true")
     wide = b"[" + b"[]," * 8_999_999 + b"[]]"  # 27 MB
 
@@ -901,9 +893,6 @@ def test_data_of_a_hostile_agent_takes_no_memory_of_the_client(
 def test_the_answers_of_a_publisher_do_not_keep_the_client_for_ever(
     config: ConfigFolder, scripted: Callable[..., Any], folder: Path
 ) -> None:
-    from tests.attacks.invoking import measured
-    from tests.integration.conftest import answer
-
     config.task("t", "true")
 
     def script(request: Dict[str, Any]) -> Any:
