@@ -29,6 +29,8 @@ def read(path: Path) -> Document:
             if why:
                 return unreadable(path, why)
             content = file.read(LARGEST_FILE + 1)
+            if content is None:  # it would block, as some of /proc do
+                return unreadable(path, "must be a file")
     except OSError as error:
         return Document(path, FAULTY, [os_fault(path, error)])
     if len(content) > LARGEST_FILE:
