@@ -314,7 +314,7 @@ class Client:
         """Return the next response."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
-            message = self._pubsub.get_message(timeout=0.1)
+            message = self._pubsub.get_message(timeout=min(0.1, within))
             if message and message["type"] == "message":
                 response: Dict[str, Any] = json.loads(message["data"])
                 self.responses.append(response)

@@ -45,14 +45,16 @@ def attacked(
 
     def attacked(*options: str, **keys: Any) -> Daemon:
         config.task("ping", "true", max_queued=1000)
-        daemons.append(start(*options, **keys))
-        return daemons[-1]
+        daemon = start(*options, **keys)
+        assert daemon.process.poll() is None, daemon.text()
+        daemons.append(daemon)
+        return daemon
 
     yield attacked
     for daemon in daemons:
         if daemon.process.poll() is None:
             assert statuses(connect().ask("ping")) == ["accepted", "done"]
-            assert daemon.stop() == 0
+        assert daemon.stop() == 0
         text = daemon.text()
         assert "Traceback" not in text, text
         assert "a bug" not in text, text

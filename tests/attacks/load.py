@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Iterable, List, Optional, Type
+from typing import Any, Callable, Dict, Iterable, List, Optional, Type
 
-from tests.parts import CHANNEL, WITHIN, Client, Daemon, RedisServer
+from tests.parts import WITHIN, Client, Daemon, RedisServer
 
 # Seconds after which clients in the field no longer wait for "accepted".
 PATIENCE = 2.0
@@ -19,24 +20,38 @@ PATIENCE = 2.0
 # 2**60 steps to find out that it does not match.
 REGEX_BOMB = "a" * 60
 REGEX_SCHEMA: Dict[str, Any] = {"properties": {"n": {"pattern": "^(a|a)*b$"}}}
-# Each is compared with each: none of them can be sorted or hashed.
-UNIQUE_BOMB = [{"n": [number]} for number in range(350)]
+# Each is compared with each, as they cannot be sorted.
+UNIQUE_BOMB = [None, *range(700)]
 UNIQUE_SCHEMA: Dict[str, Any] = {"properties": {"n": {"uniqueItems": True}}}
 
-# As many arrays as a message may have, and as much text.
-WIDE = [[]] * 49_000 + ["x" * 850_000]
+# As much text and as many objects as a message may have: Python's values need
+# some 15 times the memory of the text.
+WIDE = [{"": n} for n in range(10_000, 59_000)] + [*range(10_000, 55_000)]
+_WIDE_TEXT = json.dumps(WIDE)
+
+
+def wide(request: Dict[str, Any]) -> str:
+    """Return a request's message, with WIDE as its data; soon."""
+    text = json.dumps({**request, "data": "WIDE"})
+    return text.replace('"WIDE"', _WIDE_TEXT)
 
 
 class Pings:
     """Sends requests for the task ``ping`` at fixed times, in a thread.
 
     :param every: seconds between them
+    :param within: seconds that the last ones may take
     :ivar seconds: how long each waited for ``accepted``; endless if in vain
     """
 
-    def __init__(self, server: RedisServer, every: float = 0.05) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        every: float = 0.05,
+        within: float = WITHIN,
+    ) -> None:
         self._client = Client(server)
-        self._every = every
+        self._every, self._within = every, within
         self._sent: Dict[str, float] = {}
         self._accepted: Dict[str, float] = {}
         self._is_over = threading.Event()
@@ -71,7 +86,7 @@ class Pings:
                 self._sent[self._client.send("ping")["uuid"]] = sent
                 due += self._every
             self._hear(max(0.001, due - time.monotonic()))
-        end = time.monotonic() + WITHIN
+        end = time.monotonic() + self._within
         while len(self._accepted) < len(self._sent):
             if time.monotonic() > end:
                 return
@@ -87,13 +102,16 @@ class Pings:
 def flood(
     client: Client,
     messages: Iterable[Any],
-    channel: str = CHANNEL,
     pause: float = 0,
+    text: Callable[[Any], str] = json.dumps,
 ) -> List[str]:
-    """Publish requests, with seconds between them; return their uuids."""
+    """Publish requests, with seconds between them; return their uuids.
+
+    :param text: makes the message
+    """
     sent = []
     for message in messages:
-        client.publish(message, channel)
+        client.publish(text(message))
         sent.append(message["uuid"])
         if pause:
             time.sleep(pause)

@@ -26,6 +26,7 @@ from tests.attacks.load import (
     endings,
     flood,
     memory,
+    wide,
 )
 from tests.integration.conftest import ConfigFolder, answer
 from tests.parts import (
@@ -714,16 +715,14 @@ def test_wide_requests_that_wait_take_no_more_memory_than_their_text(
         "slow", f"until [ -e {go} ]; do sleep 0.1; done", max_queued=1000
     )
     daemon = attacked(log_level="info")
-    sent = flood(
-        client, (client.request("slow", data=WIDE) for _ in range(144))
-    )
+    sent = flood(client, (client.request("slow") for _ in range(144)), 0, wide)
     heard: Dict[str, Dict[str, Any]] = {}
     while len(heard) < len(sent):
         response = client.next()
         heard[response["ref"]] = response
     busy = [r for r in heard.values() if r["status"] == "rejected"]
     # Requests for other nodes are no affair of this one, full or not.
-    client.send("slow", data=WIDE, dst="sp2")
+    client.publish(wide(client.request("slow", dst="sp2")))
     client.send("ping", src="")
     assert "src" in client.next()["reason"]
     go.touch()
