@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple
 
 from tests.attacks.load import (
     REGEX_BOMB,
@@ -44,7 +44,7 @@ class Flood(NamedTuple):
     rate: float
     fields: Dict[str, Any] = {}
     tasks: int = 0
-    options: Optional[Dict[str, Any]] = None
+    options: Dict[str, Any] = {}
 
 
 REGEX = ({"data": {"n": REGEX_BOMB}}, {"data_schema": REGEX_SCHEMA})
@@ -53,7 +53,7 @@ WORDS = (
     {"data": {"extra_args": REGEX_BOMB}},
     {"broker_extra_args": ["(a|a)*b"]},
 )
-SLOW = {"broker_timeout": 1, "max_queued": 1000}
+SLOW = {"broker_args": "600", "max_queued": 1000}
 
 FLOODS = {
     "nothing": Flood(0),
@@ -62,10 +62,10 @@ FLOODS = {
     "uniqueItems": Flood(50, UNIQUE[0], 1, UNIQUE[1]),
     "the same, five tasks ": Flood(50, UNIQUE[0], TASKS, UNIQUE[1]),
     "extra_args": Flood(50, WORDS[0], 1, WORDS[1]),
-    "1 MB each": Flood(15, {"data": WIDE}, 1, SLOW),
+    "1 MB each": Flood(5, {"data": WIDE}, 1, SLOW),
     "rejected": Flood(500, {"task": "unknown"}),
     "ignored": Flood(1000, {"dst": "another"}),
-    "accepted": Flood(100, {}, 1, {}),
+    "accepted": Flood(100, {}, 1),
 }
 
 
@@ -76,13 +76,11 @@ def measure(flood: Flood, seconds: float) -> List[str]:
         server = RedisServer(folder)
         server.start()
         config = ConfigFolder(folder / "config", server.port)
+        config.agent(node={"name": "sp1"}, stop_timeout=1)
         config.task("ping", "true", max_queued=10_000)
         for number in range(flood.tasks):
-            options = flood.options or {}
-            run = "sleep" if options is SLOW else "true"
-            if options is SLOW:
-                options = {**options, "broker_args": "600"}
-            config.task(f"task{number}", run, **options)
+            run = "sleep" if flood.options is SLOW else "true"
+            config.task(f"task{number}", run, **flood.options)
         daemon = Daemon(config.path, log_level="info")
         client = Client(server)
         try:
@@ -92,7 +90,6 @@ def measure(flood: Flood, seconds: float) -> List[str]:
             peak = memory(daemon)
         finally:
             client.close()
-            daemon.process.kill()
             daemon.stop()
             server.stop()
     waits = sorted(pings.seconds)

@@ -20,8 +20,8 @@ PATIENCE = 2.0
 # 2**60 steps to find out that it does not match.
 REGEX_BOMB = "a" * 60
 REGEX_SCHEMA: Dict[str, Any] = {"properties": {"n": {"pattern": "^(a|a)*b$"}}}
-# Each is compared with each, as they cannot be sorted.
-UNIQUE_BOMB = [None, *range(700)]
+# Each is compared with each, as they cannot be sorted; the last is the fault.
+UNIQUE_BOMB = [None, *range(700), 699]
 UNIQUE_SCHEMA: Dict[str, Any] = {"properties": {"n": {"uniqueItems": True}}}
 
 # As much text and as many objects as a message may have: Python's values need

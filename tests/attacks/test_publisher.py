@@ -547,7 +547,7 @@ def test_a_subscriber_that_reads_nothing_delays_no_other(
     client: Client,
     server: RedisServer,
 ) -> None:
-    config.task("much", "head", broker_args="-c 4M /dev/zero", max_queued=40)
+    config.shell("much", "head -c 4M /dev/zero | tr '\\0' x", max_queued=40)
     daemon = attacked(log_level="info")
     with socket.create_connection(("127.0.0.1", server.port)) as deaf:
         deaf.sendall(b"SUBSCRIBE deaf\r\n")
@@ -556,9 +556,9 @@ def test_a_subscriber_that_reads_nothing_delays_no_other(
             options = {"feedback_channel": "deaf"}
             flood(
                 client,
-                (client.request("much", options=options) for _ in range(12)),
+                (client.request("much", options=options) for _ in range(8)),
             )
-            daemon.wait_for_log("done much", 12)
+            daemon.wait_for_log("done much", 8)
     assert max(pings.seconds) < PATIENCE
     assert memory(daemon) < 300
 
@@ -647,10 +647,10 @@ def test_endless_checks_delay_no_other_request(
         # Checks of other tasks have not used up this one's time.
         (other,) = (e for e in ended if e["ref"] in others)
         assert other["status"] == "done", other
+    assert max(pings.seconds) < PATIENCE
     bombs = [e for e in ended if e["ref"] not in others]
     assert set(statuses(bombs)) == {"rejected"}
     assert any(bomb["reason"].startswith("busy") for bomb in bombs)
-    assert max(pings.seconds) < PATIENCE
 
 
 def test_a_task_takes_valid_requests_again_after_endless_checks(
@@ -715,11 +715,13 @@ def test_wide_requests_that_wait_take_no_more_memory_than_their_text(
         "slow", f"until [ -e {go} ]; do sleep 0.1; done", max_queued=1000
     )
     daemon = attacked(log_level="info")
-    sent = flood(client, (client.request("slow") for _ in range(144)), 0, wide)
     heard: Dict[str, Dict[str, Any]] = {}
-    while len(heard) < len(sent):
+    for _ in range(144):
+        # One by one: Redis would drop a subscriber that is too slow.
+        client.publish(wide(client.request("slow")))
         response = client.next()
         heard[response["ref"]] = response
+    assert memory(daemon) < 400
     busy = [r for r in heard.values() if r["status"] == "rejected"]
     # Requests for other nodes are no affair of this one, full or not.
     client.publish(wide(client.request("slow", dst="sp2")))
@@ -731,7 +733,6 @@ def test_wide_requests_that_wait_take_no_more_memory_than_their_text(
     assert set(statuses(ended)) == {"done"}
     assert 8 <= len(taken) <= 80
     assert all(r["reason"].startswith("busy") for r in busy)
-    assert memory(daemon) < 400
 
 
 def test_small_requests_that_wait_are_bounded_for_all_tasks_together(
