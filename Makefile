@@ -14,12 +14,13 @@ MINUTES ?= 5
 RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help demo test lint unit integration matrix chaos bench clean \
-    deb lintian system-test
+.PHONY: help demo test lint unit integration attacks attack-latency matrix \
+    chaos bench clean deb lintian system-test
 
 help:
 	@echo "make demo         watch the agent answer a request"
-	@echo "make test         all of make lint, make unit and make integration"
+	@echo "make test         all of make lint, make unit, make integration and"
+	@echo "                  make attacks"
 	@echo "make matrix       the tests with other installed Pythons,"
 	@echo "                  and with Debian 13's Redis and Valkey"
 	@echo "make chaos        send requests while injecting faults; SEED=,"
@@ -29,12 +30,14 @@ help:
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
 	@echo "                  bench/floor.py"
+	@echo "make attack-latency"
+	@echo "                  measure how long others wait during a flood"
 	@echo "make clean        remove everything that the other targets made"
 
 demo: $(VENV)/demo
 	@tests/demo/run $(RUN)
 
-test: lint unit integration
+test: lint unit integration attacks
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
@@ -48,6 +51,12 @@ unit: $(VENV)/test
 
 integration: $(VENV)/test
 	$(RUN) -m pytest -q -n $(AT_ONCE) tests/integration
+
+attacks: $(VENV)/test
+	$(RUN) -m pytest -q -n $(AT_ONCE) tests/attacks
+
+attack-latency: $(VENV)/test
+	$(RUN) -m tests.attacks.latency
 
 matrix: $(VENV)/test
 	tests/matrix

@@ -584,8 +584,6 @@ def test_no_command_outlives_its_timeout(script: str, ask: Ask) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "yes",
-        "yes >&2",
         "yes & yes >&2",
         "yes | tr -d '\\n' >&2",
         "head -c 50000000 /dev/zero",

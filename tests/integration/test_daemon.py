@@ -273,19 +273,6 @@ def test_relative_folder(
     assert client.ask("two")[-1]["data"] == "2\n"
 
 
-def test_log_cannot_be_forged(
-    config: ConfigFolder, start: Start, client: Client
-) -> None:
-    config.task("true", "true")
-    daemon = start()
-    client.ask("true", src="x\n2026-01-01 00:00:00,000 INFO forged \x1b[2J")
-    log = daemon.wait_for_log("done true")
-    assert not [
-        line for line in log.splitlines() if "INFO forged" in line[:40]
-    ]
-    assert "\x1b" not in log
-
-
 def test_unread_log(
     config: ConfigFolder, client: Client, server: RedisServer
 ) -> None:
