@@ -675,7 +675,7 @@ def test_a_task_takes_valid_requests_again_after_endless_checks(
         {"dst": "*|role=none"},
         {"options": {}},
         {"data": {"extra_args": ["-"] * 100}},
-        {"data": "x" * 60_000},
+        {"task": "unknown", "data": "x" * 60_000},
     ],
     ids=lambda f: repr(f)[:40],
 )
@@ -695,9 +695,9 @@ def test_a_flood_delays_no_other_request(
             flooding,
             (
                 client.request("ping", **{**options, **fields})
-                for _ in range(800)
+                for _ in range(500)
             ),
-            pause=0.002,
+            pause=0.004,
         )
         endings(client, [client.send("ping")["uuid"]])
     assert max(pings.seconds) < PATIENCE
@@ -885,9 +885,9 @@ def test_data_of_a_hostile_agent_takes_no_memory_of_the_client(
         ]
 
     scripted(script)
-    done = measured(folder, config.path, "t", "--answer-timeout", "30")
+    done = measured(folder, config.path, "t", "--timeout", "20")
     assert done.megabytes < 300, done
-    assert done.status in (0, 1, 5), done
+    assert done.status in (1, 5), done
 
 
 def test_the_answers_of_a_publisher_do_not_keep_the_client_for_ever(
