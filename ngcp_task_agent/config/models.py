@@ -18,7 +18,11 @@ from ngcp_task_agent.protocol.messages import LONGEST_NAME
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 # In bytes.  A response without data must fit, see messages.Response.encode.
-LEAST_SIZES = {"max_request": 1024, "max_response": 16384}
+LEAST_SIZES = {
+    "max_request": 1024,
+    "max_response": 16384,
+    "max_request_memory": 1 << 20,
+}
 # No control characters, and none that change the text direction.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
@@ -83,6 +87,7 @@ AGENT_SCHEMA: Schema = {
         },
         "max_request": SIZE_SCHEMA,
         "max_response": SIZE_SCHEMA,
+        "max_request_memory": SIZE_SCHEMA,
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "stop_timeout": _number("number", "a number of seconds", 0, 3600),
     },
@@ -143,6 +148,7 @@ class AgentConfig:
     node: NodeConfig = field(default_factory=NodeConfig)
     max_request: int = 1 << 20
     max_response: int = 8 << 20
+    max_request_memory: int = 64 << 20
     max_running: int = 64
     stop_timeout: float = 20.0
 
@@ -195,7 +201,11 @@ def parse_agent(document: Document) -> Optional[AgentConfig]:
                 document.add((key,), f"must be at least {least} bytes")
     if document.faults:
         return None
-    return AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    config = AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    if config.max_request > config.max_request_memory:
+        what = f"exceeds max_request_memory, {config.max_request_memory} bytes"
+        document.add(("max_request",), what)
+    return config
 
 
 def parse_backend(

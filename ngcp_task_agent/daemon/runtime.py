@@ -14,7 +14,7 @@ from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.dispatch import Dispatcher
-from ngcp_task_agent.requests.slots import Slots
+from ngcp_task_agent.requests.limits import Limits
 from ngcp_task_agent.requests.task import Task
 
 CONNECT_TIMEOUT = 30.0  # seconds for a backend to start listening
@@ -41,7 +41,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self._node: Optional[Node] = None
-        self._slots = Slots(0)
+        self._limits = Limits()
         self._dispatcher = Dispatcher(self.identity, 0, 0)
         self._stop_timeout = 0.0
         self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
@@ -70,7 +70,7 @@ class Runtime:
         backends = sorted(self._backends.items())
         parts = [f"{name}: {b.status}" for name, (_, b) in backends]
         parts.append(counted(len(self._tasks), "task"))
-        parts.append(f"{self._slots.taken} running")
+        parts.append(f"{self._limits.slots.taken} running")
         return ", ".join(parts)
 
     async def apply(self, config: Config) -> None:
@@ -80,7 +80,8 @@ class Runtime:
             nothing has changed
         """
         await self._set_node(config)
-        self._slots.limit = config.agent.max_running
+        self._limits.slots.limit = config.agent.max_running
+        self._limits.max_request_memory = config.agent.max_request_memory
         self._stop_timeout = config.agent.stop_timeout
         self._dispatcher.max_request = config.agent.max_request
         self._dispatcher.max_response = config.agent.max_response
@@ -160,7 +161,7 @@ class Runtime:
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
         broker = config.plugins.brokers[task.broker](task.broker_options)
-        return Task(task, broker, self._slots, before)
+        return Task(task, broker, self._limits, before)
 
     async def _set_backend(
         self, config: Config, name: str, channels: FrozenSet[str]
@@ -208,7 +209,7 @@ class Runtime:
     async def _end_tasks(self, hurry: asyncio.Event) -> None:
         tasks = {task for _, task in self._tasks.values()}
         tasks |= self._retired_tasks
-        self._slots.limit = sys.maxsize
+        self._limits.slots.limit = sys.maxsize
         for task in tasks:
             task.refuse()
         finished = asyncio.gather(*(task.finished() for task in tasks))

@@ -1,13 +1,8 @@
-"""Validates data against a JSON Schema; faults do not quote the data.
-
-Also a program, which the agent starts for large data: it reads an object with
-``schema`` and ``data`` from standard input, and writes the fault, if any.
-"""
+"""Validates data against a JSON Schema; faults do not quote the data."""
 
 from __future__ import annotations
 
 import json
-import sys
 from fractions import Fraction
 from typing import Any, Iterator, Mapping, Union
 
@@ -69,16 +64,3 @@ def check_data(validator: Any, data: Any) -> None:
         raise Rejected(
             f"data_schema: data does not satisfy {rule}: {value[:QUOTED_RULE]}"
         )
-
-
-def _main() -> None:
-    given = json.load(sys.stdin)
-    try:
-        check_data(validator(given["schema"]), given["data"])
-    except Rejected as fault:
-        # A schema can hold half of a surrogate pair.
-        sys.stdout.buffer.write(str(fault).encode(errors="replace"))
-
-
-if __name__ == "__main__":
-    _main()

@@ -56,12 +56,13 @@ from ngcp_task_agent.process import users
 from ngcp_task_agent.protocol import destination, messages
 from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests import (
-    data_schema,
+    check_time,
     dispatch,
     reply,
     task,
     validate,
 )
+from tests.unit import fakes
 
 ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
@@ -182,7 +183,7 @@ def test_references_have_a_section(page: str) -> None:
     sections = set(re.findall(r"^\.S[hs] (.*)$", text, flags=re.M))
     if page == DAEMON:  # it also refers to sections of (5)
         sections |= set(re.findall(r"^\.Ss (.*)$", source(FILES), flags=re.M))
-    for name in re.findall(r"^\.Sx (.*?)(?: [.,;])?$", text, flags=re.M):
+    for name in re.findall(r"^\.Sx (.*?)(?: [.,;:])?$", text, flags=re.M):
         assert name in sections
 
 
@@ -406,9 +407,10 @@ def test_limits_of_files_and_times() -> None:
     assert f"more than {reply.AT_ONCE_BYTES} characters is sent" in redis_text
     assert f"{lane.LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
-    assert f"more than {data_schema.ON_LOOP_BYTES} bytes" in tasks
-    assert f"more than {data_schema.ON_LOOP_SECONDS:g} seconds" in tasks
-    assert f"more than {data_schema.IN_PROCESS_SECONDS:g} seconds" in tasks
+    assert f"may take {check_time.LONGEST:g} seconds of" in tasks
+    assert f"{check_time.SHARE:.0%} of a processor core" in tasks
+    assert f"more than {check_time.SHORT:g} seconds uses up" in tasks
+    assert f"up {check_time.LONG_COSTS} times as much" in tasks
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
     assert f"by {2 * process.CLOSE_WITHIN:g} seconds at most" in tasks
     assert f"waits {users.FIND_WITHIN:g} seconds for it when" in tasks
@@ -480,7 +482,7 @@ def test_the_example_takes_exactly_one_argument(
     config = Loader(write(tmp_path, example_files(text))).load()
     (task,) = (t for t in config.tasks if t.name == "subscriber_sync")
     broker = CommandBroker(task.broker_options)
-    request = messages.Request("u", "t", "s", "d", {}, data, 0.0, "", 0)
+    request = fakes.request(data)
     rejected = (
         contextlib.nullcontext()
         if is_sound
@@ -678,9 +680,6 @@ def test_fields_of_a_request() -> None:
         assert text.startswith("Required:"), name
         if name in longest:
             assert f"{longest[name]} characters" in text, name
-    assert f"nested {messages.MAX_DEPTH} levels" in plain(
-        part(PROTOCOL, "REQUEST")
-    )
 
 
 def test_fields_of_an_answer() -> None:
@@ -703,8 +702,10 @@ def test_fields_of_an_answer() -> None:
 
 def test_limits_of_the_protocol() -> None:
     usual = settings.AgentConfig()
-    request = plain(part(PROTOCOL, "REQUEST"))
-    assert f"bytes, {usual.max_request >> 20} MiB by default" in request
+    rules = plain(part(PROTOCOL, "JSON"))
+    assert f"bytes at most, {usual.max_request >> 20} MiB by default" in rules
+    assert f"at most {messages.MAX_DEPTH} levels" in rules
+    assert f"at most {messages.MAX_NESTED} arrays and objects" in rules
     answers = plain(part(PROTOCOL, "ANSWERS"))
     assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
     assert f"more than {outbox.KEEP_SECONDS:g} seconds" in answers

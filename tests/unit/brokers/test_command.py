@@ -164,14 +164,14 @@ DATA: List[Any] = [
     True,
     "text",
     "[1]",
-    "{",
+    "x {",
+    "\ufeff{",
+    "[NaN]",
     '"{}"',
     [],
     {},
     {"a": [1]},
-    '{"a": NaN}',
-    '{"a": 1e999}',
-    "{" * 5000,
+    ' {"a": 1, "a": 2}\n',
     "\0",
     "\ud800",
 ]
@@ -183,13 +183,31 @@ async def test_unexpected_data_is_ignored(data: Any) -> None:
     assert (result.error, result.data) == ("", "x\n")
 
 
-@pytest.mark.parametrize("depth", [*range(900, 1010, 7), 3000, 10_000, 50_000])
-async def test_deeply_nested_data_in_a_string(depth: int) -> None:
-    """What Python can read, it must be able to write again."""
-    data = '{"a": ' + "[" * depth + "]" * depth + "}"
-    result = await run(data, run="cat", stdin="data")
-    assert result.error == ""
-    assert result.data
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("{", "data is not JSON"),
+        (" \t\r\n{]", "data is not JSON"),
+        ('{"a": 1} {}', "data is not JSON"),
+        ('{"a": NaN}', "data is not JSON"),
+        ('{"a": -Infinity}', "data is not JSON"),
+        ('{"a": 1e999}', "data is not JSON"),
+        ('{"a": "\n"}', "data is not JSON"),
+        (f'{{"a": {"[" * 100}{"]" * 100}}}', "nested more than 100 levels"),
+        ("{" * 50_001, "more than 50000 arrays and objects"),
+        (f'{{"a": {"[" * 50_000}}}', "more than 50000 arrays and objects"),
+    ],
+)
+async def test_an_object_in_a_string_obeys_the_rules(
+    data: str, reason: str
+) -> None:
+    with pytest.raises(Rejected, match=reason):
+        await run(data, run="cat", stdin="data")
+
+
+async def test_an_object_in_a_string() -> None:
+    result = await run(' {"a": 1, "a": 2}', run="cat", stdin="data")
+    assert (result.error, result.data) == ("", '{"a": 2}')
 
 
 async def test_environment() -> None:
@@ -360,16 +378,6 @@ def test_too_many_extra_args(extra: Any) -> None:
         broker.prepare(request({"extra_args": extra}))
 
 
-@pytest.mark.parametrize(
-    ("allowed", "word"),
-    [("(a|a)*b", "a" * 60), ("(x+x+)+y", "x" * 100)],
-)
-def test_an_endless_expression_refuses(allowed: str, word: str) -> None:
-    broker = CommandBroker({"run": "/bin/echo", "extra_args": [allowed]})
-    with pytest.raises(Rejected, match="takes more than"):
-        broker.prepare(request({"extra_args": [word]}))
-
-
 async def test_unknown_user() -> None:
     broker = CommandBroker({"run": "true", "as_user": "no-such-user"})
     assert broker.problems() == {"as_user": "there is no user 'no-such-user'"}
@@ -463,11 +471,13 @@ async def test_only_root_can_run_as_another_user(
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv")
 def test_a_real_agent_that_is_not_root() -> None:
     script = """
-        import asyncio
+        import asyncio, json, uuid
         from ngcp_task_agent.brokers.command import CommandBroker
-        from ngcp_task_agent.protocol.messages import Request
+        from ngcp_task_agent.protocol.messages import parse_request
 
-        request = Request("u", "t", "s", "*", {}, None, 0.0, "", 0)
+        fields = dict(uuid=str(uuid.uuid4()), options={})
+        fields.update(dict.fromkeys(("task", "src", "dst"), "x"))
+        request = parse_request(json.dumps(fields).encode(), 1000)
         for options in (
             {"run": "id", "args": "-u"},
             {"run": "id", "args": "-u", "as_user": "nobody"},

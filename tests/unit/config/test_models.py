@@ -84,6 +84,7 @@ def test_agent_defaults(folder: Folder, text: str) -> None:
     assert config is not None
     assert config.max_request == 1 << 20
     assert config.max_response == 8 << 20
+    assert config.max_request_memory == 64 << 20
     assert config.max_running == 64
     assert config.stop_timeout == 20
     assert config.node == NodeConfig()
@@ -100,6 +101,7 @@ def test_agent_with_every_key(folder: Folder) -> None:
                 labels: {site: vienna}
             max_request: 2M
             max_response: 16384
+            max_request_memory: 1G
             max_running: 1
             stop_timeout: 0.5
             """)
@@ -115,6 +117,7 @@ def test_agent_with_every_key(folder: Folder) -> None:
         ),
         max_request=2 << 20,
         max_response=16384,
+        max_request_memory=1 << 30,
         max_running=1,
         stop_timeout=0.5,
     )
@@ -210,6 +213,18 @@ AGENT_FAULTS = [
     pytest.param("max_response: 1T", "max_response", "8M", id="response"),
     pytest.param(
         "max_response: 16383", "max_response", "16384", id="response-few"
+    ),
+    pytest.param(
+        "max_request_memory: 1048575",
+        "max_request_memory",
+        "1048576",
+        id="memory-few",
+    ),
+    pytest.param(
+        "max_request: 3M\nmax_request_memory: 2M",
+        "max_request",
+        "exceeds max_request_memory, 2097152 bytes",
+        id="request-beyond-memory",
     ),
     pytest.param("max_running: 0", "max_running", "1 to", id="running"),
     pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),

@@ -15,13 +15,13 @@ from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests import dispatch
 from ngcp_task_agent.requests.dispatch import Dispatcher
-from ngcp_task_agent.requests.slots import Slots
 from ngcp_task_agent.requests.task import Task
 from tests.unit.fakes import (
     CHANNEL,
     FakeBackend,
     FakeBroker,
     Records,
+    agent_limits,
     body,
     identity,
     message,
@@ -51,7 +51,7 @@ class Bench:
         self.tasks[name] = Task(
             task_config(**fields),
             broker or FakeBroker(result=Result(data="out")),
-            Slots(64),
+            agent_limits(),
         )
         self.dispatcher.set_routes({("fake", CHANNEL): self.tasks})
         return self.tasks[name]
