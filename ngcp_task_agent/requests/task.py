@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Optional, Set
+import time
+from typing import Dict, Optional, Set, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.config.models import TaskConfig
@@ -48,10 +49,17 @@ class Task:
         )
         # asyncio keeps only weak references to its tasks.
         self._jobs: Set[asyncio.Task[None]] = set()
-        self._works: Set[Work] = set()
+        self._works: Dict[Work, float] = {}  # running, and when each began
         self._admitted = 0
         self._stopping = False
         self.running = 0
+
+    @property
+    def oldest(self) -> Optional[Tuple[float, str]]:
+        """When its oldest running work began (monotonic), and its name."""
+        for began in self._works.values():
+            return began, self._config.name
+        return None
 
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
@@ -166,7 +174,7 @@ class Task:
         """Do the work; return a result even if it raises."""
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
-        self._works.add(work)
+        self._works[work] = time.monotonic()
         try:
             result = await work.run()
             if not isinstance(result, Result):
@@ -175,4 +183,4 @@ class Task:
         except Exception:
             return Result(error=reply.bug())
         finally:
-            self._works.discard(work)
+            del self._works[work]

@@ -204,6 +204,18 @@ def test_reload_fails_for_a_faulty_file_and_the_rest_keeps_working(
     assert statuses(node.ask("bad")) == ["rejected"]
 
 
+def test_status_after_a_start_with_a_faulty_file(node: Here) -> None:
+    """As soon as systemctl returns, it says what is wrong."""
+    path = f"{CONFIG}/agent.yml"
+    node.write(path, "node: {state: active}\nstop_timeout: soon\n")
+    node.systemctl("restart", UNIT)
+    wrong = "1 faulty file: agent.yml; state unknown; status unknown; redis: "
+    assert f'Status: "{wrong}' in node.systemctl("status", UNIT)
+    node.write(path, "node: {state: active}\n")
+    node.systemctl("reload", UNIT)
+    assert node.property("StatusText").startswith("redis: subscribed, ")
+
+
 def test_the_hangup_signal_reloads_too(node: Here) -> None:
     node.task("late", "echo", "there")
     node.systemctl("kill", "-s", "HUP", "--kill-who=main", UNIT)
