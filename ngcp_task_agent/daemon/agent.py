@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background
@@ -37,7 +36,7 @@ class Agent:
         self._stopping = asyncio.Event()  # by a signal, or a bug
         self._hurry = asyncio.Event()  # by a second signal
         self._failed = False
-        self._faulty: List[Path] = []  # as last read
+        self._faulty: List[str] = []  # files, as last read
 
     async def run(self) -> int:
         """Run until a signal stops the agent; return the exit status."""
@@ -147,7 +146,11 @@ class Agent:
 
     async def _apply(self, config: Config) -> None:
         await self._runtime.apply(config)
-        self._faulty = sorted({fault.path for fault in config.faults})
+        folder = self._loader.folder
+        self._faulty = [
+            str(path if path == folder else path.relative_to(folder))
+            for path in sorted({fault.path for fault in config.faults})
+        ]
 
     def _report_ready(self) -> None:
         """Whoever waits for this finds a status that is up to date."""
@@ -173,10 +176,9 @@ class Agent:
         """One line for ``systemctl status``: what is wrong comes first."""
         runtime, parts = self._runtime, []
         if self._faulty:
-            folder, number = self._loader.folder, len(self._faulty)
-            names = ", ".join(str(p.relative_to(folder)) for p in self._faulty)
-            names = shortened(names, _LONGEST_NAMES)
-            parts.append(f"{counted(number, 'faulty file')}: {names}")
+            number = counted(len(self._faulty), "faulty file")
+            names = shortened(", ".join(self._faulty), _LONGEST_NAMES)
+            parts.append(f"{number}: {names}")
         parts += [f"{fact} unknown" for fact in runtime.unknown]
         counts = [f"{n} {what}" for what, n in sorted(runtime.counts.items())]
         parts.append(", ".join([runtime.summary(), *counts]))

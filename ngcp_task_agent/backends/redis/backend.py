@@ -10,7 +10,7 @@ from ngcp_task_agent.backends.outbox import Answer, Losses
 from ngcp_task_agent.backends.redis import options as keys
 from ngcp_task_agent.backends.redis.dial import Dial
 from ngcp_task_agent.backends.redis.lane import LARGE_RATE, Lane
-from ngcp_task_agent.backends.redis.link import State, wait_for_any
+from ngcp_task_agent.backends.redis.link import wait_for_any
 from ngcp_task_agent.backends.redis.server import Server
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
 from ngcp_task_agent.errors import NoReplyAddress
@@ -57,12 +57,10 @@ class RedisBackend(Backend):
 
     @property
     def trouble(self) -> str:
-        if self._subscriber.state is not State.UP:
-            return self._subscriber.why
-        for lane in self._lanes:
-            if lane.state is State.AWAY:
-                return f"{lane.content} cannot be sent: {lane.why}"
-        return ""
+        # The lane for large answers connects only when there is one.
+        why = self._small.why
+        lost = f"answers cannot be sent: {why}" if why else ""
+        return self._subscriber.why or lost
 
     async def start(self, channels: AbstractSet[str]) -> None:
         await self._subscriber.listen(channels)

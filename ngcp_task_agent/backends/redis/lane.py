@@ -39,7 +39,6 @@ class Lane(Reconnector):
 
     :param rate: for large answers: it connects for them only, makes them in a
         thread, and sends so many bytes a second to a channel
-    :ivar content: what it sends, for the administrator
     :ivar published: messages, to see whether some leave
     """
 
@@ -49,7 +48,7 @@ class Lane(Reconnector):
         super().__init__()
         self.outbox = outbox.Outbox(losses, "Redis")
         self.published = 0
-        self.content = "large answers" if rate else "answers"
+        self._content = "large answers" if rate else "answers"
         self._subscriber = subscriber
         self._server = subscriber.server
         self._losses = losses
@@ -150,8 +149,8 @@ class Lane(Reconnector):
         if self.state is not State.UP:
             self._move(State.UP)
             kept = f"{len(self.outbox) + len(self._batch)} were kept"
-            text = f"{self.content} can be sent again, {kept}"
-            self._server.say(self.content, "", journal.BACKEND_UP, text)
+            text = f"{self._content} can be sent again, {kept}"
+            self._server.say(self._content, "", journal.BACKEND_UP, text)
 
     def _failed(self, error: Exception, pause: float) -> None:
         now = time.monotonic()
@@ -165,9 +164,9 @@ class Lane(Reconnector):
         if pause or self.state is not State.UP:
             self._move(State.AWAY, str(error))
         if pause and self._subscriber.state is State.UP:
-            text = f"{self.content} cannot be sent: {error}"
+            text = f"{self._content} cannot be sent: {error}"
             kind = journal.BACKEND_DOWN
-            self._server.say(self.content, "away", kind, text)
+            self._server.say(self._content, "away", kind, text)
 
     def _wait_on(self) -> None:
         self.outbox.drop_excess()

@@ -163,6 +163,9 @@ async def test_status_is_the_truth_when_ready(bench: Bench) -> None:
     rewrite("agent.yml", "active", "unknown")(bench)
     await bench.agent.reload()
     assert bench.notifier.ready_status == f"state unknown; {sound}"
+    bench.folder.rename(bench.folder.parent / "away")
+    await bench.agent.reload()
+    assert bench.notifier.ready_status.startswith("1 faulty file: /")
     assert await bench.stop() == 0
 
 
