@@ -88,6 +88,11 @@ class Backend(ABC):
     def status(self) -> str:
         """One word for the administrator, such as ``subscribed``."""
 
+    @property
+    def trouble(self) -> str:
+        """Why it does not receive or deliver now; empty if it does."""
+        return ""
+
     @abstractmethod
     async def start(self, channels: AbstractSet[str]) -> None:
         """Start to listen on these control channels.

@@ -76,7 +76,6 @@ class CommandBroker(Broker):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
         self._run: str = options["run"]
-        self._as_user: Optional[str] = options.get("as_user")
         self._args = split_args(options.get("args", []))
         allowed = options.get("extra_args") or []
         rules: List[str] = [_ANY] if allowed is True else allowed
@@ -85,6 +84,9 @@ class CommandBroker(Broker):
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
         self._own_user = own_user()
+        as_user = options.get("as_user")
+        # Another user than the agent's own: the name service is asked for it.
+        self._as_user = None if as_user == self._own_user.name else as_user
 
     def problems(self) -> Mapping[str, str]:
         problems = {}
@@ -155,7 +157,7 @@ class CommandBroker(Broker):
         :raises CannotStart: when the program or the user does not exist
         """
         user = self._own_user
-        if self._as_user and self._as_user != user.name:
+        if self._as_user:
             user = await ask_user(self._as_user)
             self._check_user(user)
         program = find_program(self._run)

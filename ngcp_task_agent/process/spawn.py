@@ -72,13 +72,15 @@ def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
         # setpriv would run anything else with a shell.
         if not _is_program(argv[0]):
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
+        groups = ",".join(map(str, command.user.groups))
         # setpriv(1) costs an exec.  A setuid between fork and exec would cost
         # far more: a copy of the agent's page tables.
         argv[:0] = [
             _SETPRIV,
             f"--reuid={command.user.uid}",
             f"--regid={command.user.gid}",
-            "--init-groups",
+            # Not --init-groups: it takes those of the uid's first name.
+            f"--groups={groups}" if groups else "--clear-groups",
             "--",
         ]
     actions: List[Tuple[Any, ...]] = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Optional, Set
+import time
+from typing import Dict, Optional, Set, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.config.models import TaskConfig
@@ -36,16 +37,23 @@ class Task:
         before: Optional[Task] = None,
     ) -> None:
         self._policy = Policy(config, broker, limits.loop_time)
+        self._name = config.name
         self._max_queued = config.max_queued
         self._limits = limits
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
         # asyncio keeps only weak references to its tasks.
         self._jobs: Set[asyncio.Task[None]] = set()
-        self._works: Set[Work] = set()
+        self._works: Dict[Work, float] = {}  # running, and when each began
         self._admitted = 0
         self._stopping = False
         self.running = 0
+
+    @property
+    def oldest(self) -> Optional[Tuple[float, str]]:
+        """When its oldest running work began (monotonic), and its name."""
+        began = next(iter(self._works.values()), None)
+        return None if began is None else (began, self._name)
 
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
@@ -133,7 +141,7 @@ class Task:
         """Do the work; return a result even if it raises."""
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
-        self._works.add(work)
+        self._works[work] = time.monotonic()
         try:
             result = await work.run()
             if not isinstance(result, Result):
@@ -142,4 +150,4 @@ class Task:
         except Exception:
             return Result(error=reply.bug())
         finally:
-            self._works.discard(work)
+            del self._works[work]

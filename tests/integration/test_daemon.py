@@ -390,6 +390,12 @@ class Systemd:
             pass
         return sum(text in message for message in self.heard)
 
+    def status_when_ready(self) -> str:
+        """Return the last status before the last READY."""
+        ready = len(self.heard) - self.heard[::-1].index("READY=1")
+        statuses = [m for m in self.heard[:ready] if m.startswith("STATUS=")]
+        return statuses[-1][len("STATUS=") :]
+
     def close(self) -> None:
         self._socket.close()
 
@@ -434,11 +440,46 @@ def test_status_shows_that_redis_is_away(
 ) -> None:
     start(env={"NOTIFY_SOCKET": str(systemd.path)})
     server.kill()
-    systemd.wait_for("STATUS=redis: away")
+    systemd.wait_for("STATUS=redis: away (Connection refused), 0 tasks")
     server.start()
     systemd.wait_for("STATUS=redis: subscribed")
     # Heartbeats were not requested.
     assert not [m for m in systemd.heard if "WATCHDOG" in m]
+
+
+def test_status_is_the_truth_at_once(
+    config: ConfigFolder, start: Start, systemd: Systemd, server: RedisServer
+) -> None:
+    """It comes before READY, and says what is wrong."""
+    config.shell("slow", "exec sleep 600")
+    config.backend(password="x")
+    server.connect().config_set("requirepass", "another")
+    config.write("agent.yml", "stop_timeout: soon\n")
+    daemon = start(env={"NOTIFY_SOCKET": str(systemd.path)})
+    systemd.wait_for("READY=1")
+    status = systemd.status_when_ready()
+    assert status.startswith(
+        "1 faulty file: agent.yml; state unknown; status unknown; "
+        "redis: away (refuses the login: "
+    )
+    assert status.endswith("), 1 task, 0 running")
+    config.agent(stop_timeout=0)
+    config.backend(password="another")
+    daemon.process.send_signal(signal.SIGHUP)
+    systemd.wait_for("READY=1", 2)
+    assert systemd.status_when_ready() == (
+        "redis: subscribed, 1 task, 0 running"
+    )
+
+
+def test_status_shows_the_oldest_running_task(
+    config: ConfigFolder, start: Start, systemd: Systemd, client: Client
+) -> None:
+    config.shell("slow", "exec sleep 600")
+    config.agent(stop_timeout=0)
+    start(env={"NOTIFY_SOCKET": str(systemd.path)})
+    client.send("slow")
+    systemd.wait_for("1 running, oldest: slow for 1 s, 1 accepted")
 
 
 def test_reload_waits_and_reports_faults(

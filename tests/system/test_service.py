@@ -116,6 +116,23 @@ def test_a_command_of_another_user(node: Here) -> None:
     assert "uid=65534(nobody) gid=65534" in node.ask("who")[1]["data"]
 
 
+def test_names_of_one_uid_have_their_own_groups(node: Here) -> None:
+    add = ("useradd", "--uid", "64999", "--gid", "nogroup", "--non-unique")
+    groups = {"first": "adm", "second": "mail"}
+    try:
+        for name, group in groups.items():
+            node.run(*add, "--groups", group, name)
+            node.task(name, "id", as_user=name)
+        node.systemctl("reload", UNIT)
+        for name, group in groups.items():
+            words = node.ask(name)[1]["data"].split("groups=")[1]
+            assert f"({group})" in words
+            assert words.count("(") == 2
+    finally:
+        for name in groups:
+            node.run("userdel", name, check=False)
+
+
 def test_a_command_may_do_what_root_may(node: Here) -> None:
     """The unit's hardening does not restrict commands."""
     node.task("may", "cat", "/proc/self/status")
@@ -185,6 +202,18 @@ def test_reload_fails_for_a_faulty_file_and_the_rest_keeps_working(
     node.remove(path)
     node.systemctl("reload", UNIT)
     assert statuses(node.ask("bad")) == ["rejected"]
+
+
+def test_status_after_a_start_with_a_faulty_file(node: Here) -> None:
+    """As soon as systemctl returns, it says what is wrong."""
+    path = f"{CONFIG}/agent.yml"
+    node.write(path, "node: {state: active}\nstop_timeout: soon\n")
+    node.systemctl("restart", UNIT)
+    wrong = "1 faulty file: agent.yml; state unknown; status unknown; redis: "
+    assert f'Status: "{wrong}' in node.systemctl("status", UNIT)
+    node.write(path, "node: {state: active}\n")
+    node.systemctl("reload", UNIT)
+    assert node.property("StatusText").startswith("redis: subscribed, ")
 
 
 def test_the_hangup_signal_reloads_too(node: Here) -> None:

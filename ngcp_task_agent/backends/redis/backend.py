@@ -55,6 +55,13 @@ class RedisBackend(Backend):
         status = self._subscriber.state.value
         return f"{status} to a replica" if self._server.is_one_way else status
 
+    @property
+    def trouble(self) -> str:
+        # The lane for large answers connects only when there is one.
+        why = self._small.why
+        lost = f"answers cannot be sent: {why}" if why else ""
+        return self._subscriber.why or lost
+
     async def start(self, channels: AbstractSet[str]) -> None:
         await self._subscriber.listen(channels)
         self._subscriber.start()

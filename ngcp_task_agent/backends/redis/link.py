@@ -281,12 +281,14 @@ class State(enum.Enum):
 class Reconnector(ABC):
     """Uses one link after another, from start() to stop().
 
+    :ivar why: the reason if its state is AWAY
     :ivar tried: done when the first attempt has succeeded or failed
     """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.state = State.CONNECTING
+        self.why = ""
         self.tried: asyncio.Future[None] = loop.create_future()
         self._backoff = Backoff()
         self._retry: asyncio.Future[None] = loop.create_future()
@@ -322,9 +324,9 @@ class Reconnector(ABC):
         if self._task:
             await background.end(self._task)
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: State, why: str = "") -> None:
         if self.state is not State.STOPPED:
-            self.state = state
+            self.state, self.why = state, why
         if not self.tried.done():
             self.tried.set_result(None)
 

@@ -433,6 +433,38 @@ async def test_as_another_user() -> None:
 
 
 @needs_root
+async def test_names_of_one_uid_have_their_own_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also a name of the agent's own uid."""
+    ids = {"first": 65534, "second": 65534, "toor": 0}
+    groups = {"first": [7], "second": [7, 4], "toor": [7, 4]}
+
+    def entry(name: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", ids[name], 7, "", "", ""))
+
+    monkeypatch.setattr(pwd, "getpwnam", entry)
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: groups[name])
+    for name, uid in ids.items():
+        result = await sh("id -u; id -G", as_user=name)
+        shown = "".join(f"{group} " for group in groups[name]).strip()
+        assert result.data == f"{uid}\n{shown}\n"
+
+
+async def test_own_name_keeps_the_agent_s_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An agent that is not root could not change them."""
+    groups = [*os.getgroups(), 4, 7]
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: groups)
+    options = {"run": "id", "args": "-G", "as_user": own_user().name}
+    assert CommandBroker(options).problems() == {}
+    result = await run(**options)
+    shown = set(map(int, result.data.split()))
+    assert shown == {os.getegid(), *os.getgroups()}
+
+
+@needs_root
 async def test_script_that_another_user_cannot_read() -> None:
     """Other users cannot enter pytest's own folders."""
     with tempfile.TemporaryDirectory() as folder:

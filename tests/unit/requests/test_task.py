@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+import time
 from typing import Any, Dict, List, Optional, Tuple, cast
 
 import pytest
@@ -106,6 +107,29 @@ async def test_accepted_is_sent_before_the_work_begins() -> None:
     bench.take()
     await bench.task.finished()
     assert broker.sent == ["accepted"]
+
+
+async def test_oldest() -> None:
+    """Which work of the task has been running for longest."""
+    bench = Bench()
+    assert bench.task.oldest is None
+    begin = time.monotonic()
+    bench.take()
+    await until(lambda: bench.task.oldest)
+    first = bench.task.oldest
+    assert first
+    assert first[1] == "ping"
+    assert begin <= first[0] <= time.monotonic()
+    bench.take()
+    await until(lambda: len(bench.broker.running) == 2)
+    assert bench.task.oldest == first
+    bench.broker.works[0].end.set_result(Result())
+    await until(lambda: bench.task.oldest != first)
+    second = bench.task.oldest
+    assert second
+    assert second[0] >= first[0]
+    await bench.end()
+    assert bench.task.oldest is None
 
 
 async def test_concurrent_then_in_order() -> None:
