@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
+from ngcp_task_agent.logs.lines import OneLine
 
 logger = logging.getLogger("ngcp_task_agent")
 
@@ -63,6 +64,7 @@ def record(
 ) -> None:
     """Write a record.
 
+    :param message: what is not printable in it is escaped
     :param bug: add the traceback of this exception, or of the one being
         handled; only for errors that no client and no file can cause
     :param fields: journal fields without their prefix: ``task="x"`` becomes
@@ -91,7 +93,7 @@ def set_up(level: str) -> None:
     else:
         handler = ErrorWriter(_report_lost)
         handler.setFormatter(
-            _OneLine("%(asctime)s %(levelname)-7s %(message)s")
+            OneLine("%(asctime)s %(levelname)-7s %(message)s")
         )
     root = logging.getLogger()
     root.handlers = [handler]
@@ -122,16 +124,3 @@ def _is_journal(fd: int) -> bool:
     except OSError:
         return False
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
-
-
-class _OneLine(logging.Formatter):
-    """Keeps each record on one line, so that it cannot forge another."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if text.isprintable() or record.exc_info:
-            return text
-        return "".join(
-            letter if letter.isprintable() else repr(letter)[1:-1]
-            for letter in text
-        )

@@ -50,6 +50,7 @@ from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.logs.lines import OneLine
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
@@ -585,7 +586,10 @@ def test_journal_fields() -> None:
                     for word in call.keywords
                     if word.arg and word.arg != "bug"
                 }
-    assert shown == used
+    # The handlers add the traceback.
+    assert shown == used | {"NGCP_TRACEBACK"}
+    text = plain(part(DAEMON, "JOURNAL"))
+    assert f"at most {OneLine.longest} bytes" in text
 
 
 def test_journalctl_examples_use_existing_fields() -> None:
