@@ -10,7 +10,7 @@ import enum
 import functools
 import time
 from dataclasses import dataclass
-from typing import Counter, Optional
+from typing import Callable, Counter, Optional
 
 from ngcp_task_agent.backends.base import Backend
 from ngcp_task_agent.brokers.base import Result
@@ -62,12 +62,14 @@ class Reply:
         unsent = "" if self.address else " (no answer sent)"
         more = f"{unsent}: {reason}"
         self._record(journal.REQUEST_REJECTED, "rejected", more)
-        self._send(Response(self.origin, self.node, "rejected", reason))
+        response = Response(self.origin, self.node, "rejected", reason)
+        self._send(response, self.backend.send_rejection)
 
     def accepted(self) -> None:
         """Send ``accepted``: the work is about to begin."""
         self._step(_State.OPEN, _State.ACCEPTED)
-        self._send(Response(self.origin, self.node, "accepted"))
+        response = Response(self.origin, self.node, "accepted")
+        self._send(response, self.backend.send)
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
     async def ended(self, result: Result) -> None:
@@ -88,7 +90,7 @@ class Reply:
         )
         size = len(result.data)
         if size <= AT_ONCE_BYTES:
-            self._send(response)
+            self._send(response, self.backend.send)
         more = f" after {duration:.3f} s{more}"
         self._record(kind, status, more, duration, result.exit_status)
         if size > AT_ONCE_BYTES and self.address is not None:
@@ -116,10 +118,10 @@ class Reply:
             raise AssertionError(f"{after} when {self._state}")
         self._state = after
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: Response, send: Callable[..., None]) -> None:
         if self.address is not None:
             messages = response.encode(self.max_response)
-            self.backend.send(self.address, messages, self.origin.uuid)
+            send(self.address, messages, self.origin.uuid)
 
     def _record(
         self,

@@ -590,6 +590,15 @@ def test_journal_fields() -> None:
     assert shown == used | {"NGCP_TRACEBACK"}
     text = plain(part(DAEMON, "JOURNAL"))
     assert f"at most {OneLine.longest} bytes" in text
+    figures = f"{journal.MOST} records are logged within {journal.WINDOW:g} s"
+    assert figures in text
+    bounded = {
+        name
+        for name, kind in vars(journal).items()
+        if isinstance(kind, journal.Kind) and kind.flood
+    }
+    what = text.partition("So of each of the kinds ")[2].partition(", at")[0]
+    assert set(re.findall("[A-Z_]{2,}", what)) == bounded
 
 
 def test_journalctl_examples_use_existing_fields() -> None:
