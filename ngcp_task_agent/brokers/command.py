@@ -10,6 +10,7 @@ import signal
 from typing import Any, List, Mapping, Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.stderr import StderrLog
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
 from ngcp_task_agent.process.run import EndCause, Exit, Process
@@ -27,7 +28,6 @@ _MOST_CHARACTERS = 131072
 _MATCH_WITHIN = 0.1  # CPU seconds
 IN_ENVIRONMENT = 65536  # bytes; Linux allows 128 KiB for a variable
 _ANY = "(?s:.*)"  # the rule for extra_args: yes
-LAST_LINE = 300  # characters of standard error that a reason quotes
 
 _WORDS = {
     "type": ["string", "array"],
@@ -71,6 +71,7 @@ class CommandBroker(Broker):
                 "title": "a number of seconds, 0 for no limit",
             },
             "max_output": SIZE_SCHEMA,
+            "log_stderr": {"type": "boolean", "title": "yes or no"},
         },
     }
 
@@ -85,6 +86,7 @@ class CommandBroker(Broker):
         self._stdin: bool = options.get("stdin", "none") == "data"
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
+        self._log_stderr: bool = options.get("log_stderr", False)
         self._own_user = own_user()
 
     def problems(self) -> Mapping[str, str]:
@@ -194,6 +196,7 @@ class CommandBroker(Broker):
             max_output=self._max_output,
             stdin=data.encode() if self._stdin else None,
             timeout=self._timeout or None,
+            on_stderr=StderrLog(request).write if self._log_stderr else None,
         )
 
     def result(self, ended: Exit) -> Result:
@@ -260,7 +263,7 @@ def split_args(args: Any) -> List[str]:
 
 def _last_line(text: bytes) -> str:
     lines = text.decode(errors="replace").strip().split("\n")
-    return lines[-1].strip()[:LAST_LINE]
+    return lines[-1].strip()
 
 
 def _signal_name(number: int) -> str:

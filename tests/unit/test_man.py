@@ -40,7 +40,7 @@ from ngcp_task_agent.backends.redis import (
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
-from ngcp_task_agent.brokers import command
+from ngcp_task_agent.brokers import command, stderr
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
@@ -350,6 +350,12 @@ def test_defaults_of_a_command() -> None:
         said = vars(CommandBroker({"run": "x", key: value}))
         del said["options"]
         assert said == {k: v for k, v in usual.items() if k in said}, key
+
+
+def test_limits_of_log_stderr() -> None:
+    text = plain(keys("TASKS", "broker_options of command")["log_stderr"])
+    assert f"at most {stderr.LINES} lines a second" in text
+    assert f"first {stderr.LINE_BYTES} bytes" in text
 
 
 def test_defaults_of_redis() -> None:
@@ -727,7 +733,8 @@ def test_limits_of_the_protocol() -> None:
     assert f"the first {messages.START} bytes" in checks
     assert f"at most {destination.QUOTED} characters" in checks
     assert f"at most {validate.QUOTED_RULE} characters" in checks
-    assert f"at most {command.LAST_LINE} characters" in checks
+    assert f"at most {reply.DETAIL} characters" in checks
+    assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
     data = plain(part(PROTOCOL, "DATA"))
     assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
 
