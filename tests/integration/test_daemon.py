@@ -179,6 +179,9 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
     daemon = start(log_level="info")
     title = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
     assert title.rstrip(b"\0") == b"ngcp-task-agent"
+    # Journal records have this as _COMM.
+    name = Path(f"/proc/{daemon.process.pid}/comm").read_text()
+    assert name == "ngcp-task-agent\n"
     lines = daemon.text().splitlines()
     assert all(" INFO " in line for line in lines)
     assert (

@@ -68,6 +68,7 @@ ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
 FILES = "ngcp-task-agent.yml.5"
 PROTOCOL = "ngcp-task-agent-protocol.7"
+UNIT = "ngcp-task-agent"
 PAGES = (DAEMON, FILES, PROTOCOL)
 
 Schema = Mapping[str, Any]
@@ -619,6 +620,28 @@ def test_journalctl_examples_use_existing_fields() -> None:
     assert used
     assert set(used) <= numbers
     assert set(re.findall(r"(NGCP_\w+)=", examples)) <= fields
+
+
+EXAMPLES = {
+    DAEMON: source(DAEMON),
+    "ngcp-invoke-task.1": source("ngcp-invoke-task.1"),
+    "README.md": (ROOT / "README.md").read_text(),
+    "catalog": (ROOT / "debian/ngcp-task-agent.catalog").read_text(),
+}
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_journalctl_examples_ask_for_what_users_cannot_forge(
+    where: str,
+) -> None:
+    text = re.sub(r"\\\n +", "", unescape(EXAMPLES[where]))
+    commands = re.findall(r"^ *journalctl (.*)$", text, flags=re.M)
+    assert commands
+    for words in map(str.split, commands):
+        assert "_UID=0" in words
+        if "-u" not in words:
+            assert f"_SYSTEMD_UNIT={UNIT}.service" in words
+            assert f"_COMM={UNIT}" in words
 
 
 def test_exit_statuses(
