@@ -118,8 +118,6 @@ class CommandBroker(Broker):
         data = self.data(request)
         asked = data.get("extra_args") if isinstance(data, dict) else None
         extra = self._check_extra(asked)
-        if extra:
-            logger.debug("request %s: extra_args %r", request.uuid, extra)
         return CommandWork(self, request, extra)
 
     def _check_extra(self, extra: Any) -> List[str]:
@@ -174,6 +172,8 @@ class CommandBroker(Broker):
 
         :raises CannotStart: when the program or the user does not exist
         """
+        if extra:
+            logger.debug("request %s: extra_args %r", request.uuid, extra)
         user = self._own_user
         if self._as_user and self._as_user != user.name:
             user = await ask_user(self._as_user)

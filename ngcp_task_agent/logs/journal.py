@@ -2,8 +2,7 @@
 
 Every kind of record has a MESSAGE_ID, which the catalog explains
 (``journalctl -x``), and the fields of its request, so that
-``journalctl NGCP_TASK_UUID=...`` shows the history of one request.  What anyone
-who may publish can cause is bounded.
+``journalctl NGCP_TASK_UUID=...`` shows the history of one request.
 
 Messages are complete: they have no arguments to format.
 """

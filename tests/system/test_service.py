@@ -286,6 +286,7 @@ def test_a_message_is_one_printable_line(node: Here) -> None:
     for line in lines:
         assert line.isprintable()
         assert f" hello from {shown}, request " in line
+    assert "\x1b" not in node.journal("-q", "-x", match)
     for record in node.records(match):
         field = record["NGCP_TASK_SRC"]
         # The bytes of a field that is not printable.

@@ -165,6 +165,19 @@ def test_extra_args_allowed(allowed: List[str], extra: Any) -> None:
     assert broker.prepare(request({"extra_args": extra}))
 
 
+async def test_extra_args_are_logged_when_they_are_used(
+    journal_records: Records,
+) -> None:
+    """A request that finds no room leaves no other trace than that."""
+    broker = CommandBroker({"run": "true", "extra_args": True})
+    work = broker.prepare(request({"extra_args": "a b"}, uuid=UUID))
+    assert not list(journal_records)
+    await work.run()
+    (record,) = journal_records
+    assert record.levelname == "DEBUG"
+    assert record.getMessage() == f"request {UUID}: extra_args ['a', 'b']"
+
+
 DATA: List[Any] = [
     None,
     1,
