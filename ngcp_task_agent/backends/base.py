@@ -125,6 +125,16 @@ class Backend(ABC):
         :param ref: the request's uuid, logged if the messages are lost
         """
 
+    def send_rejection(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        """Deliver the only answer to a request that was not accepted.
+
+        Anyone who may publish can cause any number of these, with the uuid of
+        another request.
+        """
+        self.send(address, messages, ref)
+
     async def send_large(
         self,
         address: str,

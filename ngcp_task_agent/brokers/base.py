@@ -17,7 +17,8 @@ class Result:
         replaced
     :ivar error: why it failed, for the journal and the client: a sentence
         without secrets; empty for success
-    :ivar detail: what the work itself reports, for the client only
+    :ivar detail: what the work itself reports, such as a last line on
+        standard error; only its start is logged and sent
     :ivar exit_status: the command's, if there was one
     """
 

@@ -10,6 +10,7 @@ import signal
 from typing import Any, List, Mapping, Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.stderr import StderrLog
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.run import EndCause, Exit, Process
 from ngcp_task_agent.process.spawn import Command, find_program
@@ -26,7 +27,6 @@ _MOST_CHARACTERS = 131072
 IN_ENVIRONMENT = 65536  # bytes; Linux allows 128 KiB for a variable
 _JSON_SPACE = " \t\n\r"
 _ANY = "(?s:.*)"  # the rule for extra_args: yes
-LAST_LINE = 300  # characters of standard error that a reason quotes
 
 _WORDS = {
     "type": ["string", "array"],
@@ -70,6 +70,7 @@ class CommandBroker(Broker):
                 "title": "a number of seconds, 0 for no limit",
             },
             "max_output": SIZE_SCHEMA,
+            "log_stderr": {"type": "boolean", "title": "yes or no"},
         },
     }
 
@@ -83,6 +84,7 @@ class CommandBroker(Broker):
         self._stdin: bool = options.get("stdin", "none") == "data"
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
+        self._log_stderr: bool = options.get("log_stderr", False)
         self._own_user = own_user()
         as_user = options.get("as_user")
         # Another user than the agent's own: the name service is asked for it.
@@ -113,10 +115,7 @@ class CommandBroker(Broker):
         return data
 
     def prepare(self, request: Request) -> CommandWork:
-        extra = _extra_words(self.data(request))
-        self._check_extra(extra)
-        if extra:
-            logger.debug("request %s: extra_args %r", request.uuid, extra)
+        self._check_extra(_extra_words(self.data(request)))
         return CommandWork(self, request)
 
     def _check_extra(self, extra: List[str]) -> None:
@@ -162,6 +161,9 @@ class CommandBroker(Broker):
             self._check_user(user)
         program = find_program(self._run)
         data = self.data(request)
+        extra = _extra_words(data)
+        if extra:
+            logger.debug("request %s: extra_args %r", request.uuid, extra)
         encoded = json.dumps(data)
         environment = user.environment()
         environment.update(
@@ -173,12 +175,13 @@ class CommandBroker(Broker):
         if len(encoded) <= IN_ENVIRONMENT:
             environment["NGCP_TASK_DATA"] = encoded
         return Command(
-            argv=[program, *self._args, *_extra_words(data)],
+            argv=[program, *self._args, *extra],
             user=user,
             environment=environment,
             max_output=self._max_output,
             stdin=encoded.encode() if self._stdin else None,
             timeout=self._timeout or None,
+            on_stderr=StderrLog(request).write if self._log_stderr else None,
         )
 
     def result(self, ended: Exit) -> Result:
@@ -257,7 +260,7 @@ def split_args(args: Any) -> List[str]:
 
 def _last_line(text: bytes) -> str:
     lines = text.decode(errors="replace").strip().split("\n")
-    return lines[-1].strip()[:LAST_LINE]
+    return lines[-1].strip()
 
 
 def _signal_name(number: int) -> str:

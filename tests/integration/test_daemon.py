@@ -179,6 +179,9 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
     daemon = start(log_level="info")
     title = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
     assert title.rstrip(b"\0") == b"ngcp-task-agent"
+    # Journal records have this as _COMM.
+    name = Path(f"/proc/{daemon.process.pid}/comm").read_text()
+    assert name == "ngcp-task-agent\n"
     lines = daemon.text().splitlines()
     assert all(" INFO " in line for line in lines)
     assert (
@@ -286,15 +289,19 @@ def test_log_cannot_be_forged(
     assert "\x1b" not in log
 
 
+# More to log than a pipe holds.
+FILL = "printf '%01000d\\n' $(seq 100) >&2"
+
+
 def test_unread_log(
     config: ConfigFolder, client: Client, server: RedisServer
 ) -> None:
     """The agent keeps working; once the log is read, it is complete."""
     config.task("true", "true")
+    config.shell("fill", FILL, broker_log_stderr=True)
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
-        for _ in range(5000):
-            client.send("true", dst="another")
+        assert statuses(client.ask("fill")) == ["accepted", "done"]
         assert statuses(client.ask("true")) == ["accepted", "done"]
         assert process.stderr
         lines = []
@@ -302,7 +309,7 @@ def test_unread_log(
             lines.append(line)
             if b"done true" in line:
                 break
-        assert sum(b"ignored true" in line for line in lines) == 5000
+        assert sum(b"stderr of fill" in line for line in lines) == 100
         process.terminate()
         assert b"stopped; since" in process.stderr.readlines()[-1]
         assert process.wait(60) == 0
@@ -313,10 +320,10 @@ def test_log_that_is_never_read(
 ) -> None:
     """Stopping does not wait long for it, either."""
     config.task("true", "true")
+    config.shell("fill", FILL, broker_log_stderr=True)
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
-        for _ in range(1000):
-            client.send("true", dst="another")
+        assert statuses(client.ask("fill")) == ["accepted", "done"]
         assert statuses(client.ask("true")) == ["accepted", "done"]
         process.terminate()
         assert process.wait(60) == 0

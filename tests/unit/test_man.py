@@ -40,7 +40,7 @@ from ngcp_task_agent.backends.redis import (
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
-from ngcp_task_agent.brokers import command
+from ngcp_task_agent.brokers import command, stderr
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
@@ -50,6 +50,7 @@ from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.logs.lines import OneLine
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
@@ -68,6 +69,7 @@ ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
 FILES = "ngcp-task-agent.yml.5"
 PROTOCOL = "ngcp-task-agent-protocol.7"
+UNIT = "ngcp-task-agent"
 PAGES = (DAEMON, FILES, PROTOCOL)
 ALL_PAGES = sorted(os.listdir(ROOT / "man"))
 
@@ -358,6 +360,12 @@ def test_defaults_of_a_command() -> None:
         assert said == {k: v for k, v in usual.items() if k in said}, key
 
 
+def test_limits_of_log_stderr() -> None:
+    text = plain(keys("TASKS", "broker_options of command")["log_stderr"])
+    assert f"at most {stderr.LINES} lines a second" in text
+    assert f"first {stderr.LINE_BYTES} bytes" in text
+
+
 def test_defaults_of_redis() -> None:
     found = {}
     for key, body in keys("BACKENDS", "Keys of a redis backend").items():
@@ -593,7 +601,19 @@ def test_journal_fields() -> None:
                     for word in call.keywords
                     if word.arg and word.arg != "bug"
                 }
-    assert shown == used
+    # The handlers add the traceback.
+    assert shown == used | {"NGCP_TRACEBACK"}
+    text = plain(part(DAEMON, "JOURNAL"))
+    assert f"at most {OneLine.longest} bytes" in text
+    figures = f"{journal.MOST} records are logged within {journal.WINDOW:g} s"
+    assert figures in text
+    bounded = {
+        name
+        for name, kind in vars(journal).items()
+        if isinstance(kind, journal.Kind) and kind.flood
+    }
+    what = text.partition("So of each of the kinds ")[2].partition(", at")[0]
+    assert set(re.findall("[A-Z_]{2,}", what)) == bounded
 
 
 def test_journalctl_examples_use_existing_fields() -> None:
@@ -608,6 +628,28 @@ def test_journalctl_examples_use_existing_fields() -> None:
     assert used
     assert set(used) <= numbers
     assert set(re.findall(r"(NGCP_\w+)=", examples)) <= fields
+
+
+EXAMPLES = {
+    DAEMON: source(DAEMON),
+    "ngcp-invoke-task.1": source("ngcp-invoke-task.1"),
+    "README.md": (ROOT / "README.md").read_text(),
+    "catalog": (ROOT / "debian/ngcp-task-agent.catalog").read_text(),
+}
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_journalctl_examples_ask_for_what_users_cannot_forge(
+    where: str,
+) -> None:
+    text = re.sub(r"\\\n +", "", unescape(EXAMPLES[where]))
+    commands = re.findall(r"^ *journalctl (.*)$", text, flags=re.M)
+    assert commands
+    for words in map(str.split, commands):
+        assert "_UID=0" in words
+        if "-u" not in words:
+            assert f"_SYSTEMD_UNIT={UNIT}.service" in words
+            assert f"_COMM={UNIT}" in words
 
 
 def test_exit_statuses(
@@ -721,7 +763,8 @@ def test_limits_of_the_protocol() -> None:
     assert f"the first {messages.START} bytes" in checks
     assert f"at most {destination.QUOTED} characters" in checks
     assert f"at most {validate.QUOTED_RULE} characters" in checks
-    assert f"at most {command.LAST_LINE} characters" in checks
+    assert f"at most {reply.DETAIL} characters" in checks
+    assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
     data = plain(part(PROTOCOL, "DATA"))
     assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
 

@@ -88,6 +88,14 @@ class RedisBackend(Backend):
         size = sum(map(len, messages))
         self._small.send(Answer(address, lambda: messages, size, ref))
 
+    def send_rejection(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        size = sum(map(len, messages))
+        answer = Answer(address, lambda: messages, size, ref)
+        answer.is_rejection = True
+        self._small.send(answer)
+
     async def send_large(
         self, address: str, encode: Encode, size: int, ref: Optional[str]
     ) -> None:

@@ -25,12 +25,19 @@ from ngcp_task_agent.brokers import command as command_module
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.brokers.command import CommandBroker, split_args
 from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.logs import journal
 from ngcp_task_agent.process import run as process_module
 from ngcp_task_agent.process import users
 from ngcp_task_agent.process.run import EndCause, Exit
 from ngcp_task_agent.process.users import PATH, User, own_user
 from tests.parts import ROOT
-from tests.unit.fakes import needs_root, request, until
+from tests.unit.fakes import (
+    Records,
+    has_children,
+    needs_root,
+    request,
+    until,
+)
 
 Program = Callable[..., str]
 UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
@@ -158,6 +165,19 @@ def test_extra_args_allowed(allowed: List[str], extra: Any) -> None:
     assert broker.prepare(request({"extra_args": extra}))
 
 
+async def test_extra_args_are_logged_when_they_are_used(
+    journal_records: Records,
+) -> None:
+    """A request that finds no room leaves no other trace than that."""
+    broker = CommandBroker({"run": "true", "extra_args": True})
+    work = broker.prepare(request({"extra_args": "a b"}, uuid=UUID))
+    assert not list(journal_records)
+    await work.run()
+    (record,) = journal_records
+    assert record.levelname == "DEBUG"
+    assert record.getMessage() == f"request {UUID}: extra_args ['a', 'b']"
+
+
 DATA: List[Any] = [
     None,
     1,
@@ -268,9 +288,41 @@ async def test_success_does_not_quote_standard_error() -> None:
     assert result == Result(exit_status=0)
 
 
-async def test_last_line_is_bounded() -> None:
-    result = await sh("head -c 3000 /dev/zero | tr '\\0' x >&2; exit 1")
-    assert result.detail == "x" * 300
+async def test_standard_error_is_logged_if_asked(
+    journal_records: Records,
+) -> None:
+    script = "echo one >&2; echo out; printf 'tw\\303\\266' >&2; exit 3"
+    result = await sh(script, log_stderr=True)
+    assert (result.data, result.detail) == ("out\n", "tw\u00f6")
+    records = journal_records.of(journal.TASK_STDERR)
+    assert [r.NGCP_TASK_STDERR for r in records] == ["one", "tw\u00f6"]
+    await sh(script)
+    assert len(journal_records.of(journal.TASK_STDERR)) == 2
+
+
+async def test_standard_error_is_logged_as_it_comes(
+    journal_records: Records, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    script = f"echo one >&2; while [ ! -e {seen} ]; do sleep 0.01; done"
+    running = asyncio.create_task(sh(script, log_stderr=True))
+    await until(lambda: journal_records.of(journal.TASK_STDERR))
+    seen.touch()
+    assert (await running).error == ""
+
+
+async def test_standard_error_of_a_command_that_is_cancelled(
+    journal_records: Records,
+) -> None:
+    script = "printf 'one\\ntwo' >&2; exec sleep 600"
+    running = asyncio.create_task(sh(script, log_stderr=True))
+    await until(lambda: journal_records.of(journal.TASK_STDERR))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    records = journal_records.of(journal.TASK_STDERR)
+    assert [r.NGCP_TASK_STDERR for r in records] == ["one", "two"]
+    await until(lambda: not has_children())
 
 
 async def test_killed_by_a_signal() -> None:

@@ -134,6 +134,32 @@ async def test_only_the_end_of_standard_error_is_kept() -> None:
     assert ended.stderr.endswith(b"99999\n100000\n")
 
 
+async def test_standard_error_as_it_comes() -> None:
+    got: List[bytes] = []
+    script = "seq 100000 >&2; echo out"
+    ended = await run(sh(script, on_stderr=got.append))
+    assert b"".join(got) == b"".join(b"%d\n" % n for n in range(1, 100_001))
+    assert got.index(b"") == len(got) - 1
+    assert ended.stdout == b"out\n"
+
+
+async def test_standard_error_up_to_the_limit() -> None:
+    """The end is told once, also if the command goes on writing."""
+    got: List[bytes] = []
+    endless = sh("cat /dev/zero >&2", max_output=100_000, on_stderr=got.append)
+    assert (await run(endless)).cause is EndCause.OUTPUT
+    assert len(b"".join(got)) == 100_000
+    assert got.count(b"") == 1
+    assert got[-1] == b""
+
+
+async def test_standard_error_of_what_cannot_start() -> None:
+    got: List[bytes] = []
+    with pytest.raises(CannotStart):
+        await run(command("/nowhere/x", on_stderr=got.append))
+    assert got == [b""]
+
+
 async def test_timeout() -> None:
     ended = await run(sh("echo begun; exec sleep 600", timeout=0.2))
     assert ended.cause is EndCause.TIMEOUT

@@ -42,9 +42,12 @@ def test_an_interrupt_that_is_lost_is_repeated() -> None:
         def __del__(self) -> None:
             spin()  # Python ignores what is raised here
 
-    with pytest.raises(Rejected), CheckTime(LoopTime()):
+    def work() -> None:
         Swallowing()
         spin()
+
+    with pytest.raises(Rejected), CheckTime(LoopTime()):
+        work()
 
 
 def test_does_not_interrupt_fast_work() -> None:

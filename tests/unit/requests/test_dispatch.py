@@ -426,10 +426,10 @@ SECRET = "s3cr3t-w0rd"
         pytest.param(
             {
                 "run": "sh",
-                "args": ["-c", 'echo "$0 $NGCP_TASK_DATA" >&2; exit 1'],
+                "args": ["-c", 'echo "$0 $NGCP_TASK_DATA"; exit 1'],
                 "extra_args": True,
             },
-            id="standard-error",
+            id="standard-output",
         ),
     ],
 )
@@ -467,5 +467,5 @@ async def test_no_line_can_be_forged(
     records = list(journal_records)
     assert records
     for record in records:
-        # The log's formatter escapes a message, but not a traceback.
+        # The log's formatter escapes the message.
         assert not record.exc_info
