@@ -160,11 +160,16 @@ class CommandBroker(Broker):
             user = await ask_user(self._as_user)
             self._check_user(user)
         program = find_program(self._run)
-        data = self.data(request)
+        # A large message takes long to parse: only if its data is used.
+        is_small = request.size <= IN_ENVIRONMENT
+        data, encoded = None, ""
+        if is_small or self._stdin or self._allowed:
+            data = self.data(request)
+        if is_small or self._stdin:
+            encoded = json.dumps(data)
         extra = _extra_words(data)
         if extra:
             logger.debug("request %s: extra_args %r", request.uuid, extra)
-        encoded = json.dumps(data)
         environment = user.environment()
         environment.update(
             NGCP_TASK_NAME=request.task,
@@ -172,7 +177,7 @@ class CommandBroker(Broker):
             NGCP_TASK_SRC=request.src,
             NGCP_TASK_DST=request.dst,
         )
-        if len(encoded) <= IN_ENVIRONMENT:
+        if is_small and len(encoded) <= IN_ENVIRONMENT:
             environment["NGCP_TASK_DATA"] = encoded
         return Command(
             argv=[program, *self._args, *extra],

@@ -62,6 +62,7 @@ class Request:
     task: str
     src: str
     timestamp: float
+    _dst: bytes
     _message: Optional[Mapping[str, Any]]
 
     @property
@@ -80,8 +81,7 @@ class Request:
 
     @property
     def dst(self) -> str:
-        dst: str = self._fields["dst"]
-        return dst
+        return self._dst.decode()
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ class Request:
         return load_json(self.body.decode()) if message is None else message
 
     def forget(self) -> None:
-        """Keep only the text of ``dst``, ``options`` and ``data``.
+        """Keep only the text of ``options`` and ``data``.
 
         From now on, each access parses it.
         """
@@ -151,6 +151,7 @@ def parse_request(body: bytes, limit: int) -> Request:
         message["task"],
         message["src"],
         time.time(),
+        message["dst"].encode(),
         message,
     )
 
@@ -240,7 +241,7 @@ def load_json(text: str, what: str = "the message") -> Mapping[str, Any]:
         raise Rejected(f"{what} has more than {MAX_NESTED} arrays and objects")
     try:
         value = _STRICT.decode(text)
-        is_deep = nested > MAX_DEPTH and _is_deep(value)
+        is_deep = nested > MAX_DEPTH and _is_deep(value, nested)
     except RecursionError:
         is_deep = True
     except json.JSONDecodeError:
@@ -255,18 +256,23 @@ def load_json(text: str, what: str = "the message") -> Mapping[str, Any]:
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Any, nested: int) -> bool:
+    """Whether a value has more than ``MAX_DEPTH`` levels.
+
+    :param nested: how many arrays and objects it has at most
+    """
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for depth in range(1, MAX_DEPTH + 1):
+        nested -= len(level)
+        if not level or depth + nested <= MAX_DEPTH:
+            return False
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, (dict, list))
         ]
-        if not level:
-            return False
-    return True
+    return bool(level)
 
 
 @dataclass(frozen=True)

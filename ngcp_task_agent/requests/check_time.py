@@ -15,10 +15,11 @@ from typing import Optional, Type
 
 from ngcp_task_agent.errors import Rejected
 
-LONGEST = 0.05  # seconds that a check may take
+LONGEST = 0.03  # seconds that a check may take
 SHARE = 0.2  # seconds of a task's checks, per second
 SHORT = 0.001  # seconds that no other request notices
 LONG_COSTS = 4  # a longer check takes this much more of the task's share
+# One that has to be ended takes all of it.
 # While the loop does the work that a long check delayed.
 _HURRIED = 0.004  # seconds that a check may take
 _PAUSE = 4  # times the length of the long check
@@ -93,6 +94,7 @@ class CheckTime:
         self._left -= took if took <= SHORT else took * LONG_COSTS
         self._loop_time.spend(took)
         if kind is Overrun:
+            self._left = min(self._left, 0.0) - SHARE
             if self._limit < LONGEST:
                 raise _busy() from None
             raise Rejected(

@@ -253,7 +253,7 @@ def test_checks_without_end_delay_no_other_request(
     reasons = {ending["reason"] for ending in endings.values()}
     assert {reason.split(":")[0] for reason in reasons} == {
         "busy",
-        "the data takes more than 0.05 s to check",
+        "the data takes more than 0.03 s to check",
     }
     assert daemon.stop() == 0
 
