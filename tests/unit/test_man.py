@@ -920,5 +920,5 @@ def test_the_example_is_a_request() -> None:
 
 def test_the_example_in_python_compiles() -> None:
     text = literals(part(PROTOCOL, "EXAMPLES", "In Python"))[0]
-    assert len(text.splitlines()) == 10
+    assert len(text.splitlines()) == 13
     compile(text, "example", "exec")
