@@ -18,6 +18,7 @@ from ngcp_task_agent.node.ngcp_files import find_name
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
 _TYPE = "redis"
+_ADVICE = "; use sudo, or give both --url and --channel"
 
 
 def own_name() -> str:
@@ -141,6 +142,7 @@ def find(
             )
         if wanted:
             server = backends[wanted[0]].options
+            _check_secrets(server)
             tasks = [t for t in tasks if t.backend == wanted[0]]
             named = [t for t in tasks if t.name == task]
             notes.append(f"{backends[wanted[0]].path}: says where Redis is")
@@ -181,9 +183,16 @@ def _check_readable(faults: Iterable[Fault]) -> None:
     """
     for fault in faults:
         if not os.access(fault.path, os.R_OK):
-            raise NoAddress(
-                f"{fault}; use sudo, or give both --url and --channel"
-            )
+            raise NoAddress(f"{fault}{_ADVICE}")
+
+
+def _check_secrets(server: Mapping[str, Any]) -> None:
+    """
+    :raises NoAddress: if the login needs a file that cannot be read
+    """
+    for path in (server.get("password_file"), *server.get("tls", {}).values()):
+        if path and not os.access(path, os.R_OK):
+            raise NoAddress(f"{path}: cannot be read{_ADVICE}")
 
 
 def _fault_of_task(

@@ -314,6 +314,20 @@ def test_a_file_that_matters_cannot_be_read(
         assert not folder.find(**arguments).assumed
 
 
+@pytest.mark.parametrize(
+    "files", [{"password_file": "/x"}, {"tls": {"ca": "/x"}}]
+)
+def test_a_file_of_the_login_cannot_be_read(
+    files: Dict[str, Any], folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(REDIS, files)
+    folder.task("t")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/x")
+    with pytest.raises(NoAddress, match="^/x: cannot be read; use sudo, or"):
+        folder.find("t")
+    assert folder.find("t", **URL).channel == "control"
+
+
 def test_a_folder_that_cannot_be_reached(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
