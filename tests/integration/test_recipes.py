@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 from typing import Callable, List
@@ -16,7 +18,7 @@ from tests.integration.cluster import command
 from tests.integration.conftest import ConfigFolder
 from tests.invoking import command as invoking
 from tests.invoking import environment, invoke
-from tests.parts import CHANNEL, WITHIN, Daemon, RedisServer
+from tests.parts import CHANNEL, WITHIN, Client, Daemon, RedisServer
 from tests.unit.test_man import DAEMON, literals, part
 
 Start = Callable[..., Daemon]
@@ -129,3 +131,26 @@ def test_a_unix_socket_for_a_group(start: Start, folder: Path) -> None:
         daemon.stop()
     finally:
         server.stop()
+
+
+def test_settings_against_a_flood(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """The agent receives a request behind far more than Redis' usual limit."""
+    (settings,) = recipe("Load")
+    for line in settings.splitlines():
+        name, value = line.split(maxsplit=1)
+        command(server, "CONFIG", "SET", name, value)
+    config.task("true", "true")
+    daemon = start()
+    other = json.dumps(client.request("true", dst="sp2", data="x" * 200_000))
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        with server.connect() as connection:
+            for _ in range(250):
+                connection.publish(CHANNEL, other)
+        request = client.send("true")
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    assert client.ending()["ref"] == request["uuid"]
+    assert " is away: " not in daemon.text()

@@ -37,6 +37,7 @@ from ngcp_task_agent.backends.redis import (
     lane,
     link,
     publisher,
+    replies,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
@@ -653,6 +654,11 @@ def test_environment_of_the_daemon() -> None:
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
     # sdnotify reads NOTIFY_SOCKET.
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
+
+
+def test_the_largest_message_of_a_server() -> None:
+    load = plain(part(DAEMON, "SECURITY", "Load"))
+    assert f"more than {replies.MAX_REPLY >> 20} MiB" in load
 
 
 def test_times_of_a_stop() -> None:
