@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError, InvalidResponse
 
 MAX_REPLY = 64 << 20  # bytes of a message; Redis' own limit is usually 32 MB
 _MOST_ITEMS = 200  # of all arrays in a reply; this also bounds their depth
+_LONGEST_ERROR = 1000  # bytes that are kept
 
 
 class ReplyParser(DefaultParser):  # type: ignore[misc]
@@ -79,7 +80,8 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
             return int(rest)
         if kind != b"-":
             raise ValueError(kind)
-        error = self.parse_error(rest.decode(errors="replace"))
+        text = rest[:_LONGEST_ERROR].decode(errors="replace")
+        error = self.parse_error(text)
         if isinstance(error, ConnectionError):
             raise error
         return error

@@ -93,6 +93,20 @@ async def test_the_client(
     await server.stop()
 
 
+async def test_a_long_error_is_cut(
+    server: Server, journal_records: Records
+) -> None:
+    server.replies["AUTH"] = b"-ERR " + b"x" * 60_000 + b"\r\n"
+    await server.start()
+    bench = Bench({**server.options, "password": "x"})
+    await bench.backend.start(CHANNELS)
+    await bench.stop(0)
+    await server.stop()
+    (text,) = journal_records.texts(journal.BACKEND_DOWN)
+    assert "x" * 900 in text
+    assert len(text) < 1500
+
+
 async def test_the_largest_message(server: Server) -> None:
     body = bytes(LARGEST)
     async with started(server, ping_interval=60) as bench:
