@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict
@@ -11,7 +14,16 @@ from typing import Any, Callable, Dict
 import pytest
 
 from tests.integration.conftest import ConfigFolder
-from tests.parts import CHANNEL, Client, Daemon, statuses, wait_for
+from tests.parts import (
+    CHANNEL,
+    WITHIN,
+    Client,
+    Daemon,
+    RedisServer,
+    statuses,
+    wait_for,
+)
+from tests.unit.test_man import PROTOCOL, literals, part
 
 Start = Callable[..., Daemon]
 
@@ -419,3 +431,22 @@ def test_500_at_once(
     assert sorted(seen) == sorted(sent)
     assert all(got == ["accepted", "done"] for got in seen.values())
     assert client.silent()
+
+
+def test_the_example_in_python(
+    config: ConfigFolder, start: Callable[..., Daemon], server: RedisServer
+) -> None:
+    """It ends when the task has, and prints both answers."""
+    (text,) = literals(part(PROTOCOL, "EXAMPLES", "In Python"))
+    config.task("ping_127_0_0_1", "true")
+    start()
+    text = text.replace("redis.Redis()", f"redis.Redis(port={server.port})")
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        timeout=WITHIN / 2,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert statuses(answers) == ["accepted", "done"]

@@ -37,6 +37,7 @@ from ngcp_task_agent.backends.redis import (
     lane,
     link,
     publisher,
+    replies,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
@@ -705,6 +706,11 @@ def test_environment_of_the_daemon() -> None:
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
 
 
+def test_the_largest_message_of_a_server() -> None:
+    load = plain(part(DAEMON, "SECURITY", "Load"))
+    assert f"more than {replies.MAX_REPLY >> 20} MiB" in load
+
+
 def test_times_of_a_stop() -> None:
     text = plain(part(DAEMON, "STOP"))
     usual = settings.AgentConfig()
@@ -971,5 +977,5 @@ def test_the_example_is_a_request() -> None:
 
 def test_the_example_in_python_compiles() -> None:
     text = literals(part(PROTOCOL, "EXAMPLES", "In Python"))[0]
-    assert len(text.splitlines()) == 10
+    assert len(text.splitlines()) == 13
     compile(text, "example", "exec")

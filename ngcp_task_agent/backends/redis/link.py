@@ -174,7 +174,6 @@ class Link:
     async def _run(self, dial: Dial, address: Optional[str]) -> None:
         try:
             self._connection = await dial(address)
-            _keep_when_loading(self._connection)
             await self._connection.connect()
             self._connected.set_result(None)
             await self._read()
@@ -225,16 +224,6 @@ class Link:
         abort = getattr(self._transport, "abort", None)  # not in fakeredis
         if abort:
             abort()  # a polite close waits for a server that is stalled
-
-
-def _keep_when_loading(connection: Any) -> None:
-    """Make redis-py return LOADING: it would disconnect from the server."""
-    parser = getattr(connection, "_parser", None)
-    errors = dict(getattr(parser, "EXCEPTION_CLASSES", {}))
-    if errors.pop("LOADING", None):
-        kind = type(parser)
-        body = {"EXCEPTION_CLASSES": errors, "__slots__": ()}
-        parser.__class__ = type(kind.__name__, (kind,), body)
 
 
 def _is_message(reply: Any) -> bool:
