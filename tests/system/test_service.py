@@ -66,7 +66,7 @@ def test_it_runs_and_is_enabled(node: Here) -> None:
         ("OOMPolicy", "continue"),
         ("Restart", "on-failure"),
         ("WatchdogUSec", "30s"),
-        ("LogRateLimitIntervalUSec", "0"),
+        ("LogRateLimitIntervalUSec", "1us"),
     ],
 )
 def test_how_systemd_reads_it(node: Here, name: str, value: str) -> None:
