@@ -53,8 +53,8 @@ class CommandBroker(Broker):
             },
             "as_user": {
                 "type": "string",
-                "minLength": 1,
-                "title": "the name of a user",
+                "pattern": r"^(?![0-9]+\Z).",
+                "title": "the name of a user, not a number",
             },
             "args": _WORDS,
             "extra_args": {

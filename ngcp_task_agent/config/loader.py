@@ -175,8 +175,9 @@ class Loader:
         try:
             config = parse(document, *known)
         except Exception as error:
-            # No file, however odd, may stop the agent.
-            what = f"cannot be used: {type(error).__name__}: {error}"
+            # No file, however odd, may stop the agent.  Python's message may
+            # quote it.
+            what = f"cannot be used: {type(error).__name__}"
             document.faults.append(Fault(document.path, 0, "", what))
         self._faults += document.faults
         self._warnings += document.warnings

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
 from ngcp_task_agent.brokers.base import Broker
-from ngcp_task_agent.config.faults import Fault, Schema, explain_schema, meant
+from ngcp_task_agent.config.faults import (
+    FAULTY,
+    Fault,
+    Schema,
+    explain_schema,
+    meant,
+)
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
@@ -310,6 +316,8 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
             name: True for s in schemas for name in s.get("properties", ())
         }
         properties[key] = {**properties[key], "properties": inner}
+        if any(fault.where == key for fault in document.faults):
+            value = {**value, key: FAULTY}
     document.validate(value, {**TASK_SCHEMA, "properties": properties})
     if isinstance(value.get("data_schema"), (dict, bool)):
         for steps, what in explain_schema(value["data_schema"]):
