@@ -271,6 +271,47 @@ def explain_schema(schema: Any) -> List[Finding]:
     return list(found.items())
 
 
+# JSON Schema keywords that hold data, or schemas by name.
+_DATA = {"const", "default", "enum", "examples"}
+_BY_NAME = {
+    *("$defs", "definitions", "dependencies", "dependentSchemas"),
+    *("patternProperties", "properties"),
+}
+
+
+def subschemas(schema: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
+    """Yield a JSON Schema and all schemas in it, each a mapping.
+
+    Those of unknown keywords count, too: a ``$ref`` can lead there.
+    """
+    if isinstance(schema, list):
+        for index, item in enumerate(schema):
+            yield from subschemas(item, (*steps, index))
+    if not isinstance(schema, dict):
+        return
+    yield steps, schema
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, dict):
+            for name, item in value.items():
+                yield from subschemas(item, (*steps, key, name))
+        elif key not in _DATA:
+            yield from subschemas(value, (*steps, key))
+
+
+#: The formats that a data_schema checks.  jsonschema checks these by itself,
+#: and others only where further packages happen to be installed.
+DATA_FORMATS = ("date", "email", "idn-email", "ipv4", "ipv6", "regex", "uuid")
+
+
+def unchecked_formats(schema: Any) -> Iterator[Finding]:
+    """Find the formats in a JSON Schema that are not checked."""
+    for steps, inner in subschemas(schema):
+        name = inner.get("format")
+        if isinstance(name, str) and name not in DATA_FORMATS:
+            known = ", ".join(DATA_FORMATS)
+            yield (*steps, "format"), f"is not checked; checked: {known}"
+
+
 def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
     """Yield a value and all values in it, outermost first."""
     yield steps, value

@@ -17,6 +17,7 @@ from ngcp_task_agent.config.faults import (
     Schema,
     explain_schema,
     meant,
+    unchecked_formats,
 )
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.yaml_file import Document
@@ -322,6 +323,9 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
     if isinstance(value.get("data_schema"), (dict, bool)):
         for steps, what in explain_schema(value["data_schema"]):
             document.add(("data_schema", *steps), what)
+        for steps, what in unchecked_formats(value["data_schema"]):
+            place = document.fault(("data_schema", *steps), what)
+            document.warnings.append(place)
 
 
 def _try_broker(document: Document, kind: Type[Broker], enabled: bool) -> None:
