@@ -9,7 +9,7 @@ import shlex
 import signal
 from typing import Any, List, Mapping, Optional
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import Broker, Program, Result, Work
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.cpu_limit import Overrun, cpu_limit
 from ngcp_task_agent.process.run import EndCause, Exit, Process
@@ -86,6 +86,13 @@ class CommandBroker(Broker):
         self._timeout: float = options.get("timeout", 300)
         self._max_output = parse_size(options.get("max_output", "8M"))
         self._own_user = own_user()
+
+    def programs(self) -> Mapping[str, Program]:
+        try:
+            named = find_user(self._as_user) if self._as_user else None
+        except CannotStart:
+            return {}
+        return {"run": Program(self._run, named or self._own_user)}
 
     def problems(self) -> Mapping[str, str]:
         problems = {}

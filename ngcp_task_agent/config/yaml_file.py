@@ -81,6 +81,9 @@ class Document:
     def add(self, steps: Steps, what: str) -> None:
         self.faults.append(self.fault(steps, what))
 
+    def warn(self, steps: Steps, what: str) -> None:
+        self.warnings.append(self.fault(steps, what))
+
     def validate(self, value: Any, *schemas: Schema, at: Steps = ()) -> None:
         """Add the faults of a value that every one of the schemas finds.
 
