@@ -200,7 +200,9 @@ class TaskConfig:
         return self.backend, self.channel, self.name
 
 
-def parse_agent(document: Document, checking: bool) -> Optional[AgentConfig]:
+def parse_agent(
+    document: Document, checking: bool = False
+) -> Optional[AgentConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, AGENT_SCHEMA)
     if not isinstance(value, dict):
@@ -225,7 +227,7 @@ def parse_agent(document: Document, checking: bool) -> Optional[AgentConfig]:
 
 
 def parse_backend(
-    document: Document, plugins: Plugins, checking: bool
+    document: Document, plugins: Plugins, checking: bool = False
 ) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, _BACKEND_SCHEMA)
@@ -253,7 +255,7 @@ def parse_task(
     plugins: Plugins,
     backends: Mapping[str, Optional[BackendConfig]],
     claims: Dict[Path, Place],
-    checking: bool,
+    checking: bool = False,
 ) -> Optional[TaskConfig]:
     """
     :param backends: by name; None for one that has faults
