@@ -6,7 +6,6 @@ files are not affected.  All faults of all files are reported at once.
 
 from __future__ import annotations
 
-import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from ngcp_task_agent.config.models import (
     TaskConfig,
 )
 from ngcp_task_agent.config.plugins import Plugins
-from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.config.yaml_file import Document, unreadable
 from ngcp_task_agent.logs import journal
 
 DEFAULT_DIR = Path("/etc/ngcp-task-agent")
@@ -46,8 +45,8 @@ class Config:
 
     :ivar tasks: the enabled tasks whose backend is usable; no two have the
         same name, backend and channel
-    :ivar warnings: files that are not read, and what would make a valid task
-        fail now
+    :ivar warnings: files that are not read, and what is unsafe; for a loader
+        that is checking, also what would make a valid task fail now
     :ivar kept: number of faulty files whose last good version is in force
     :ivar left_out: number of faulty files with nothing in force
     """
@@ -128,17 +127,19 @@ class Loader:
         in_force.update(backend.path for backend in backends.values())
         in_force.update({agent_file} & self._good.keys())
         faulty = {d.path for d in self._documents if d.faults}
-        found = [(d.faults, d.warnings) for d in self._documents]
-        faults, warnings = zip(*found, (self._faults, self._warnings))
+        # Files can share the fault of a folder, and two checks can find the
+        # same value of the wrong type.
+        faults, warnings = {*self._faults}, {*self._warnings}
+        for document in self._documents:
+            faults.update(document.faults)
+            warnings.update(document.warnings)
         return Config(
             known,
             agent or models.UNKNOWN_NODE,
             backends,
             tasks,
-            # Files can share the fault of a folder, and two checks can find
-            # the same value of the wrong type.
-            tuple(sorted({*itertools.chain(*faults)})),
-            tuple(sorted({*itertools.chain(*warnings)})),
+            tuple(sorted(faults)),
+            tuple(sorted(warnings)),
             kept=len(faulty & in_force),
             left_out=len(faulty - in_force),
         )
@@ -148,6 +149,9 @@ class Loader:
 
         A file in a folder ``backends`` is a backend, one elsewhere a task.
         """
+        if file.is_dir():
+            what = "is a folder; to check one: --check --config-dir DIR"
+            return unreadable(file, what)
         kind = file.absolute().parent.name
         if kind not in ("backends", "tasks"):
             kind = "" if file.name == "agent.yml" else "tasks"

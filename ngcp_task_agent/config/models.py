@@ -284,11 +284,14 @@ def parse_task(
         backend_options=[kind.task_options_schema for kind in receivers],
         broker_options=[kind.options_schema for kind in brokers],
     )
-    channel = ""
-    if receiver and document.is_sound("backend_options"):
+    channel, name = "", value.get("name")
+    if receiver and backend and document.is_sound("backend_options"):
         channel = receiver.channel(value.get("backend_options", {}))
-    if backend and value.get("enabled", True) and document.is_sound("name"):
-        claims[document.path] = backend.name, channel, value.get("name", "")
+        if name and document.is_sound("name") and value.get("enabled", True):
+            claims[document.path] = backend.name, channel, name
+    if checking:
+        for steps, what in unchecked_formats(value.get("data_schema")):
+            document.warn(("data_schema", *steps), what)
     if broker and not document.faults:
         _try_broker(document, broker, checking)
     if document.faults:
@@ -344,8 +347,6 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
     if isinstance(value.get("data_schema"), (dict, bool)):
         for steps, what in explain_schema(value["data_schema"]):
             document.add(("data_schema", *steps), what)
-        for steps, what in unchecked_formats(value["data_schema"]):
-            document.warn(("data_schema", *steps), what)
 
 
 def _try_broker(

@@ -51,9 +51,6 @@ def read(path: Path, is_trusted: bool = False) -> Document:
                     faults = [flaw.fault(_ONLY_ROOT) for flaw in flaws]
                     return Document(path, FAULTY, faults)
             content = file.read(LARGEST_FILE + 1)
-    except IsADirectoryError:
-        what = "is a folder; to check one: --check --config-dir DIR"
-        return unreadable(path, what)
     except OSError as error:
         # The same fault for all files of a folder.
         is_folder = not os.access(path.parent, os.X_OK)

@@ -30,7 +30,6 @@ from ngcp_task_agent.logs.handlers import write_all
 
 EX_IOERR = 74  # from sysexits.h
 
-_ALL = Path()  # --check without FILE
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
 LEVELS = ("debug", "info", "warning", "error")
@@ -49,8 +48,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         # argparse and print() do not report that these cannot be written.
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = parser().parse_args(argv)
-            if options.check is not None:
-                sys.exit(_check(options.config_dir, options.check))
+            if options.check:
+                file = None if options.check is True else options.check
+                sys.exit(_check(options.config_dir, file))
             if options.reload:
                 sys.exit(_reload())
     except SystemExit as end:
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         nargs="?",
-        const=_ALL,
+        const=True,
         help="check the configuration, or a file as if it was part of it, "
         "print every fault, and exit",
     )
@@ -134,9 +134,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _check(folder: Path, file: Path) -> int:
+def _check(folder: Path, file: Optional[Path]) -> int:
     loader = Loader(folder, checking=True)
-    if file != _ALL:
+    if file:
         document = loader.check(file)
         _print_findings(document.faults, document.warnings)
         if document.faults:

@@ -210,7 +210,8 @@ data_schema:
 """
     write(folder.path / "backends/redis.yml", "")
     config, faults = folder.load("tasks/x.yml", text + PING[5:])
-    assert faults == []
+    assert (faults, config.warnings) == ([], ())
+    config = Loader(folder.path, checking=True).load()
     known = "date, email, idn-email, ipv4, ipv6, regex, uuid"
     where = "data_schema.prefixItems"
     assert [short(warning) for warning in config.warnings] == [
@@ -998,6 +999,11 @@ def test_a_duplicate_name_beside_other_faults(folder: Folder) -> None:
     assert places(faults) == [(3, "foo"), (4, "name")]
     _, faults = folder.task(text + "enabled: no\n")
     assert places(faults) == [(3, "foo")]
+    # Without a name or a channel, there is nothing to compare.
+    for missing in ("name: ping_10_10_10_10", "ngcp-task-agent-redis"):
+        write(folder.path / "tasks/a.yml", PING.replace(missing, ""))
+        _, faults = folder.task(PING.replace(missing, ""))
+        assert len(faults) == 1
 
 
 SCHEMAS = [

@@ -101,6 +101,13 @@ def test_check_of_a_new_file(
     assert "No such file" in capfd.readouterr().out
 
 
+def test_check_of_this_folder_as_a_file(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--check", "."]) == 78
+    assert capfd.readouterr().out.startswith(".: is a folder; ")
+
+
 def test_check_of_a_folder_as_a_file(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
