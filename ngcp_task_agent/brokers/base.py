@@ -69,7 +69,8 @@ class Broker(ABC):
     :param options: a task's ``broker_options``, valid against the schema
     """
 
-    #: JSON Schema (an object) of a task's ``broker_options``
+    #: JSON Schema (an object) of a task's ``broker_options``; for the formats
+    #: of files and secrets, see ``backends/base.py``
     options_schema: ClassVar[Mapping[str, Any]]
 
     def __init__(self, options: Mapping[str, Any]) -> None:

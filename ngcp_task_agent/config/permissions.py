@@ -241,6 +241,8 @@ def _writable(
     by_group = False
     if status.st_uid not in owners:
         mends.insert(0, f"chown root {quoted}")
+        if stat.S_ISDIR(status.st_mode):
+            mends = []  # it may be the user's home
         what = f"belongs to the user {_named(status.st_uid, pwd.getpwuid)}"
     elif status.st_mode & stat.S_IWOTH:
         what = "is writable by everyone"

@@ -268,8 +268,7 @@ def test_a_program_in_a_folder_of_another_user(program: Path) -> None:
     os.chown(program.parent, SOMEBODY, 0)
     ((fault,), _) = look_at(str(program))
     assert fault == (
-        f"{program.parent}: belongs to the user {SOMEBODY}: {_ONLY_ROOT}; "
-        f"fix: chown root {shlex.quote(str(program.parent))}"
+        f"{program.parent}: belongs to the user {SOMEBODY}: {_ONLY_ROOT}"
     )
 
 
@@ -352,7 +351,7 @@ def test_a_program_that_another_user_runs(program: Path) -> None:
         f"x.yml:1: run: {program} is writable by everyone: others decide what "
         f"them runs; fix: chmod go-w {quoted}",
         f"{folder}: belongs to the user {SOMEBODY + 1}: others decide what "
-        f"them runs; fix: chown root {shlex.quote(str(folder))}",
+        "them runs",
     ]
 
 
