@@ -66,7 +66,9 @@ class Backend(ABC):
     :param receive: called with each arrival; neither blocks nor raises
     """
 
-    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``
+    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``.  A string
+    #: of the format ``file`` is the path of one that nobody else may change,
+    #: ``secret-file`` one that not everybody may read, ``secret`` a password.
     options_schema: ClassVar[Mapping[str, Any]]
     #: JSON Schema (an object) of a task's ``backend_options``
     task_options_schema: ClassVar[Mapping[str, Any]]
@@ -77,6 +79,14 @@ class Backend(ABC):
         self.name = name
         self.options = options
         self.receive = receive
+
+    @classmethod
+    def risks(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Find what is unsafe in the keys of a file.
+
+        :returns: a warning for the journal, by option
+        """
+        return {}
 
     @classmethod
     @abstractmethod

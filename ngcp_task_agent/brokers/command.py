@@ -9,7 +9,7 @@ import shlex
 import signal
 from typing import Any, List, Mapping, Optional
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import Broker, Program, Result, Work
 from ngcp_task_agent.brokers.stderr import StderrLog
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.run import EndCause, Exit, Process
@@ -52,8 +52,8 @@ class CommandBroker(Broker):
             },
             "as_user": {
                 "type": "string",
-                "minLength": 1,
-                "title": "the name of a user",
+                "pattern": r"^(?![0-9]+\Z).",
+                "title": "the name of a user, not a number",
             },
             "args": _WORDS,
             "extra_args": {
@@ -89,6 +89,13 @@ class CommandBroker(Broker):
         as_user = options.get("as_user")
         # Another user than the agent's own: the name service is asked for it.
         self._as_user = None if as_user == self._own_user.name else as_user
+
+    def programs(self) -> Mapping[str, Program]:
+        try:
+            named = find_user(self._as_user) if self._as_user else None
+        except CannotStart:
+            return {}
+        return {"run": Program(self._run, named or self._own_user)}
 
     def problems(self) -> Mapping[str, str]:
         problems = {}

@@ -11,7 +11,7 @@ from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
 from ngcp_task_agent.client.url import parse_url
 from ngcp_task_agent.config import permissions
-from ngcp_task_agent.config.faults import Fault, meant
+from ngcp_task_agent.config.faults import FAULTY, Fault, meant
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Config, Loader
 from ngcp_task_agent.node.ngcp_files import find_name
 
@@ -222,6 +222,8 @@ def _fault_of_task(
         if needs_backend and backend in faults:
             # Another backend would be another server, with other agents.
             raise NoAddress(f"the backend of task '{task}': {faults[backend]}")
+        if document.value is FAULTY:
+            return str(document.faults[0])
         for fault in config.faults:
             if fault.path == path and not (
                 fault.where == "backend" and backend in faults

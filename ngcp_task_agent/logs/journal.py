@@ -105,7 +105,7 @@ def record(
 def set_up(level: str) -> None:
     """Log to the journal if standard error goes there, else to stderr."""
     handler: LogWriter
-    if _is_journal(2):
+    if is_journal(2):
         # Imported here, because only the journal needs it installed.
         from systemd.journal import sendv
 
@@ -168,7 +168,7 @@ def _report_lost(count: int) -> None:
     )
 
 
-def _is_journal(fd: int) -> bool:
+def is_journal(fd: int) -> bool:
     """Whether the descriptor is the stream that $JOURNAL_STREAM names."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:

@@ -132,6 +132,51 @@ def test_check_of_the_shipped_configuration() -> None:
     ]
 
 
+def test_the_shipped_configuration_is_quiet(
+    config: ConfigFolder, start: Start
+) -> None:
+    (config.path / "agent.yml").unlink()
+    shipped = ROOT / "etc/ngcp-task-agent"
+    for path in shipped.rglob("*.yml"):
+        text = path.read_text().replace("port: 6379", f"port: {config.port}")
+        config.write(str(path.relative_to(shipped)), text)
+    daemon = start()
+    kinds = [line.split()[2] for line in daemon.text().splitlines()]
+    assert kinds == ["INFO", "INFO"]  # subscribed, started
+    assert "redis: subscribed, 1 task" in daemon.text()
+
+
+def test_check_of_a_new_file(config: ConfigFolder, tmp_path: Path) -> None:
+    new = config.task("new", "true").rename(tmp_path / "new.yml")
+    done = run("--check", str(new), "--config-dir", str(config.path))
+    assert (done.returncode, done.stdout) == (0, f"{new}: no fault\n")
+    new.write_text("password: !Xk29secret")
+    done = run("--config-dir", str(config.path), f"--check={new}")
+    assert (done.returncode, done.stderr) == (78, "")
+    assert "put it in quotes" in done.stdout
+    assert "Xk29" not in done.stdout
+
+
+def test_a_program_that_others_could_change(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("another user may run what it wants")
+    script = config.path / "script"
+    script.write_text("#!/bin/sh\necho hello\n")
+    script.chmod(0o755)
+    config.task("script", str(script))
+    daemon = start()
+    assert client.ask("script")[-1]["data"] == "hello\n"
+    script.chmod(0o757)
+    config.task("copy", str(script))
+    daemon.reload()
+    # What runs stays as it was.
+    assert client.ask("script")[-1]["data"] == "hello\n"
+    assert statuses(client.ask("copy")) == ["rejected"]
+    assert f"{script} is writable by everyone: only root" in daemon.text()
+
+
 def test_check_reports_all_faults_at_once(config: ConfigFolder) -> None:
     config.write("agent.yml", "max_running: 0\nmax_runing: 1\n")
     config.write("tasks/a.yml", "name: a\n")

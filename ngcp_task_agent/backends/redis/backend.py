@@ -47,6 +47,10 @@ class RedisBackend(Backend):
         self._released = asyncio.get_running_loop().create_future()
 
     @classmethod
+    def risks(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return keys.risks(options)
+
+    @classmethod
     def channel(cls, task_options: Mapping[str, Any]) -> str:
         return str(task_options["control_channel"])
 

@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 import threading
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Optional, Tuple
 
 import pytest
 from hypothesis import given
@@ -386,6 +386,19 @@ async def test_program_that_is_no_longer_executable(
     assert broker.problems() == {"run": f"'{path}' is not executable"}
     result = await broker.prepare(request()).run()
     assert f"'{path}' is not executable" in result.error
+
+
+def test_programs() -> None:
+    def user(**options: str) -> Optional[Tuple[str, int]]:
+        programs = CommandBroker({"run": "x", **options}).programs()
+        found = programs.get("run")
+        return (found.run, found.user.uid) if found else None
+
+    assert user() == ("x", os.geteuid())
+    assert user(as_user="root") == ("x", 0)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert user(as_user="nobody") == ("x", nobody)
+    assert user(as_user="no-such-user") is None
 
 
 def test_all_problems_at_once() -> None:

@@ -326,6 +326,118 @@ async def test_a_schema_that_cannot_be_applied_rejects(
     assert bench.reasons()[0]
 
 
+_ENDS = {"patternProperties": {"^a$": {"type": "integer"}}}
+PATTERNS = [
+    pytest.param({"pattern": "^a$"}, "a", None, id="at-the-end"),
+    pytest.param(
+        {"pattern": "^a$"}, "a\n", 'pattern: "^a$"', id="line-feed-after-it"
+    ),
+    pytest.param({"pattern": "^(a$|b)"}, "a\n", "pattern", id="in-a-group"),
+    pytest.param({"pattern": r"^a\$$"}, "a$\n", "pattern", id="after-escaped"),
+    pytest.param({"pattern": r"^a\$"}, "a$\n", None, id="escaped"),
+    pytest.param({"pattern": "^[$]"}, "$\n", None, id="in-a-class"),
+    pytest.param({"pattern": r"^[]\]$]b"}, "$b\n", None, id="odd-class"),
+    pytest.param({"pattern": "^[^]$]b"}, "$b", "pattern", id="negated-class"),
+    pytest.param(
+        {"items": {"$ref": "#/x"}, "x": {"pattern": "a$"}},
+        ["a\n"],
+        "items/",
+        id="behind-a-reference",
+    ),
+    pytest.param(
+        {"const": {"pattern": "a$"}},
+        {"pattern": "a$"},
+        None,
+        id="data-of-this-name",
+    ),
+    pytest.param(
+        {"properties": {"pattern": {"pattern": "a$"}}},
+        {"pattern": "a\n"},
+        "properties/pattern/pattern",
+        id="property-of-this-name",
+    ),
+    pytest.param(_ENDS, {"a": "x"}, "patternProperties/^a$/type", id="key"),
+    pytest.param(_ENDS, {"a\n": "x"}, None, id="key-of-no-pattern"),
+    pytest.param(
+        {**_ENDS, "additionalProperties": False},
+        {"a\n": 1},
+        "additionalProperties",
+        id="additional",
+    ),
+    pytest.param(
+        {**_ENDS, "additionalProperties": False},
+        {"a": 1},
+        None,
+        id="none-additional",
+    ),
+    pytest.param(
+        {**_ENDS, "unevaluatedProperties": False},
+        {"a\n": 1},
+        "unevaluatedProperties",
+        id="unevaluated",
+    ),
+    pytest.param(
+        {**_ENDS, "properties": {"b": {"$ref": "#/patternProperties/%5Ea$"}}},
+        {"b": "x"},
+        "properties/b/",
+        id="reference-to-a-pattern",
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "data", "rule"), PATTERNS)
+async def test_the_end_in_a_pattern_is_the_very_end(
+    schema: Dict[str, Any], data: Any, rule: Optional[str]
+) -> None:
+    bench = Bench(FakeBroker(result=Result()), data_schema=schema)
+    bench.take(data)
+    await bench.task.finished()
+    if rule is None:
+        assert bench.backend.statuses() == ["accepted", "done"]
+    else:
+        assert f"data does not satisfy {rule}" in bench.reasons()[0]
+
+
+FORMATS = [
+    ("date", "2026-01-31", True),
+    ("date", "2026-02-31", False),
+    ("date", "20260131", False),
+    ("date", "2026-W01-1", False),
+    ("email", "a@b", True),
+    ("email", "a", False),
+    ("idn-email", "\u00e4@b", True),
+    ("idn-email", "a", False),
+    ("ipv4", "10.0.0.1", True),
+    ("ipv4", "10.0.0.256", False),
+    ("ipv6", "::1", True),
+    ("ipv6", "::1%eth0", False),
+    ("regex", "[a-z]", True),
+    ("regex", "[a-z", False),
+    ("regex", "a{9999999999}", False),
+    ("uuid", "cb88ac76-f348-4614-866f-43877b893e7e", True),
+    ("uuid", "cb88ac76f3484614866f43877b893e7e", False),
+    ("date", 5, True),
+    # With a checker or without one on this machine, no other is checked.
+    ("time", "x", True),
+    ("hostname", "-", True),
+    ("uri", ":", True),
+    ("date-time", "x", True),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "is_valid"), FORMATS)
+async def test_formats(name: str, value: Any, is_valid: bool) -> None:
+    bench = Bench(FakeBroker(result=Result()), data_schema={"format": name})
+    bench.take(value)
+    await bench.task.finished()
+    if is_valid:
+        assert bench.backend.statuses() == ["accepted", "done"]
+    else:
+        assert bench.reasons() == [
+            f'data_schema: data does not satisfy format: "{name}"'
+        ]
+
+
 MULTIPLES = [
     pytest.param(0.01, 1.11, True, id="decimal"),
     pytest.param(0.01, 1.115, False, id="too-fine"),
