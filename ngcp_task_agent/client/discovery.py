@@ -174,7 +174,12 @@ def find(
 
 
 def _faults_in(config: Config, folder: Path) -> List[Fault]:
-    return [f for f in config.faults if folder in (f.path, f.path.parent)]
+    """Return the faults of a folder's files, of it, and of the one above."""
+    return [
+        f
+        for f in config.faults
+        if f.path in (folder, folder.parent) or f.path.parent == folder
+    ]
 
 
 def _check_readable(faults: Iterable[Fault]) -> None:
