@@ -217,7 +217,8 @@ data_schema:
     config = Loader(folder.path, checking=True).load()
     known = "date, email, idn-email, ipv4, ipv6, regex, uuid"
     where = "data_schema.prefixItems"
-    assert [short(warning) for warning in config.warnings] == [
+    told = [short(w) for w in config.warnings if "data_schema" in str(w)]
+    assert told == [
         f"x.yml:{line}: {where}{key}.format: is not checked; checked: {known}"
         for line, key in ((5, "[1].properties.format"), (7, "[2]"))
     ]
