@@ -66,7 +66,9 @@ class Backend(ABC):
     :param receive: called with each arrival; neither blocks nor raises
     """
 
-    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``
+    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``.  A string
+    #: of the format ``file`` is the path of one that nobody else may change,
+    #: ``secret-file`` one that not everybody may read, ``secret`` a password.
     options_schema: ClassVar[Mapping[str, Any]]
     #: JSON Schema (an object) of a task's ``backend_options``
     task_options_schema: ClassVar[Mapping[str, Any]]
@@ -79,6 +81,14 @@ class Backend(ABC):
         self.receive = receive
 
     @classmethod
+    def risks(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        """Find what is unsafe in the keys of a file.
+
+        :returns: a warning for the journal, by option
+        """
+        return {}
+
+    @classmethod
     @abstractmethod
     def channel(cls, task_options: Mapping[str, Any]) -> str:
         """Return the channel that a task's ``backend_options`` name."""
@@ -87,6 +97,11 @@ class Backend(ABC):
     @abstractmethod
     def status(self) -> str:
         """One word for the administrator, such as ``subscribed``."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not receive or deliver now; empty if it does."""
+        return ""
 
     @abstractmethod
     async def start(self, channels: AbstractSet[str]) -> None:
@@ -119,6 +134,16 @@ class Backend(ABC):
 
         :param ref: the request's uuid, logged if the messages are lost
         """
+
+    def send_rejection(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        """Deliver the only answer to a request that was not accepted.
+
+        Anyone who may publish can cause any number of these, with the uuid of
+        another request.
+        """
+        self.send(address, messages, ref)
 
     async def send_large(
         self,

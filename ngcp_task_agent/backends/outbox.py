@@ -34,6 +34,8 @@ class Answer:
     :ivar encode: makes its messages: one, or several chunks
     :ivar size: bytes of memory until then
     :ivar ref: the request's uuid
+    :ivar is_rejection: whether it is the only answer; its ref may be the uuid
+        of another request
     :ivar after: done when the answers that it must not overtake have left
     :ivar settled: done when it has left, or is lost
     :ivar messages: made, but not sent
@@ -47,6 +49,7 @@ class Answer:
     made: float = field(default_factory=lambda: time.monotonic())
     settled: asyncio.Future[None] = field(default_factory=_future)
     messages: Sequence[bytes] = ()
+    is_rejection: bool = False
 
 
 class Losses:
@@ -67,13 +70,16 @@ class Losses:
         if answer.settled.done():
             return
         answer.settled.set_result(None)
-        if is_certain and answer.ref:
+        kind = journal.ANSWER_LOST
+        if answer.is_rejection:
+            kind = journal.REJECTION_LOST
+        elif is_certain and answer.ref:
             self._refs[answer.ref] = None
             if len(self._refs) > _REMEMBER:
                 del self._refs[next(iter(self._refs))]
         is_lost = "is lost" if is_certain else "may be lost"
         journal.record(
-            journal.ANSWER_LOST,
+            kind,
             f"backend {self._backend}: an answer to request {answer.ref} "
             f"{is_lost}: {why}",
             backend=self._backend,
@@ -82,7 +88,7 @@ class Losses:
 
     def drop_if_cut_off(self, answer: Answer) -> bool:
         """Drop an answer after a lost one; return whether it is settled."""
-        if answer.ref in self._refs:
+        if answer.ref in self._refs and not answer.is_rejection:
             self.add(answer, "one before it is lost")
         return answer.settled.done()
 

@@ -6,7 +6,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Mapping, Optional, Union
 
+from ngcp_task_agent.process.users import User
 from ngcp_task_agent.protocol.messages import Request
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that work runs.
+
+    :ivar run: an absolute path, or a name that is looked up in
+        ``process.users.PATH``
+    :ivar user: the user that it runs as
+    """
+
+    run: str
+    user: User
 
 
 @dataclass(frozen=True)
@@ -17,7 +31,8 @@ class Result:
         replaced
     :ivar error: why it failed, for the journal and the client: a sentence
         without secrets; empty for success
-    :ivar detail: what the work itself reports, for the client only
+    :ivar detail: what the work itself reports, such as a last line on
+        standard error; only its start is logged and sent
     :ivar exit_status: the command's, if there was one
     """
 
@@ -55,18 +70,27 @@ class Broker(ABC):
     :param options: a task's ``broker_options``, valid against the schema
     """
 
-    #: JSON Schema (an object) of a task's ``broker_options``
+    #: JSON Schema (an object) of a task's ``broker_options``; for the formats
+    #: of files and secrets, see ``backends/base.py``
     options_schema: ClassVar[Mapping[str, Any]]
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
 
+    def programs(self) -> Mapping[str, Program]:
+        """Return the programs that the work runs, by option.
+
+        Called while a configuration is loaded; may block.  It is a fault if
+        others than root can change what runs as root.
+        """
+        return {}
+
     def problems(self) -> Mapping[str, str]:
         """Find what would make the work fail now.
 
-        Called while a configuration is loaded; may block.
+        Called by ``--check``; may block.
 
-        :returns: a warning for the journal, by option
+        :returns: a warning, by option
         """
         return {}
 

@@ -209,6 +209,8 @@ def run_task(
         raise TypeError("give redis or a url, not both")
     if channel is not None:
         check_channel(channel)
+    if redis is not None:
+        url = "redis://127.0.0.1"  # is not used, so no file has to name it
     address = find(
         task, backend=backend, channel=channel, url=url, config_dir=config_dir
     )

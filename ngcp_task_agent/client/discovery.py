@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Mapping, Optional, Tuple, Union
 
 from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
 from ngcp_task_agent.client.url import parse_url
 from ngcp_task_agent.config import permissions
-from ngcp_task_agent.config.faults import meant
+from ngcp_task_agent.config.faults import FAULTY, Fault, meant
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Config, Loader
-from ngcp_task_agent.config.models import BackendConfig
 from ngcp_task_agent.node.ngcp_files import find_name
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
 _TYPE = "redis"
+_ADVICE = "; use sudo, or give both --url and --channel"
 
 
 def own_name() -> str:
@@ -59,11 +59,12 @@ def load(config_dir: Path = DEFAULT_DIR) -> Tuple[Optional[Config], List[str]]:
     :returns: the configuration, or None if there is none, and the faults
     """
     try:
-        if not config_dir.is_dir():
-            return None, [f"{config_dir}: there is no such folder"]
-        config = Loader(config_dir).load()
-    except OSError as error:
-        return None, [f"{config_dir}: cannot be read: {error.strerror}"]
+        os.stat(config_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, [f"{config_dir}: there is no such folder"]
+    except OSError:
+        pass  # it may be there: the loader says why it cannot be read
+    config = Loader(config_dir).load()
     return config, [str(fault) for fault in config.faults]
 
 
@@ -81,10 +82,15 @@ def find(
     the channel; a task that only other nodes have is sent where this node's
     tasks listen.
 
+    Only without any backend in the configuration is the server guessed: where
+    this user may not read it, whoever listens at the guessed address would get
+    the data, and could make up the answers.
+
     :param backend: the name of a file in the folder ``backends``
     :param url: the server, see parse_url(), instead of a backend; its password
         can be in the environment, as REDISCLI_AUTH
-    :raises NoAddress: when there is no such backend, or several fit
+    :raises NoAddress: when there is no such backend, several fit, or a file
+        that matters cannot be read
     """
     config_dir = Path(config_dir)
     config, notes = load(config_dir)
@@ -98,11 +104,15 @@ def find(
         and channel in (None, t.channel)
     ]
     named = [t for t in tasks if t.name == task]
+    # With channel and server given, the task's own file does not matter.
+    is_needed = not (channel and (url or backend))
+    if config and is_needed and not named:
+        for part in ("tasks",) if backend else ("backends", "tasks"):
+            _check_readable(_faults_in(config, config_dir / part))
     warning = ""
     if task is not None and not named:
         note = f"this node's configuration has no usable task '{task}'"
-        # With channel and server given, the task's own file does not matter.
-        if config and not (channel and (url or backend)):
+        if config and is_needed:
             fault = _fault_of_task(
                 task, config, config_dir, url is None and backend is None
             )
@@ -119,7 +129,7 @@ def find(
             notes.append(f"the password is taken from ${PASSWORD_VARIABLE}")
     else:
         if backend is not None:
-            _check_backend(backend, backends, config_dir, notes)
+            _check_backend(backend, config, config_dir)
             wanted = [backend]
         elif not named and _TYPE in usable:
             wanted = [_TYPE]  # the name that nodes use by default
@@ -132,10 +142,17 @@ def find(
             )
         if wanted:
             server = backends[wanted[0]].options
+            _check_secrets(server)
             tasks = [t for t in tasks if t.backend == wanted[0]]
             named = [t for t in tasks if t.name == task]
             notes.append(f"{backends[wanted[0]].path}: says where Redis is")
         else:
+            faults = config and _faults_in(config, config_dir / "backends")
+            if faults or backends:
+                raise NoAddress(
+                    "this node's configuration has no usable backend: "
+                    f"{faults[0] if faults else f'none is a {_TYPE}'}"
+                )
             assumed = True
             notes.append(
                 f"nothing says where Redis is: trying {describe_server({})}"
@@ -156,12 +173,37 @@ def find(
     )
 
 
+def _faults_in(config: Config, folder: Path) -> List[Fault]:
+    """Return the faults of a folder's files, of it, and of the one above."""
+    return [
+        f
+        for f in config.faults
+        if f.path in (folder, folder.parent) or f.path.parent == folder
+    ]
+
+
+def _check_readable(faults: Iterable[Fault]) -> None:
+    """
+    :raises NoAddress: for a file or a folder that this user may not read
+    """
+    for fault in faults:
+        if not os.access(fault.path, os.R_OK):
+            raise NoAddress(f"{fault}{_ADVICE}")
+
+
+def _check_secrets(server: Mapping[str, Any]) -> None:
+    """
+    :raises NoAddress: if the login needs a file that cannot be read
+    """
+    for path in (server.get("password_file"), *server.get("tls", {}).values()):
+        if path and not os.access(path, os.R_OK):
+            raise NoAddress(f"{path}: cannot be read{_ADVICE}")
+
+
 def _fault_of_task(
     task: str, config: Config, config_dir: Path, needs_backend: bool
 ) -> str:
     """Say why the task's own file is not in force; empty if unknown.
-
-    Skips faults caused only by this user's missing read permission.
 
     :param needs_backend: the task's backend decides where Redis is
     :raises NoAddress: for a fault of that backend
@@ -174,7 +216,7 @@ def _fault_of_task(
     except OSError:
         return ""
     for path in paths:
-        if path in in_force or not os.access(path, os.R_OK):
+        if path in in_force:
             continue
         document = permissions.read(path)
         value = document.value if isinstance(document.value, dict) else {}
@@ -182,9 +224,11 @@ def _fault_of_task(
         if value.get("name", path.stem) != task:
             continue
         backend = config_dir / "backends" / f"{value.get('backend')}.yml"
-        if needs_backend and backend in faults and os.access(backend, os.R_OK):
+        if needs_backend and backend in faults:
             # Another backend would be another server, with other agents.
             raise NoAddress(f"the backend of task '{task}': {faults[backend]}")
+        if document.value is FAULTY:
+            return str(document.faults[0])
         for fault in config.faults:
             if fault.path == path and not (
                 fault.where == "backend" and backend in faults
@@ -196,21 +240,23 @@ def _fault_of_task(
 
 
 def _check_backend(
-    name: str,
-    backends: Mapping[str, BackendConfig],
-    config_dir: Path,
-    notes: Sequence[str],
+    name: str, config: Optional[Config], config_dir: Path
 ) -> None:
     """
     :raises NoAddress: if there is no usable backend of that name
     """
+    backends = config.backends if config else {}
     if name not in backends:
         file = config_dir / "backends" / f"{name}.yml"
-        places = tuple(f"{path}:" for path in (file, file.parent, config_dir))
-        faults = [note for note in notes if note.startswith(places)]
+        places = (file, file.parent, config_dir)
+        faults = (
+            [f for f in config.faults if f.path in places] if config else []
+        )
+        _check_readable(faults)
         if faults:
             raise NoAddress(
-                f"backend '{name}' cannot be used: {'; '.join(faults)}"
+                f"backend '{name}' cannot be used: "
+                f"{'; '.join(map(str, faults))}"
             )
         raise NoAddress(
             f"there is no backend '{name}': no usable file {file}"

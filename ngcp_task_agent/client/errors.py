@@ -23,7 +23,7 @@ class InvalidRequest(ClientError):
 
 
 class NoAddress(ClientError):
-    """The backend is missing or cannot be used, or several fit."""
+    """The backend is missing or cannot be used or read, or several fit."""
 
 
 class RedisUnavailable(ClientError):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import sys
 from dataclasses import dataclass, replace
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
 _LONGEST_REASON = 10_000  # characters that are kept
 _MOST_CHUNKS = 1_000_000
 _OVERHEAD = 1024  # bytes that a message may need besides its text
+MOST_NESTED = 1 << 20  # bytes of a message with arrays or objects in it
+_MOST_FIELDS = 100
+
+_FIELD = re.compile(r'\s*[{,]\s*"([^"\\]*)"\s*:\s*(?=[^\[{\s])')
+_END = re.compile(r"\s*}\s*")
+_VALUE = json.JSONDecoder()
 
 
 class Status(enum.Enum):
@@ -62,7 +69,7 @@ class Message:
 def parse(body: bytes) -> Optional[Message]:
     """Parse a message; return None if it is not a response."""
     try:
-        fields = json.loads(body.decode())
+        fields = _load(body.decode())
         status = Status(fields["status"])
     except (ValueError, RecursionError, LookupError, TypeError):
         return None
@@ -98,6 +105,26 @@ def parse(body: bytes) -> Optional[Message]:
         chunk=chunk,
         chunks=chunks,
     )
+
+
+def _load(text: str) -> Any:
+    """Parse JSON; if it is large, only an object of strings and numbers.
+
+    Arrays and objects take up to 30 times their text in memory.  An answer
+    has none, except that older agents send any JSON as data.
+    """
+    if len(text) <= MOST_NESTED:
+        return json.loads(text)
+    fields: Dict[str, Any] = {}
+    at = 0
+    for _ in range(_MOST_FIELDS):
+        name = _FIELD.match(text, at)
+        if not name:
+            break
+        fields[name[1]], at = _VALUE.raw_decode(text, name.end())
+    if not _END.fullmatch(text, at):
+        raise ValueError("not a flat object")
+    return fields
 
 
 class TooMuch(Exception):

@@ -9,12 +9,23 @@ from __future__ import annotations
 import datetime
 import difflib
 import graphlib
+import json
 import re
 import shlex
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Set,
+    Tuple,
+    Union,
+)
 
 import jsonschema
 
@@ -26,6 +37,11 @@ Finding = Tuple[Steps, str]
 
 #: Replaces a value that already has a fault.
 FAULTY = object()
+
+
+class Unshown(str):
+    """A key that no fault repeats: it may be a value that lacks its key."""
+
 
 _LONGEST_REASON = 80  # characters of Python's message, which can quote a value
 
@@ -85,12 +101,15 @@ _FORMAT_TITLES = {
 }
 
 
+def _validator(schema: Schema) -> Any:
+    return _Validator(schema, format_checker=_FORMATS)
+
+
 def explain(value: Any, schema: Schema) -> List[Finding]:
     """List the ways in which a value breaks a schema."""
-    validator = _Validator(schema, format_checker=_FORMATS)
     # Two missing keys cause two errors, and each yields both findings.
     found: Dict[Finding, None] = {}
-    for error in validator.iter_errors(value):
+    for error in _validator(schema).iter_errors(value):
         if error.instance is not FAULTY:
             found.update(dict.fromkeys(_sentences(error)))
     return list(found)
@@ -108,7 +127,9 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Finding]:
             if key not in known:
                 inside = [n for n in known if key in _properties(known[n])]
                 hint = f"; it belongs in {inside[0]}" if inside else ""
-                yield (*steps, key), f"unknown key{hint or meant(key, known)}"
+                shown = key if _NAME.fullmatch(key) else Unshown(key)
+                what = f"unknown key{hint or meant(key, known)}"
+                yield (*steps, shown), what
     elif error.validator == "format":
         title = _FORMAT_TITLES[error.validator_value]
         reason = " ".join(str(error.cause).split())[:_LONGEST_REASON]
@@ -172,46 +193,59 @@ def _types(error: jsonschema.ValidationError) -> List[str]:
 
 # What describes JSON Schema itself: a data_schema has to satisfy it.
 _META_SCHEMA = "https://json-schema.org/"
-_SCHEMA_TYPES = ["object", "boolean"]
-_NUMERIC = {"integer", "number"}
-_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(\s*[A-Za-z]+)?")
+_SCHEMA_TYPES = {"object", "boolean"}
+_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?)(\s*[A-Za-z]+)?")
 _BOOLEAN = re.compile("yes|no|true|false|on|off", re.IGNORECASE)
-# Text that must be a single item: a comma could separate two.
-_ITEM = re.compile(r"[^\x00-\x1f,]{1,40}")
+# Text that must be a single item: a comma or a space could separate two.
+_ITEM = re.compile(r"[^\x00-\x1f\s,]+")
+# What looks like a key's name, and not like a password.
+_NAME = re.compile(r"[A-Za-z$_-]+")
 
 
 def _hint(error: jsonschema.ValidationError) -> str:
-    """Say what to write instead, or which type the value has."""
-    value = error.instance
+    """Say what to write instead, or which type the value has.
+
+    Advice must be right: it is given only if it makes the value valid.
+    """
     if error.validator != "type":
         return ""
-    if value is None:
-        return "; it is empty"
-    types = set(_types(error))
+    value, types = error.instance, set(_types(error))
     is_type = _Validator.TYPE_CHECKER.is_type
     kinds = [words for name, words in _TYPES.items() if is_type(value, name)]
     what = f"this is {[*kinds, 'a date'][0]}"
-    if isinstance(value, str):
-        number = _NUMBER.fullmatch(value) if types & _NUMERIC else None
-        if number and number[1]:
-            what = "write the number alone, without a unit"
-        elif number or ("boolean" in types and _BOOLEAN.fullmatch(value)):
-            what = "write it without quotes"
-        elif _types(error) == _SCHEMA_TYPES and value in _TYPES:
-            what = f"write {{type: {value}}}"
-        elif "array" in types and _ITEM.fullmatch(value):
-            quoted = value.replace("'", "''")
-            what = f"write ['{quoted}']"
-    elif isinstance(value, list) and "object" in types:
+    if value is None:
+        what = "it is empty"
+    if isinstance(value, float) and "integer" in types:
+        return ""
+    if isinstance(value, list) and "object" in types:
         # The keys of one mapping, each written with a dash.
         if value and isinstance(value[0], dict):
             what = "write its keys without '- '"
-    elif isinstance(value, float) and "integer" in types:
-        return ""
-    elif not isinstance(value, (dict, list)):
-        if _Validator(error.schema).is_valid(str(value)):
-            what = "put it in quotes"
+    for instead, advice in _suggestions(value, types):
+        if _validator(error.schema).is_valid(instead):
+            return f"; {advice}"
     return f"; {what}"
+
+
+def _suggestions(value: Any, types: Set[str]) -> Iterator[Tuple[Any, str]]:
+    """Yield what may be meant by a value, and how to write that."""
+    if isinstance(value, str):
+        number = _NUMBER.fullmatch(value)
+        if number:
+            unquoted = "write it without quotes"
+            unit = "write the number alone, without a unit"
+            yield json.loads(number[1]), unit if number[2] else unquoted
+        if _BOOLEAN.fullmatch(value):
+            yield True, "write it without quotes"
+        if types == _SCHEMA_TYPES and value in _TYPES:
+            yield {}, f"write {{type: {value}}}"
+        if _ITEM.fullmatch(value):
+            yield [value], "write it as a list: ['...']"
+    elif not isinstance(value, (dict, list)):
+        if value is None or value is True:
+            yield {}, "write {}"
+        if value is not None:
+            yield str(value), "put it in quotes"
 
 
 # JSON Schema keywords that name a schema, refer to one, hold one for the same
@@ -235,6 +269,47 @@ def explain_schema(schema: Any) -> List[Finding]:
     ):
         found.setdefault(steps, what)
     return list(found.items())
+
+
+# JSON Schema keywords that hold data, or schemas by name.
+_DATA = {"const", "default", "enum", "examples"}
+_BY_NAME = {
+    *("$defs", "definitions", "dependencies", "dependentSchemas"),
+    *("patternProperties", "properties"),
+}
+
+
+def subschemas(schema: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
+    """Yield a JSON Schema and all schemas in it, each a mapping.
+
+    Those of unknown keywords count, too: a ``$ref`` can lead there.
+    """
+    if isinstance(schema, list):
+        for index, item in enumerate(schema):
+            yield from subschemas(item, (*steps, index))
+    if not isinstance(schema, dict):
+        return
+    yield steps, schema
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, dict):
+            for name, item in value.items():
+                yield from subschemas(item, (*steps, key, name))
+        elif key not in _DATA:
+            yield from subschemas(value, (*steps, key))
+
+
+#: The formats that a data_schema checks.  jsonschema checks these by itself,
+#: and others only where further packages happen to be installed.
+DATA_FORMATS = ("date", "email", "idn-email", "ipv4", "ipv6", "regex", "uuid")
+
+
+def unchecked_formats(schema: Any) -> Iterator[Finding]:
+    """Find the formats in a JSON Schema that are not checked."""
+    for steps, inner in subschemas(schema):
+        name = inner.get("format")
+        if isinstance(name, str) and name not in DATA_FORMATS:
+            known = ", ".join(DATA_FORMATS)
+            yield (*steps, "format"), f"is not checked; checked: {known}"
 
 
 def _walk(value: Any, steps: Steps = ()) -> Iterator[Tuple[Steps, Any]]:
@@ -279,8 +354,10 @@ def _explain_references(places: Mapping[Steps, Any]) -> Iterator[Finding]:
         if target is not None and is_inside:
             graph.add(steps, target)
             continue
-        what = "but a schema must be self-contained"
-        yield steps, f"leads to '{reference}', {what}"
+        yield (
+            steps,
+            "leads to nothing in this schema: it must be self-contained",
+        )
     try:
         graph.prepare()
     except graphlib.CycleError as error:

@@ -9,17 +9,29 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    TypeVar,
+)
 
 from ngcp_task_agent.config import models, permissions, plugins
-from ngcp_task_agent.config.faults import FAULTY, Fault
+from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.models import (
     AgentConfig,
     BackendConfig,
     TaskConfig,
 )
 from ngcp_task_agent.config.plugins import Plugins
-from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.config.yaml_file import Document, unreadable
 from ngcp_task_agent.logs import journal
 
 DEFAULT_DIR = Path("/etc/ngcp-task-agent")
@@ -33,8 +45,8 @@ class Config:
 
     :ivar tasks: the enabled tasks whose backend is usable; no two have the
         same name, backend and channel
-    :ivar warnings: files that are not read, and what would make a valid task
-        fail now
+    :ivar warnings: files that are not read, and what is unsafe; for a loader
+        that is checking, also what would make a valid task fail now
     :ivar kept: number of faulty files whose last good version is in force
     :ivar left_out: number of faulty files with nothing in force
     """
@@ -60,93 +72,106 @@ class Loader:
     """Reads the folder at each load(); keeps each file's last good version.
 
     load() blocks: call it in a thread.
+
+    :param checking: also warn about programs and users that do not exist
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checking: bool = False) -> None:
         self.folder = folder
-        # For each file: its last contents without faults, and what they were
-        # parsed into.
-        self._good: Dict[Path, Tuple[Any, Any]] = {}
-        self._faults: List[Fault] = []
-        self._warnings: List[Fault] = []
+        self._checking = checking
+        # A file to be checked as if it was in the folder, by its place there.
+        self._new: Dict[Path, Path] = {}
+        # What each file's last contents without faults were parsed into.
+        self._good: Dict[Path, Any] = {}
+        self._documents: List[Document] = []
+        self._faults: List[Fault] = []  # of folders
+        self._warnings: List[Fault] = []  # about files that are not read
 
     def load(self) -> Config:
         """Read all files."""
         known = plugins.installed()
-        self._faults, self._warnings = [], []
-        if not os.path.isdir(self.folder):
-            what = "there is no such folder"
-            self._faults.append(Fault(self.folder, 0, "", what))
-        self._warn_about_misplaced_files()
+        self._documents, self._faults, self._warnings = [], [], []
+        self._look_at_folder()
         agent_file = self.folder / "agent.yml"
-        agent_files = [agent_file] if os.path.lexists(agent_file) else []
+        has_file = os.path.lexists(agent_file) or agent_file in self._new
+        agent_files = [agent_file] if has_file else []
         backend_files = self._files("backends")
         task_files = self._files("tasks")
         files = {*agent_files, *backend_files, *task_files}
         self._good = {p: g for p, g in self._good.items() if p in files}
 
         agent: Optional[AgentConfig] = AgentConfig()
-        for document in map(permissions.read, agent_files):
-            agent = self._parse(document, models.parse_agent)
+        for document in map(self._read, agent_files):
+            agent = self._settle(
+                document, self._parse(document, models.parse_agent)
+            )
         named: Dict[str, Optional[BackendConfig]] = {}
-        for document in map(permissions.read, backend_files):
-            named[document.path.stem] = self._parse(
-                document, models.parse_backend, known
+        for document in map(self._read, backend_files):
+            named[document.path.stem] = self._settle(
+                document, self._parse(document, models.parse_backend, known)
             )
         backends = {name: found for name, found in named.items() if found}
-        tasks: Dict[Tuple[str, str, str], TaskConfig] = {}
-        # Unchanged files come first: they keep their task names.
-        documents = map(permissions.read, task_files)
-        for document in sorted(documents, key=self._has_changed):
+        claims: Dict[Path, models.Place] = {}
+        parsed = []
+        for document in map(self._read, task_files):
             task = self._parse(
-                document, models.parse_task, known, named, tasks
+                document, models.parse_task, known, named, claims
             )
-            if task and task.enabled and task.backend in backends:
-                place = (task.backend, task.channel, task.name)
-                # A faulty file's last good version gives way to a valid file.
-                tasks.setdefault(place, task)
+            parsed.append((document, task))
+        tasks = self._claim_names(parsed, claims, backends.keys())
+        for document, task in parsed:
+            self._settle(document, task)
 
         # Without its backend, even a task's last good version is not in force.
-        in_force = {task.path for task in tasks.values()}
+        in_force = {task.path for task in tasks}
         in_force.update(backend.path for backend in backends.values())
         in_force.update({agent_file} & self._good.keys())
-        faulty = {fault.path for fault in self._faults} & files
+        faulty = {d.path for d in self._documents if d.faults}
+        # Files can share the fault of a folder, and two checks can find the
+        # same value of the wrong type.
+        faults, warnings = {*self._faults}, {*self._warnings}
+        for document in self._documents:
+            faults.update(document.faults)
+            warnings.update(document.warnings)
         return Config(
             known,
             agent or models.UNKNOWN_NODE,
             backends,
-            tuple(tasks.values()),
-            # Two checks can find the same value of the wrong type.
-            tuple(sorted({*self._faults})),
-            tuple(sorted({*self._warnings})),
+            tasks,
+            tuple(sorted(faults)),
+            tuple(sorted(warnings)),
             kept=len(faulty & in_force),
             left_out=len(faulty - in_force),
         )
 
-    def _files(self, name: str) -> List[Path]:
-        """List a folder's ``.yml`` files, sorted by name."""
-        folder = self.folder / name
-        try:
-            names = sorted(os.listdir(folder))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            self._faults.append(permissions.os_fault(folder, error))
-            # The files may still be there: keep them.
-            return sorted(p for p in self._good if p.parent == folder)
-        # Editors leave hidden files behind.
-        paths = [folder / n for n in names if n[0] != "."]
-        for path in paths:
-            if _is_yaml(path) and path.suffix != ".yml":
-                self._warn(path, "its name must end with '.yml'")
-        return [path for path in paths if path.suffix == ".yml"]
+    def check(self, file: Path) -> Document:
+        """Check a file as if it was in the folder, in the place of its name.
 
-    def _warn_about_misplaced_files(self) -> None:
+        A file in a folder ``backends`` is a backend, one elsewhere a task.
+        """
+        if file.is_dir():
+            what = "is a folder; to check one: --check --config-dir DIR"
+            return unreadable(file, what)
+        kind = file.absolute().parent.name
+        if kind not in ("backends", "tasks"):
+            kind = "" if file.name == "agent.yml" else "tasks"
+        self._new = {self.folder / kind / file.name: file}
+        self.load()
+        return next(d for d in self._documents if d.path == file)
+
+    def _look_at_folder(self) -> None:
         """Warn about files that look like configuration but are not read."""
         try:
-            paths = sorted(self.folder.glob("[!.]*"))
-        except OSError:
-            return  # already reported as a fault
+            paths = _list(self.folder)
+        except OSError as error:
+            fault = permissions.os_fault(self.folder, error)
+            if isinstance(error, FileNotFoundError):
+                fault = Fault(self.folder, 0, "", "there is no such folder")
+            elif isinstance(error, NotADirectoryError):
+                what = "is not a folder; to check one file: --check FILE"
+                fault = Fault(self.folder, 0, "", what)
+            self._faults.append(fault)
+            return
         for path in paths:
             name = path.name.lower().rstrip("s")
             if path.name in ("agent.yml", "backends", "tasks"):
@@ -158,12 +183,40 @@ class Loader:
             elif _is_yaml(path):
                 self._warn(path, "use the folders backends/ and tasks/")
 
+    def _files(self, name: str) -> List[Path]:
+        """List a folder's ``.yml`` files, sorted by name."""
+        folder = self.folder / name
+        new = {path for path in self._new if path.parent == folder}
+        try:
+            paths = _list(folder)
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            # The folder above may have the same fault.
+            if not any(fault.path == self.folder for fault in self._faults):
+                self._faults.append(permissions.os_fault(folder, error))
+            # The files may still be there: keep them.
+            paths = [path for path in self._good if path.parent == folder]
+        for path in paths:
+            if _is_yaml(path) and path.suffix != ".yml":
+                self._warn(path, "its name must end with '.yml'")
+        return sorted({*new, *(p for p in paths if p.suffix == ".yml")})
+
     def _warn(self, path: Path, why: str) -> None:
         self._warnings.append(Fault(path, 0, "", f"is not read: {why}"))
 
-    def _has_changed(self, document: Document) -> bool:
-        said, _ = self._good.get(document.path, (FAULTY, None))
-        return bool(document.faults) or document.value != said
+    def _read(self, path: Path) -> Document:
+        new = self._new.get(path)
+        if not new:
+            return permissions.read(path)
+        # Elsewhere, it decides nothing yet, whoever can change it.
+        is_there = os.path.realpath(new) == os.path.realpath(path)
+        document = permissions.read(new, is_trusted=not is_there)
+        is_named = new.suffix == ".yml" and new.name[0] != "."
+        if not is_named and not document.faults:
+            what = "is not read under this name: call it NAME.yml"
+            document.warnings.append(Fault(new, 0, "", what))
+        return document
 
     def _parse(
         self,
@@ -171,20 +224,69 @@ class Loader:
         parse: Callable[..., Optional[FileConfig]],
         *known: Any,
     ) -> Optional[FileConfig]:
-        """Parse a file; if it has faults, return its last good version."""
+        self._documents.append(document)
         try:
-            config = parse(document, *known)
+            return parse(document, *known, self._checking)
         except Exception as error:
-            # No file, however odd, may stop the agent.
-            what = f"cannot be used: {type(error).__name__}: {error}"
+            # No file, however odd, may stop the agent.  Python's message may
+            # quote it.
+            what = f"cannot be used: {type(error).__name__}"
             document.faults.append(Fault(document.path, 0, "", what))
-        self._faults += document.faults
-        self._warnings += document.warnings
+            return None
+
+    def _settle(
+        self, document: Document, parsed: Optional[FileConfig]
+    ) -> Optional[FileConfig]:
+        """Return what is in force: what was parsed, or the last good version.
+
+        :param parsed: None if the document has faults
+        """
         if not document.faults:
-            self._good[document.path] = (document.value, config)
-        good: Optional[FileConfig]
-        _, good = self._good.get(document.path, (None, None))
+            self._good[document.path] = parsed
+        good: Optional[FileConfig] = self._good.get(document.path)
         return good
+
+    def _claim_names(
+        self,
+        parsed: Sequence[Tuple[Document, Optional[TaskConfig]]],
+        claims: Mapping[Path, models.Place],
+        backends: Collection[str],
+    ) -> Tuple[TaskConfig, ...]:
+        """Return the tasks in force; a name that two files claim is a fault.
+
+        Then the last good version of each is in force, if it has one, and that
+        can clash with yet another file.
+        """
+        told: Set[Path] = set()
+        while True:
+            in_force: Dict[models.Place, TaskConfig] = {}
+            holders: Dict[models.Place, Set[Path]] = {}
+            for document, task in parsed:
+                path = document.path
+                held = self._good.get(path) if document.faults else task
+                if held and held.enabled and held.backend in backends:
+                    in_force.setdefault(held.place, held)
+                    holders.setdefault(held.place, set()).add(path)
+                if path in claims:
+                    holders.setdefault(claims[path], set()).add(path)
+            before = len(told)
+            for document, _ in parsed:
+                path = document.path
+                if path in told or path not in claims:
+                    continue
+                others = sorted(holders[claims[path]] - {path})
+                if others:
+                    files = ", ".join(map(str, others))
+                    what = f"{files} has a task of this name on this channel"
+                    document.add(("name",), what)
+                    told.add(path)
+            if len(told) == before:
+                return tuple(in_force.values())
+
+
+def _list(folder: Path) -> List[Path]:
+    # Editors leave hidden files behind.
+    return [folder / n for n in sorted(os.listdir(folder)) if n[0] != "."]
 
 
 def _is_yaml(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """The contents of each configuration file, as frozen dataclasses.
 
 Each parse function takes the document of one file, adds the faults that it
-finds, and returns None if the document has any.
+finds, and returns None if the document has any.  With ``checking``, it also
+warns about what does not exist.
 """
 
 from __future__ import annotations
@@ -10,15 +11,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
-from ngcp_task_agent.brokers.base import Broker
-from ngcp_task_agent.config.faults import Fault, Schema, explain_schema, meant
+from ngcp_task_agent.brokers.base import Broker, Program
+from ngcp_task_agent.config import permissions
+from ngcp_task_agent.config.faults import (
+    FAULTY,
+    Fault,
+    Schema,
+    Steps,
+    explain_schema,
+    meant,
+    unchecked_formats,
+)
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.process.spawn import find_program
+from ngcp_task_agent.process.users import own_user
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 from ngcp_task_agent.sizes import SIZE_SCHEMA, parse_size
 
 # In bytes.  A response without data must fit, see messages.Response.encode.
-LEAST_SIZES = {"max_request": 1024, "max_response": 16384}
+LEAST_SIZES = {
+    "max_request": 1024,
+    "max_response": 16384,
+    "max_request_memory": 1 << 20,
+}
 # No control characters, and none that change the text direction.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
@@ -83,6 +100,7 @@ AGENT_SCHEMA: Schema = {
         },
         "max_request": SIZE_SCHEMA,
         "max_response": SIZE_SCHEMA,
+        "max_request_memory": SIZE_SCHEMA,
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "stop_timeout": _number("number", "a number of seconds", 0, 3600),
     },
@@ -143,6 +161,7 @@ class AgentConfig:
     node: NodeConfig = field(default_factory=NodeConfig)
     max_request: int = 1 << 20
     max_response: int = 8 << 20
+    max_request_memory: int = 64 << 20
     max_running: int = 64
     stop_timeout: float = 20.0
 
@@ -159,6 +178,10 @@ class BackendConfig:
     name: str
     type: str
     options: Mapping[str, Any]
+
+
+#: What can belong to one task only: a backend, a channel on it, and a name.
+Place = Tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -178,8 +201,14 @@ class TaskConfig:
     allow_src: Optional[Tuple[str, ...]] = None
     data_schema: Optional[Mapping[str, Any]] = None
 
+    @property
+    def place(self) -> Place:
+        return self.backend, self.channel, self.name
 
-def parse_agent(document: Document) -> Optional[AgentConfig]:
+
+def parse_agent(
+    document: Document, checking: bool = False
+) -> Optional[AgentConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, AGENT_SCHEMA)
     if not isinstance(value, dict):
@@ -193,13 +222,22 @@ def parse_agent(document: Document) -> Optional[AgentConfig]:
             keys[key] = parse_size(value[key])
             if keys[key] < least:
                 document.add((key,), f"must be at least {least} bytes")
+    if document.is_sound("node") and node and "state_command" in node:
+        at, run = ("node", "state_command"), node["state_command"][0]
+        permissions.check_program(document, at, Program(run, own_user()))
+        if checking:
+            _warn_if_missing(document, at, run)
     if document.faults:
         return None
-    return AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    config = AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    if config.max_request > config.max_request_memory:
+        what = f"exceeds max_request_memory, {config.max_request_memory} bytes"
+        document.add(("max_request",), what)
+    return config
 
 
 def parse_backend(
-    document: Document, plugins: Plugins
+    document: Document, plugins: Plugins, checking: bool = False
 ) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, _BACKEND_SCHEMA)
@@ -214,8 +252,11 @@ def parse_backend(
     kind = _find_named(document, "type", type_name, plugins.backends, unknown)
     kinds = [kind] if kind else plugins.backends.values()
     document.validate(options, *(kind.options_schema for kind in kinds))
-    if document.faults:
+    if document.faults or not kind:
         return None
+    permissions.check_files(document, options, kind.options_schema)
+    for key, what in kind.risks(options).items():
+        document.warn((key,), what)
     return BackendConfig(document.path, name, type_name, options)
 
 
@@ -223,12 +264,13 @@ def parse_task(
     document: Document,
     plugins: Plugins,
     backends: Mapping[str, Optional[BackendConfig]],
-    others: Mapping[Tuple[str, str, str], TaskConfig],
+    claims: Dict[Path, Place],
+    checking: bool = False,
 ) -> Optional[TaskConfig]:
-    """Parse a task file; what its broker's problems() finds becomes warnings.
-
+    """
     :param backends: by name; None for one that has faults
-    :param others: the enabled tasks of other files, by backend, channel, name
+    :param claims: where to put the task's place, if it is enabled, even if the
+        document has faults
     """
     value = document.value
     if value is None:
@@ -252,17 +294,16 @@ def parse_task(
         backend_options=[kind.task_options_schema for kind in receivers],
         broker_options=[kind.options_schema for kind in brokers],
     )
-    channel = ""
-    if receiver and document.is_sound("backend_options"):
+    channel, name = "", value.get("name")
+    if receiver and backend and document.is_sound("backend_options"):
         channel = receiver.channel(value.get("backend_options", {}))
-    enabled = value.get("enabled", True)
-    if backend and enabled and document.is_sound("name"):
-        other = others.get((backend.name, channel, value.get("name", "")))
-        if other:
-            what = f"{other.path} has a task of this name on this channel"
-            document.add(("name",), what)
+        if name and document.is_sound("name") and value.get("enabled", True):
+            claims[document.path] = backend.name, channel, name
+    if checking:
+        for steps, what in unchecked_formats(value.get("data_schema")):
+            document.warn(("data_schema", *steps), what)
     if broker and not document.faults:
-        _try_broker(document, broker, enabled)
+        _try_broker(document, broker, checking)
     if document.faults:
         return None
     keys = _frozen(value)
@@ -310,28 +351,43 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
             name: True for s in schemas for name in s.get("properties", ())
         }
         properties[key] = {**properties[key], "properties": inner}
+        if any(fault.where == key for fault in document.faults):
+            value = {**value, key: FAULTY}
     document.validate(value, {**TASK_SCHEMA, "properties": properties})
     if isinstance(value.get("data_schema"), (dict, bool)):
         for steps, what in explain_schema(value["data_schema"]):
             document.add(("data_schema", *steps), what)
 
 
-def _try_broker(document: Document, kind: Type[Broker], enabled: bool) -> None:
+def _try_broker(
+    document: Document, kind: Type[Broker], checking: bool
+) -> None:
     """Let a broker refuse its options, or warn about problems."""
     at = ("broker_options",)
+    options = document.value.get("broker_options", {})
     # Another package's mistake affects only the tasks that use it.
     try:
-        broker = kind(document.value.get("broker_options", {}))
+        broker = kind(options)
     except ValueError as error:
         document.add(at, f"{error}")  # what a schema cannot express
         return
     except Exception as error:
         document.add(at, f"the broker failed to start with them: {error!r}")
         return
+    if not document.value.get("enabled", True):
+        return
+    permissions.check_files(document, options, kind.options_schema, at)
     try:
-        problems = broker.problems() if enabled else {}
-        for key, what in problems.items():
-            document.warnings.append(document.fault((*at, key), what))
+        for key, program in broker.programs().items():
+            permissions.check_program(document, (*at, key), program)
+        for key, what in (broker.problems() if checking else {}).items():
+            document.warn((*at, key), what)
     except Exception as error:
-        what = f"the broker failed to look for problems: {error!r}"
-        document.warnings.append(document.fault(at, what))
+        document.warn(at, f"the broker failed to look for problems: {error!r}")
+
+
+def _warn_if_missing(document: Document, at: Steps, run: str) -> None:
+    try:
+        find_program(run)
+    except CannotStart as error:
+        document.warn(at, f"{error}")

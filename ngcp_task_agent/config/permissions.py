@@ -1,4 +1,4 @@
-"""Permissions: which files may decide what root runs."""
+"""Permissions: what may decide what root runs, and who may read secrets."""
 
 from __future__ import annotations
 
@@ -6,33 +6,58 @@ import errno
 import grp
 import os
 import pwd
+import shlex
 import stat
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+)
 
-from ngcp_task_agent.config.faults import FAULTY, Fault
+from ngcp_task_agent.brokers.base import Program
+from ngcp_task_agent.config.faults import FAULTY, Fault, Schema, Steps
 from ngcp_task_agent.config.yaml_file import Document, parse_yaml, unreadable
+from ngcp_task_agent.process.users import PATH
 
 LARGEST_FILE = 1 << 20  # bytes
 _MOST_STEPS = 1000  # folders and links on the way to a file
+_ROOT = frozenset({0})
+# The formats of strings in a plugin's options.
+_KINDS = ("file", "secret-file", "secret")
+_ONLY_ROOT = "only root may decide what root runs"
 
 
-def read(path: Path) -> Document:
-    """Read a YAML file; as root, refuse one that other users can change."""
+def read(path: Path, is_trusted: bool = False) -> Document:
+    """Read a YAML file; as root, refuse one that other users can change.
+
+    :param is_trusted: it decides nothing yet
+    """
     try:
         # One descriptor: the file that is checked is the one that is read.
         with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return unreadable(path, "must be a file")
-            why = why_not_trusted(path, status) if os.geteuid() == 0 else ""
-            if why:
-                return unreadable(path, why)
+            if os.geteuid() == 0 and not is_trusted:
+                flaws = list(_flaws(path, status))
+                if flaws:
+                    faults = [flaw.fault(_ONLY_ROOT) for flaw in flaws]
+                    return Document(path, FAULTY, faults)
             content = file.read(LARGEST_FILE + 1)
             if content is None:  # it would block, as some of /proc do
                 return unreadable(path, "must be a file")
     except OSError as error:
-        return Document(path, FAULTY, [os_fault(path, error)])
+        # The same fault for all files of a folder.
+        is_folder = not os.access(path.parent, os.X_OK)
+        place = path.parent if is_folder else path
+        return Document(path, FAULTY, [os_fault(place, error)])
     if len(content) > LARGEST_FILE:
         return unreadable(path, f"is larger than {LARGEST_FILE} bytes")
     try:
@@ -51,47 +76,147 @@ def os_fault(path: Path, error: OSError) -> Fault:
     return Fault(path, 0, "", f"cannot be read: {error.strerror}")
 
 
-def why_not_trusted(path: Path, status: os.stat_result) -> str:
-    """Say how a user other than root could change a file; empty if none can.
+def check_program(document: Document, steps: Steps, program: Program) -> None:
+    """As root, find out who could change what a file makes root run.
+
+    It is a fault if that is anyone else.  For a folder that a group may write,
+    as some administrators want /usr/local, it is a warning; so it is for a
+    program of another user, which that user may change.
+
+    :param steps: to the value that names the program
+    """
+    if os.geteuid() != 0:
+        return
+    user = program.user
+    is_fault = user.uid == 0
+    why = _ONLY_ROOT if is_fault else f"others decide what {user.name} runs"
+    for path in _candidates(program.run):
+        for flaw in _flaws_of(path, _ROOT | {user.uid}):
+            found = flaw.fault(why)
+            if flaw.path == path:
+                found = document.fault(steps, f"{path} {found.what}")
+            if is_fault and not flaw.is_group_of_folder:
+                document.faults.append(found)
+            else:
+                document.warnings.append(found)
+
+
+def check_files(
+    document: Document, value: Any, schema: Schema, at: Steps = ()
+) -> None:
+    """As root, warn about files that others may change, or secrets they read.
+
+    :param at: the steps to a value that is valid against the schema
+    """
+    if os.geteuid() != 0:
+        return
+    if isinstance(value, dict):
+        for key, inner in schema.get("properties", {}).items():
+            if key in value and isinstance(inner, dict):
+                check_files(document, value[key], inner, (*at, key))
+    kind = schema.get("format")
+    if not isinstance(value, str) or kind not in _KINDS:
+        return
+    path = document.path if kind == "secret" else Path(value)
+    try:
+        status, (steps, _) = os.stat(path), _components(path)
+    except OSError:
+        return  # whoever reads it will say so
+    if kind != "secret":
+        for flaw in _flaws(path, status):
+            found = flaw.fault("others could change what is read there")
+            if flaw.path == path:
+                found = document.fault(at, f"{path} {found.what}")
+            document.warnings.append(found)
+    folders = [s for s in steps.values() if stat.S_ISDIR(s.st_mode)]
+    if kind != "file" and status.st_mode & stat.S_IROTH:
+        if all(folder.st_mode & stat.S_IXOTH for folder in folders):
+            mend = f"fix: chmod o-r {shlex.quote(str(path))}"
+            what = f"everybody can read this secret in {path}; {mend}"
+            document.warn(at, what)
+
+
+@dataclass(frozen=True)
+class _Flaw:
+    """How others than its owners could change a file.
+
+    :ivar path: what they could change: the file, or what leads to it
+    :ivar mend: a shell command, or empty
+    :ivar is_group_of_folder: only a group could, by writing to a folder
+    """
+
+    path: Path
+    what: str
+    mend: str = ""
+    is_group_of_folder: bool = False
+
+    def fault(self, why: str) -> Fault:
+        mend = f"; fix: {self.mend}" if self.mend else ""
+        return Fault(self.path, 0, "", f"{self.what}: {why}{mend}")
+
+
+def _flaws_of(path: Path, owners: AbstractSet[int]) -> List[_Flaw]:
+    try:
+        return [*_flaws(path, os.stat(path), owners)]
+    except (FileNotFoundError, NotADirectoryError):
+        return [*_flaws(path, None, owners)]
+    except OSError:
+        return []  # nor can it be run
+
+
+def _flaws(
+    path: Path,
+    status: Optional[os.stat_result],
+    owners: AbstractSet[int] = _ROOT,
+) -> Iterator[_Flaw]:
+    """Find out how users other than its owners could change a file.
 
     Anyone who can write to a folder can replace its files, unless the folder
     is sticky, as /tmp is.
 
-    :param status: of the file itself, with all links followed
+    :param status: of the file itself, with all links followed; None if it
+        does not exist
     :raises OSError: when the file can no longer be reached
     """
-    why = _writers(status)
-    for step, status in _components(path).items():
-        if why:
-            break
-        if stat.S_ISLNK(status.st_mode):
+    if status:
+        yield from _writable(path, status, owners)
+    steps, last = _components(path)
+    for step, found in steps.items():
+        if stat.S_ISLNK(found.st_mode):
             # Links have no mode of their own.
-            if status.st_uid != 0:
-                user = _named(status.st_uid, pwd.getpwuid)
-                why = f"{step} is a link owned by the user {user}"
-        elif status.st_uid != 0 or not status.st_mode & stat.S_ISVTX:
-            writers = _writers(status)
-            why = f"its folder {step} {writers}" if writers else ""
-    return f"{why}: only root may decide what root runs" if why else ""
+            if found.st_uid not in owners:
+                user = _named(found.st_uid, pwd.getpwuid)
+                mend = f"chown -h root {shlex.quote(str(step))}"
+                yield _Flaw(step, f"is a link owned by the user {user}", mend)
+        elif found.st_uid != 0 or not found.st_mode & stat.S_ISVTX:
+            yield from _writable(step, found, owners)
+        elif step == last and not status and _others_write(found):
+            what = f"does not exist, and others may create it in {step}"
+            yield _Flaw(path, what)
 
 
-def _components(path: Path) -> Dict[Path, os.stat_result]:
+def _components(path: Path) -> Tuple[Dict[Path, os.stat_result], Path]:
     """Find the folders and links that lead to a file, from the root on.
 
     Anyone who can change one of them chooses which file is read.
+
+    :returns: these, and the folder where the file is, or could be created
     """
     at = Path("/")
     found = {at: os.lstat(at)}
     todo = [*path.absolute().parts[:0:-1]]
     for _ in range(_MOST_STEPS):
         if not todo:
-            return found
+            return found, at
         part = todo.pop()
         if part == "..":
             at = at.parent
             continue
         step = at / part
-        status = os.lstat(step)
+        try:
+            status = os.lstat(step)
+        except (FileNotFoundError, NotADirectoryError):
+            return found, at
         if stat.S_ISLNK(status.st_mode):
             target = Path(os.readlink(step))
             at = Path("/") if target.is_absolute() else at
@@ -103,18 +228,42 @@ def _components(path: Path) -> Dict[Path, os.stat_result]:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-def _writers(status: os.stat_result) -> str:
-    """Say which users other than root may write to a file, or nothing."""
-    user, group = status.st_uid, status.st_gid
-    if user != 0:
-        return f"belongs to the user {_named(user, pwd.getpwuid)}"
-    if status.st_mode & stat.S_IWOTH:
-        return "is writable by everyone"
-    # Even if the group is root: with an access control list, these bits are
-    # its mask, and apply to everyone that it names.
-    if status.st_mode & stat.S_IWGRP:
-        return f"is writable by the group {_named(group, grp.getgrgid)}"
-    return ""
+def _others_write(status: os.stat_result) -> bool:
+    # The group's bits count even if the group is root: with an access control
+    # list, they are its mask, and apply to everyone that it names.
+    return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _writable(
+    path: Path, status: os.stat_result, owners: AbstractSet[int]
+) -> Iterator[_Flaw]:
+    """Yield the flaw of a file or folder to which others may write, if any."""
+    quoted = shlex.quote(str(path))
+    mends = [f"chmod go-w {quoted}"] if _others_write(status) else []
+    by_group = False
+    if status.st_uid not in owners:
+        mends.insert(0, f"chown root {quoted}")
+        if stat.S_ISDIR(status.st_mode):
+            mends = []  # it may be the user's home
+        what = f"belongs to the user {_named(status.st_uid, pwd.getpwuid)}"
+    elif status.st_mode & stat.S_IWOTH:
+        what = "is writable by everyone"
+    elif mends:
+        by_group = stat.S_ISDIR(status.st_mode)
+        group = _named(status.st_gid, grp.getgrgid)
+        what = f"is writable by the group {group}"
+    else:
+        return
+    yield _Flaw(path, what, " && ".join(mends), by_group)
+
+
+def _candidates(run: str) -> Iterator[Path]:
+    """Yield where a program may be, up to where it is."""
+    for folder in PATH.split(":") if "/" not in run else ["/"]:
+        path = Path(folder) / run
+        yield path
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return
 
 
 def _named(number: int, look_up: Callable[[int], Tuple[Any, ...]]) -> str:

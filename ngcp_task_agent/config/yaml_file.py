@@ -3,6 +3,8 @@
 PyYAML silently keeps the last of two equal keys, drops line numbers, and stops
 at the first value that it cannot construct.  So the values are made from its
 nodes here.  A syntax error hides all other faults of its file.
+
+Faults repeat no value: it could be a password that lacks its quotes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from typing import Any, Dict, List, Set, Tuple
 
 import yaml
 
-from ngcp_task_agent.config.faults import FAULTY, Fault, Schema, Steps, explain
+from ngcp_task_agent.config.faults import (
+    FAULTY,
+    Fault,
+    Schema,
+    Steps,
+    Unshown,
+    explain,
+)
 from ngcp_task_agent.protocol.messages import UNUSABLE
 
 DEEPEST = 20  # levels
@@ -25,6 +34,16 @@ _LARGEST_INT = 1 << 63  # Python refuses to print much larger ones
 # YAML's escapes can produce them, but no path, argument or JSON text can
 # contain them.
 _MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
+# They look like a space, or like nothing.
+_BLANK = "([^\\S \\t\\r\\n]|[\\u200b-\\u200f\\u2060\\ufeff])"
+_BLANK_IN_KEY = re.compile(_BLANK)
+_BLANK_AS_SPACE = re.compile(f"(?m)(?:^|[:?-]) *{_BLANK}")
+# Where a message of PyYAML begins to quote a file, and not YAML's own tokens.
+_QUOTATION = re.compile(
+    r"""(?:(?:,[ ]but[ ]found)?[ ]|^)
+    (?!'(?:<[a-z -]+>|[][{}>,:?.!%@`[ ]-]|\\t)')['"]""",
+    re.VERBOSE,
+)
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _SCALARS = {
@@ -62,6 +81,9 @@ class Document:
     def add(self, steps: Steps, what: str) -> None:
         self.faults.append(self.fault(steps, what))
 
+    def warn(self, steps: Steps, what: str) -> None:
+        self.warnings.append(self.fault(steps, what))
+
     def validate(self, value: Any, *schemas: Schema, at: Steps = ()) -> None:
         """Add the faults of a value that every one of the schemas finds.
 
@@ -83,6 +105,7 @@ def _where(steps: Steps) -> str:
         if isinstance(step, int):
             where += f"[{step}]"
             continue
+        step = "?" if isinstance(step, Unshown) else step
         # A fault is one line.
         key = step if step and step.isprintable() else json.dumps(step)
         where += f".{key}" if where else key
@@ -116,7 +139,7 @@ def parse_yaml(path: Path, text: str) -> Document:
     except Exception as error:
         # For example, an escape for a character that does not exist.
         line = loader.line + 1 if loader else 0
-        what = "not YAML: " + " ".join(f"{error}".split())
+        what = f"not YAML: {type(error).__name__}"
         if isinstance(error, RecursionError):
             what = "is nested too deeply"
     return unreadable(path, what, line)
@@ -153,10 +176,9 @@ class _Values:
                 return value
         elif node.tag in _SCALARS:
             return self._scalar(node, steps)
-        tag = node.tag.replace(_TAG, "!!")
-        what = f"the tag {tag} cannot be used here"
-        if not tag.startswith("!!"):
-            what += "; if the ! begins a string, put it in quotes"
+        what = "a tag cannot be used here; " + _in_quotes("!")
+        if node.tag in (f"{_TAG}value", _MERGE):
+            what = "put it in quotes"
         return self._faulty(steps, what)
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps) -> Dict[str, Any]:
@@ -164,17 +186,14 @@ class _Values:
         merged: List[Dict[str, Any]] = []
         seen: Set[str] = set()
         for key_node, value_node in node.value:
-            is_scalar = isinstance(key_node, yaml.ScalarNode)
-            key = str(key_node.value) if is_scalar else "?"
+            why = _fault_of_key(key_node, value_node)
+            key = "?" if why else str(key_node.value)
             at = (*steps, key)
             self._document.lines[at] = key_node.start_mark.line + 1
             # The value of a faulty key can have faults, too.
             value = self.value_of(value_node, at)
-            if not is_scalar or key_node.tag not in (f"{_TAG}str", _MERGE):
-                self._faulty(at, "the key must be a string, perhaps in quotes")
-                continue
-            if UNUSABLE.search(key):
-                self._faulty(at, f"the key {_MUST_BE_USABLE}")
+            if why:
+                self._faulty(at, why)
                 continue
             if key in seen:
                 self._faulty(at, "duplicate key")
@@ -193,6 +212,11 @@ class _Values:
 
     def _scalar(self, node: yaml.Node, steps: Steps) -> Any:
         make = self._loader.yaml_constructors[node.tag]
+        if (
+            not node.value
+            and _source(node.start_mark, node.end_mark)[:1] == "&"
+        ):
+            return self._faulty(steps, "is empty; " + _in_quotes("&"))
         try:
             value = make(self._loader, node)
         except Exception:
@@ -213,13 +237,48 @@ class _Values:
         return FAULTY
 
 
+def _source(begin: yaml.Mark, end: yaml.Mark) -> str:
+    """Return the file's text between two marks."""
+    return (begin.buffer or "")[begin.pointer : end.pointer]
+
+
+def _fault_of_key(key: yaml.Node, value: yaml.Node) -> str:
+    if not isinstance(key, yaml.ScalarNode) or key.tag not in (
+        f"{_TAG}str",
+        _MERGE,
+    ):
+        return "the key must be a string, perhaps in quotes"
+    if UNUSABLE.search(key.value):
+        return f"the key {_MUST_BE_USABLE}"
+    blank = None if key.style else _BLANK_IN_KEY.search(key.value)
+    if blank:
+        return f"the key contains {_looks_like_a_space(blank[1])}"
+    if (
+        value.start_mark.pointer == value.end_mark.pointer
+        and value.start_mark.pointer >= key.end_mark.pointer
+        and ":" not in _source(key.end_mark, value.start_mark)
+    ):
+        return "lacks a ': '"
+    return ""
+
+
+def _looks_like_a_space(letter: str) -> str:
+    name = f"U+{ord(letter):04X}"
+    return f"the character {name}, which is not a space: write a space"
+
+
+def _in_quotes(letter: str, where: str = "") -> str:
+    return f"if the {letter}{where} begins a string, put it in quotes"
+
+
 def _explain_syntax(text: str, error: yaml.MarkedYAMLError) -> Tuple[int, str]:
     """Return the line, 0 if unknown, and what is wrong there."""
     context, problem = error.context or "", error.problem or ""
     mark = error.problem_mark or error.context_mark
     if error.context_mark and context.startswith("while scanning a"):
         mark = error.context_mark  # where it begins, not where it was noticed
-    what = " ".join(f"not YAML: {problem or context}".split())
+    reason = _QUOTATION.split(problem)[0] or context
+    what = " ".join(f"not YAML: {reason}".split())
     if not mark:
         return 0, what
     begin = error.context_mark if " flow " in context else mark
@@ -231,6 +290,10 @@ def _advice(text: str, mark: yaml.Mark, context: str, problem: str) -> str:
     """Suggest how to correct a common mistake; empty for any other."""
     letter = text[mark.index : mark.index + 1]
     before = text[: mark.index].rpartition("\n")[2].rstrip()
+    lines = text.split("\n")[max(mark.line - 1, 0) : mark.line + 1]
+    blank = _BLANK_AS_SPACE.search("\n".join(lines))
+    if blank:
+        return f"here or above is {_looks_like_a_space(blank[1])}"
     if problem == "but found another document":
         return "put the second document in its own file"
     if problem.startswith("mapping values are not allowed"):
@@ -259,5 +322,5 @@ def _advice(text: str, mark: yaml.Mark, context: str, problem: str) -> str:
         return "use spaces, not tabs"
     if letter and letter in "*&!%@`|>[{?":
         where = f" of line {mark.line + 1}" if " flow " in context else ""
-        return f"if the {letter}{where} begins a string, put it in quotes"
+        return _in_quotes(letter, where)
     return ""

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import Any, Dict, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background
 from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
 from ngcp_task_agent.daemon import control
-from ngcp_task_agent.daemon.runtime import Runtime, counted
+from ngcp_task_agent.daemon.runtime import Runtime, counted, shortened
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
 
 EX_CONFIG = 78  # from sysexits.h: nothing usable is configured
 
+_LONGEST_NAMES = 60  # characters of the names of faulty files, in the status
 _OUTCOMES = ("accepted", "done", "error", "rejected", "ignored")
 
 
@@ -35,6 +36,7 @@ class Agent:
         self._stopping = asyncio.Event()  # by a signal, or a bug
         self._hurry = asyncio.Event()  # by a second signal
         self._failed = False
+        self._faulty: List[str] = []  # files, as last read
 
     async def run(self) -> int:
         """Run until a signal stops the agent; return the exit status."""
@@ -70,7 +72,7 @@ class Agent:
             self._notifier.reloading()
             try:
                 config = await self._load()
-                await self._runtime.apply(config)
+                await self._apply(config)
             except OSError as error:
                 # For example, too many open files: what runs is not affected.
                 what = f"the configuration cannot be read: {error.strerror}"
@@ -78,7 +80,7 @@ class Agent:
                 raise ControlError(what) from None
             finally:
                 if not self._stopping.is_set():
-                    self._notifier.ready()
+                    self._report_ready()
             summary = self._runtime.summary()
             if config.faults:
                 journal.record(
@@ -125,13 +127,12 @@ class Agent:
         async with self._reload_lock:
             config = await self._load()
             if not config.backends:
-                journal.record(
-                    journal.NOTHING_TO_RUN,
-                    f"no usable backend in {self._loader.folder / 'backends'}"
-                    ": nothing to run",
-                )
+                folder = self._loader.folder / "backends"
+                what = f"no usable backend in {folder}: nothing to run"
+                journal.record(journal.NOTHING_TO_RUN, what)
+                self._notifier.status(what)
                 return False
-            await self._runtime.apply(config)
+            await self._apply(config)
         if "RUNTIME_DIRECTORY" in os.environ:
             self._control = control.Control(control.path(), self.reload)
             await self._control.start()
@@ -140,8 +141,21 @@ class Agent:
             f"ngcp-task-agent {__version__} has started: "
             f"{self._runtime.summary()}; {self._runtime.identity()}",
         )
-        self._notifier.ready()
+        self._report_ready()
         return True
+
+    async def _apply(self, config: Config) -> None:
+        await self._runtime.apply(config)
+        folder = self._loader.folder
+        self._faulty = [
+            str(path if path == folder else path.relative_to(folder))
+            for path in sorted({fault.path for fault in config.faults})
+        ]
+
+    def _report_ready(self) -> None:
+        """Whoever waits for this finds a status that is up to date."""
+        self._notifier.status(self._status())
+        self._notifier.ready()
 
     async def _drain(self) -> None:
         runtime = self._runtime
@@ -159,10 +173,16 @@ class Agent:
         journal.record(journal.STOPPED, f"stopped; since the start {counts}")
 
     def _status(self) -> str:
-        """One line for ``systemctl status``."""
-        counts = sorted(self._runtime.counts.items())
-        parts = [f"{count} {outcome}" for outcome, count in counts]
-        return ", ".join([self._runtime.summary(), *parts])
+        """One line for ``systemctl status``: what is wrong comes first."""
+        runtime, parts = self._runtime, []
+        if self._faulty:
+            number = counted(len(self._faulty), "faulty file")
+            names = shortened(", ".join(self._faulty), _LONGEST_NAMES)
+            parts.append(f"{number}: {names}")
+        parts += [f"{fact} unknown" for fact in runtime.unknown]
+        counts = [f"{n} {what}" for what, n in sorted(runtime.counts.items())]
+        parts.append(", ".join([runtime.summary(), *counts]))
+        return "; ".join(parts)
 
 
 def _ignore() -> None:

@@ -13,11 +13,12 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, NoReturn, Optional, TextIO
+from typing import Iterable, List, NoReturn, Optional, TextIO
 
 import setproctitle
 
 from ngcp_task_agent import __version__
+from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
 from ngcp_task_agent.daemon import control
 from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent
@@ -48,7 +49,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             options = parser().parse_args(argv)
             if options.check:
-                sys.exit(_check(options.config_dir))
+                file = None if options.check is True else options.check
+                sys.exit(_check(options.config_dir, file))
             if options.reload:
                 sys.exit(_reload())
     except SystemExit as end:
@@ -105,8 +107,12 @@ def parser() -> argparse.ArgumentParser:
     what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--check",
-        action="store_true",
-        help="check the configuration, print every fault, and exit",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=True,
+        help="check the configuration, or a file as if it was part of it, "
+        "print every fault, and exit",
     )
     what.add_argument(
         "--reload",
@@ -128,12 +134,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _check(folder: Path) -> int:
-    config = Loader(folder).load()
-    for fault in config.faults:
-        print(fault)
-    for warning in config.warnings:
-        print(f"{warning} (a warning)")
+def _check(folder: Path, file: Optional[Path]) -> int:
+    loader = Loader(folder, checking=True)
+    if file:
+        document = loader.check(file)
+        _print_findings(document.faults, document.warnings)
+        if document.faults:
+            return EX_CONFIG
+        print(f"{file}: no fault")
+        return 0
+    config = loader.load()
+    _print_findings(config.faults, config.warnings)
     if not config.backends:
         print(f"{folder}/backends: no usable backend: nothing to run")
     if config.faults or not config.backends:
@@ -145,14 +156,25 @@ def _check(folder: Path) -> int:
     return 0
 
 
+def _print_findings(
+    faults: Iterable[Fault], warnings: Iterable[Fault]
+) -> None:
+    for fault in sorted({*faults}):
+        print(fault)
+    for warning in sorted({*warnings}):
+        print(f"{warning} (a warning)")
+
+
 def _reload() -> int:
     try:
         faults = asyncio.run(control.ask_reload(control.path()))
     except ControlError as error:
         print(f"ngcp-task-agent: {error}", file=sys.stderr)
         return 1
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    # The agent has already written them there.
+    if not journal.is_journal(2):
+        for fault in faults:
+            print(fault, file=sys.stderr)
     return EX_CONFIG if faults else 0
 
 

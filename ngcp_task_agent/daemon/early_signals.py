@@ -18,7 +18,7 @@ def at_start(argv: Sequence[str]) -> None:
 
     :param argv: the options
     """
-    if "--check" in argv or "--reload" in argv:
+    if {"--check", "--reload"} & {word.partition("=")[0] for word in argv}:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         return

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import Any, Coroutine, Dict, FrozenSet, List, Optional, Set, Tuple
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.base import LEAVING, Backend
 from ngcp_task_agent.config.loader import Config
-from ngcp_task_agent.config.models import BackendConfig, TaskConfig
+from ngcp_task_agent.config.models import (
+    UNKNOWN,
+    BackendConfig,
+    TaskConfig,
+)
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.dispatch import Dispatcher
-from ngcp_task_agent.requests.slots import Slots
+from ngcp_task_agent.requests.limits import Limits
 from ngcp_task_agent.requests.task import Task
 
 CONNECT_TIMEOUT = 30.0  # seconds for a backend to start listening
 FLUSH = 5.0  # seconds to send the last answers; restarts while they are sent
 RETIRED_FLUSH = 60.0  # the same, for a backend replaced by a reload
 END = 10.0  # seconds each to end, and then to cancel, what still runs
+
+# Characters of a backend's trouble, and of a task's name, in summary().
+_LONGEST_TROUBLE, _LONGEST_NAME = 80, 40
 
 # A task's place: its backend, its control channel, and its own name.
 _Place = Tuple[str, str, str]
@@ -29,6 +37,11 @@ _Place = Tuple[str, str, str]
 def counted(number: int, noun: str) -> str:
     """Format a count, such as ``1 task`` or ``2 tasks``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def shortened(text: str, length: int) -> str:
+    """Cut a text to a number of characters, and show that it is cut."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 class Runtime:
@@ -41,7 +54,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self._node: Optional[Node] = None
-        self._slots = Slots(0)
+        self._limits = Limits()
         self._dispatcher = Dispatcher(self.identity, 0, 0)
         self._stop_timeout = 0.0
         self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
@@ -65,12 +78,28 @@ class Runtime:
         assert self._node, "apply() comes first"
         return self._node.identity()
 
+    @property
+    def unknown(self) -> List[str]:
+        """What is unknown about this node now: ``state``, ``status``."""
+        facts = self._node.identity().facts if self._node else {}
+        return [k for k in ("state", "status") if UNKNOWN in facts.get(k, ())]
+
     def summary(self) -> str:
-        """Return a line such as ``redis: subscribed, 12 tasks, 3 running``."""
-        backends = sorted(self._backends.items())
-        parts = [f"{name}: {b.status}" for name, (_, b) in backends]
+        """Return a line such as ``redis: subscribed, 12 tasks, 3 running,
+        oldest: ping for 20 s``.
+        """
+        parts = []
+        for name, (_, backend) in sorted(self._backends.items()):
+            why = shortened(backend.trouble, _LONGEST_TROUBLE)
+            parts.append(f"{name}: {backend.status}{why and f' ({why})'}")
         parts.append(counted(len(self._tasks), "task"))
-        parts.append(f"{self._slots.taken} running")
+        parts.append(f"{self._limits.slots.taken} running")
+        works = [task.oldest for task in self._all_tasks() if task.oldest]
+        for began, name in sorted(works)[:1]:
+            age = int(time.monotonic() - began)
+            if age:
+                name = shortened(name, _LONGEST_NAME)
+                parts.append(f"oldest: {name} for {age} s")
         return ", ".join(parts)
 
     async def apply(self, config: Config) -> None:
@@ -80,7 +109,8 @@ class Runtime:
             nothing has changed
         """
         await self._set_node(config)
-        self._slots.limit = config.agent.max_running
+        self._limits.slots.limit = config.agent.max_running
+        self._limits.max_request_memory = config.agent.max_request_memory
         self._stop_timeout = config.agent.stop_timeout
         self._dispatcher.max_request = config.agent.max_request
         self._dispatcher.max_response = config.agent.max_response
@@ -160,7 +190,7 @@ class Runtime:
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
         broker = config.plugins.brokers[task.broker](task.broker_options)
-        return Task(task, broker, self._slots, before)
+        return Task(task, broker, self._limits, before)
 
     async def _set_backend(
         self, config: Config, name: str, channels: FrozenSet[str]
@@ -205,10 +235,12 @@ class Runtime:
         await backend.stop(RETIRED_FLUSH)
         self._retired_backends.discard(backend)
 
+    def _all_tasks(self) -> Set[Task]:
+        return self._retired_tasks | {t for _, t in self._tasks.values()}
+
     async def _end_tasks(self, hurry: asyncio.Event) -> None:
-        tasks = {task for _, task in self._tasks.values()}
-        tasks |= self._retired_tasks
-        self._slots.limit = sys.maxsize
+        tasks = self._all_tasks()
+        self._limits.slots.limit = sys.maxsize
         for task in tasks:
             task.refuse()
         finished = asyncio.gather(*(task.finished() for task in tasks))

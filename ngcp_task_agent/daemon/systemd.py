@@ -52,9 +52,10 @@ class Notifier:
     def status(self, text: str) -> None:
         """Set what ``systemctl status`` shows.
 
-        ASCII only: sdnotify can send nothing beyond Latin-1.
+        Only printable ASCII: sdnotify can send nothing beyond Latin-1, and
+        another line would be another notice.
         """
-        text = text.encode("ascii", "replace").decode()
+        text = "".join(c if " " <= c <= "~" else "?" for c in text)
         if text != self._status:
             self._status = text
             self._unsent["status"] = f"STATUS={text}"

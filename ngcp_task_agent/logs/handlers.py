@@ -14,11 +14,10 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Callable, Deque, Dict, List, Optional, Sequence
+from typing import Callable, Deque, Dict, Optional, Sequence
 
-# Bytes of a message.  A full journal queue, 512 messages as systemd sets it,
-# must fit in the send buffer of libsystemd's socket, see JournalWriter.
-_LONGEST = 16384
+from ngcp_task_agent.logs.lines import OneLine
+
 _RETRY = 1.0  # seconds between attempts to write
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
@@ -44,6 +43,7 @@ class LogWriter(logging.Handler, ABC):
 
     def __init__(self, report_lost: Callable[[int], None]) -> None:
         super().__init__()
+        self.setFormatter(OneLine())
         self._report_lost = report_lost
         # The handler's lock guards all attributes below.
         self._queue: Deque[Parts] = deque()
@@ -124,7 +124,7 @@ class LogWriter(logging.Handler, ABC):
 
 
 class ErrorWriter(LogWriter):
-    """Writes lines to standard error.
+    """Writes lines to standard error; those of tracebacks are indented.
 
     poll() shows that a pipe or a file has room for PIPE_BUF bytes.  It does
     not show how much room a terminal has, so a thread writes to terminals.
@@ -137,8 +137,7 @@ class ErrorWriter(LogWriter):
         self._poll.register(2, select.POLLOUT)
 
     def render(self, record: logging.LogRecord) -> Parts:
-        line = f"{self.format(record)}\n"
-        return (line.encode(errors="backslashreplace"),)
+        return (self.format(record).replace("\n", "\n    ").encode() + b"\n",)
 
     def write(self, parts: Parts, wait: float) -> bool:
         (line,) = parts
@@ -198,8 +197,9 @@ class JournalWriter(LogWriter):
         self._poll.register(self._socket, select.POLLOUT)
 
     def render(self, record: logging.LogRecord) -> Parts:
-        message = self.format(record).encode(errors="backslashreplace")
+        message, _, traceback = self.format(record).partition("\n")
         fields: Dict[str, object] = {
+            "MESSAGE": message,
             "PRIORITY": _PRIORITIES.get(record.levelno, 7),
             "SYSLOG_IDENTIFIER": self._identifier,
             "LOGGER": record.name,
@@ -210,10 +210,12 @@ class JournalWriter(LogWriter):
         for name, value in vars(record).items():
             if name.isupper():
                 fields[name] = value
-        parts: List[bytes] = [b"MESSAGE=" + message[:_LONGEST]]
-        for name, value in fields.items():
-            parts.append(f"{name}={value}".encode(errors="backslashreplace"))
-        return parts
+        if traceback:
+            fields["NGCP_TRACEBACK"] = traceback
+        return [
+            f"{name}={value}".encode(errors="backslashreplace")
+            for name, value in fields.items()
+        ]
 
     def write(self, parts: Parts, wait: float) -> bool:
         # Connect each time: the journal may have a new socket by now, and

@@ -9,12 +9,15 @@ Messages are complete: they have no arguments to format.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from dataclasses import dataclass
-from typing import Union
+from typing import Dict, Union
 
+from ngcp_task_agent.logs.bound import Bound
 from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
+from ngcp_task_agent.logs.lines import OneLine
 
 logger = logging.getLogger("ngcp_task_agent")
 
@@ -25,11 +28,18 @@ class Kind:
 
     :ivar message_id: 128 random bits in hexadecimal, never reused
     :ivar level: a level of the logging module
+    :ivar flood: what such records are about, if anyone who may publish can
+        cause them without an accepted request: they are bounded
     """
 
     message_id: str
     level: int
+    flood: str = ""
 
+
+# Of each bounded kind, how many records are written in how many seconds.
+MOST = 100
+WINDOW = 60.0
 
 STARTED = Kind("cb61f1b2ba604aa18f6a9e432c9ebf77", logging.INFO)
 STOPPING = Kind("332170fe9aaf4d659b5ceabe345ea738", logging.INFO)
@@ -43,13 +53,24 @@ BACKEND_UP = Kind("38f83165fd8148d7aba58c53ffa2ee22", logging.INFO)
 BACKEND_DOWN = Kind("f9d26d8429224d14b1aa50708e368108", logging.WARNING)
 BACKEND_NOTE = Kind("f20581ab75fb4952b6dbab21e614d4ad", logging.INFO)
 ANSWER_LOST = Kind("b3d87947e962443bb38dea560a496f01", logging.WARNING)
+REJECTION_LOST = Kind(
+    "15c7bce47cb84dfe9cb5abb3f72f5e9e",
+    logging.WARNING,
+    "lost answers to rejected requests",
+)
 NODE_CHANGED = Kind("7742a9b0c1534ed7ab79b4281708a517", logging.INFO)
 NODE_UNKNOWN = Kind("15519695701b44a0a5161124b79022f0", logging.WARNING)
-REQUEST_IGNORED = Kind("95cb7f0bfd334ade8fffef0ea1bf540e", logging.DEBUG)
-REQUEST_REJECTED = Kind("676d497bcb1d441392e3ad09fdf3d044", logging.WARNING)
+REQUEST_IGNORED = Kind(
+    "95cb7f0bfd334ade8fffef0ea1bf540e", logging.DEBUG, "ignored requests"
+)
+REQUEST_REJECTED = Kind(
+    "676d497bcb1d441392e3ad09fdf3d044", logging.WARNING, "rejected requests"
+)
 REQUEST_ACCEPTED = Kind("f309a860da2d4c9b8984b715e2d6c694", logging.INFO)
 TASK_DONE = Kind("b9f2a31b40ea4f35baf800a9dfee592c", logging.INFO)
 TASK_ERROR = Kind("47f2e534020546e7a9d487ba42dadc3d", logging.WARNING)
+TASK_STDERR = Kind("e76872b8891948e48faf29ac73b61ee2", logging.INFO)
+RECORDS_LEFT_OUT = Kind("e5e0b3159ebf4c5795646f68262a920b", logging.WARNING)
 RECORDS_LOST = Kind("6b765f0299e6475c9f7c36af0d64f210", logging.WARNING)
 BUG = Kind("677e5810372f448a87b5c9ae9daf18b7", logging.ERROR)
 
@@ -63,6 +84,7 @@ def record(
 ) -> None:
     """Write a record.
 
+    :param message: what is not printable in it is escaped
     :param bug: add the traceback of this exception, or of the one being
         handled; only for errors that no client and no file can cause
     :param fields: journal fields without their prefix: ``task="x"`` becomes
@@ -70,12 +92,12 @@ def record(
     """
     if not logger.isEnabledFor(kind.level):
         return
-    extra = {
+    extra: Dict[str, object] = {
         f"NGCP_{name.upper()}": value
         for name, value in fields.items()
         if value is not None
     }
-    extra["MESSAGE_ID"] = kind.message_id
+    extra.update(MESSAGE_ID=kind.message_id, kind=kind)
     # Report the caller's file and line.
     logger.log(kind.level, message, extra=extra, exc_info=bug, stacklevel=2)
 
@@ -83,7 +105,7 @@ def record(
 def set_up(level: str) -> None:
     """Log to the journal if standard error goes there, else to stderr."""
     handler: LogWriter
-    if _is_journal(2):
+    if is_journal(2):
         # Imported here, because only the journal needs it installed.
         from systemd.journal import sendv
 
@@ -91,8 +113,9 @@ def set_up(level: str) -> None:
     else:
         handler = ErrorWriter(_report_lost)
         handler.setFormatter(
-            _OneLine("%(asctime)s %(levelname)-7s %(message)s")
+            OneLine("%(asctime)s %(levelname)-7s %(message)s")
         )
+    handler.addFilter(_Bounds())
     root = logging.getLogger()
     root.handlers = [handler]
     # Of libraries, administrators need only the warnings.
@@ -104,7 +127,38 @@ def drain(within: float) -> None:
     """Wait until all records are written, at most ``within`` seconds."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogWriter):
+            for each in handler.filters:
+                if isinstance(each, _Bounds):
+                    each.end()
             handler.drain(within)
+
+
+class _Bounds(logging.Filter):
+    """Bounds the records that strangers can cause, each kind by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bounds: Dict[Kind, Bound] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = getattr(record, "kind", None)
+        if not isinstance(kind, Kind) or not kind.flood:
+            return True
+        if kind not in self._bounds:
+            report = functools.partial(_report_left_out, kind)
+            self._bounds[kind] = Bound(MOST, WINDOW, report)
+        return self._bounds[kind].take() > 0
+
+    def end(self) -> None:
+        for bound in self._bounds.values():
+            bound.end()
+
+
+def _report_left_out(kind: Kind, count: int) -> None:
+    record(
+        RECORDS_LEFT_OUT,
+        f"{count} more {kind.flood} within {WINDOW:g} s are not logged",
+    )
 
 
 def _report_lost(count: int) -> None:
@@ -114,7 +168,7 @@ def _report_lost(count: int) -> None:
     )
 
 
-def _is_journal(fd: int) -> bool:
+def is_journal(fd: int) -> bool:
     """Whether the descriptor is the stream that $JOURNAL_STREAM names."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
@@ -122,16 +176,3 @@ def _is_journal(fd: int) -> bool:
     except OSError:
         return False
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
-
-
-class _OneLine(logging.Formatter):
-    """Keeps each record on one line, so that it cannot forge another."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if text.isprintable() or record.exc_info:
-            return text
-        return "".join(
-            letter if letter.isprintable() else repr(letter)[1:-1]
-            for letter in text
-        )

@@ -118,7 +118,7 @@ class WatchedFile:
         except Exception as error:  # yaml raises more than YAMLError
             # An OSError may pass without a change to the file.
             self._version = () if isinstance(error, OSError) else version
-            self._log(" ".join(str(error).split()))
+            self._log(_why(error))
             # The file may be half written: keep the last good value.
             if self.value is None:
                 self.value = self._broken
@@ -144,3 +144,11 @@ class WatchedFile:
             status.st_size,
             status.st_ino,
         )
+
+
+def _why(error: Exception) -> str:
+    """Say what is wrong with a file, without repeating what is in it."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    mark = getattr(error, "problem_mark", None)
+    return f"not YAML in line {mark.line + 1}" if mark else "not YAML"

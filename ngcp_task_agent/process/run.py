@@ -113,7 +113,10 @@ class Process:
                 undo.callback(self._stdout.close)
                 writers.callback(os.close, self._stdout.writer)
                 self._stderr = _Pipe(
-                    command.max_output, _STDERR_KEPT, too_much
+                    command.max_output,
+                    _STDERR_KEPT,
+                    too_much,
+                    command.on_stderr,
                 )
                 undo.callback(self._stderr.close)
                 writers.callback(os.close, self._stderr.writer)
@@ -218,17 +221,23 @@ class _Pipe:
 
     :param limit: bytes to accept
     :param kept: how many of the last bytes to keep; None for all
+    :param on_data: see ``Command.on_stderr``
     :ivar writer: the command's end; the caller closes it
     """
 
     def __init__(
-        self, limit: int, kept: Optional[int], on_full: Callable[[], None]
+        self,
+        limit: int,
+        kept: Optional[int],
+        on_full: Callable[[], None],
+        on_data: Optional[Callable[[bytes], None]] = None,
     ) -> None:
         self.data = bytearray()
         self.is_full = False
         self._is_open = True
         self._left, self._kept = limit, kept
         self._on_full = on_full
+        self._on_data = on_data
         self._loop = asyncio.get_running_loop()
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._reader, False)
@@ -261,6 +270,8 @@ class _Pipe:
             self._on_full()
         self._left -= len(data)
         self.data += data
+        if self._on_data and data:
+            self._on_data(data)
         if self._kept:
             del self.data[: -self._kept]
         return True
@@ -271,3 +282,5 @@ class _Pipe:
             self._is_open = False
             self._loop.remove_reader(self._reader)
             os.close(self._reader)
+            if self._on_data:
+                self._on_data(b"")

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process.users import PATH, User
@@ -31,6 +31,8 @@ class Command:
     :param stdin: what the command reads; None for ``/dev/null``
     :param timeout: seconds; None for no limit
     :param max_output: bytes on standard output, and on standard error
+    :param on_stderr: called with what it writes to standard error, as it
+        comes, and with ``b""`` at the end
     """
 
     argv: Sequence[str]
@@ -39,6 +41,7 @@ class Command:
     max_output: int
     stdin: Optional[bytes] = None
     timeout: Optional[float] = None
+    on_stderr: Optional[Callable[[bytes], None]] = None
 
 
 def find_program(run: str) -> str:
@@ -72,13 +75,15 @@ def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
         # setpriv would run anything else with a shell.
         if not _is_program(argv[0]):
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
+        groups = ",".join(map(str, command.user.groups))
         # setpriv(1) costs an exec.  A setuid between fork and exec would cost
         # far more: a copy of the agent's page tables.
         argv[:0] = [
             _SETPRIV,
             f"--reuid={command.user.uid}",
             f"--regid={command.user.gid}",
-            "--init-groups",
+            # Not --init-groups: it takes those of the uid's first name.
+            f"--groups={groups}" if groups else "--clear-groups",
             "--",
         ]
     actions: List[Tuple[Any, ...]] = [

@@ -10,7 +10,7 @@ import threading
 import time
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, Sequence, Tuple
 
 from ngcp_task_agent.errors import CannotStart
 
@@ -27,18 +27,23 @@ _LEAST_WITHIN = 0.1  # for each name, even if others used up the time
 
 @dataclass(frozen=True)
 class User:
-    """A user that commands can run as."""
+    """A user that commands can run as.
+
+    :ivar groups: those of the name: two names of one uid may differ in them
+    """
 
     name: str
     uid: int
     gid: int
     home: str
     shell: str
+    groups: Tuple[int, ...] = ()
 
-    @property
+    @functools.cached_property
     def is_own(self) -> bool:
-        """Whether the agent itself runs as this user."""
-        return self.uid == os.geteuid()
+        """Whether the agent itself runs as this user, with these groups."""
+        own = (os.geteuid(), os.getegid(), {os.getegid(), *os.getgroups()})
+        return own == (self.uid, self.gid, {self.gid, *self.groups})
 
     def environment(self) -> Dict[str, str]:
         """Return the environment of all commands of this user."""
@@ -53,16 +58,20 @@ class User:
 
 
 def own_user() -> User:
-    """Return the user that the agent runs as, even one without a name."""
+    """Return the user that the agent runs as, even one without a name.
+
+    Its groups are the agent's, whichever its name has.
+    """
     return _user_of(os.geteuid())
 
 
 @functools.lru_cache(maxsize=1)
 def _user_of(uid: int) -> User:
     try:
-        return _user(pwd.getpwuid(uid))
+        entry = pwd.getpwuid(uid)
     except KeyError:
-        return User(str(uid), uid, os.getegid(), "/", "/bin/sh")
+        entry = pwd.struct_passwd((str(uid), "", uid, 0, "", "", ""))
+    return _user(entry, os.getegid(), os.getgroups())
 
 
 def find_user(name: str) -> User:
@@ -131,7 +140,9 @@ def _ask(name: str) -> futures.Future[User]:
 def _look_up(name: str, answer: futures.Future[User]) -> None:
     user, error = None, None
     try:
-        user = _user(pwd.getpwnam(name))
+        entry = pwd.getpwnam(name)
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        user = _user(entry, entry.pw_gid, groups)
     except (KeyError, ValueError):
         error = CannotStart(f"there is no user '{name}'")
     except Exception as failed:
@@ -148,11 +159,12 @@ def _cannot_look_up(name: str, error: Exception) -> CannotStart:
     return CannotStart(f"user '{name}' cannot be looked up: {error}")
 
 
-def _user(entry: pwd.struct_passwd) -> User:
+def _user(entry: pwd.struct_passwd, gid: int, groups: Sequence[int]) -> User:
     return User(
         entry.pw_name,
         entry.pw_uid,
-        entry.pw_gid,
+        gid,
         entry.pw_dir or "/",
         entry.pw_shell or "/bin/sh",
+        tuple(groups),
     )

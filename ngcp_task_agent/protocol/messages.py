@@ -48,23 +48,61 @@ class Origin:
     src: Optional[str] = None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Request:
-    """A request with valid fields."""
+    """A request with valid fields.
 
+    :ivar body: the message.  Parsed, it can take twenty times as much memory,
+        so forget() drops that.
+    :ivar timestamp: unix time of receipt
+    """
+
+    body: bytes
     uuid: str
     task: str
     src: str
-    dst: str
-    options: Mapping[str, Any]
-    data: Any
-    timestamp: float  # unix time of receipt
-    datetime: str  # the same, ISO 8601 with offset
-    size: int  # bytes of the message
+    timestamp: float
+    _dst: bytes
+    _message: Optional[Mapping[str, Any]]
 
     @property
     def origin(self) -> Origin:
         return Origin(self.uuid, self.task, self.src)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return len(self.body)
+
+    @property
+    def datetime(self) -> str:
+        """Time of receipt, ISO 8601 with offset."""
+        return _iso(self.timestamp)
+
+    @property
+    def dst(self) -> str:
+        return self._dst.decode()
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        options: Mapping[str, Any] = self._fields["options"]
+        return options
+
+    @property
+    def data(self) -> Any:
+        return self._fields.get("data")
+
+    @property
+    def _fields(self) -> Mapping[str, Any]:
+        message = self._message
+        return load_json(self.body.decode()) if message is None else message
+
+    def forget(self) -> None:
+        """Keep only the text of ``options`` and ``data``.
+
+        From now on, each access parses it.
+        """
+        self._message = None
 
 
 class Malformed(Rejected):
@@ -102,51 +140,32 @@ def parse_request(body: bytes, limit: int) -> Request:
     """
     message: Any = None
     try:
-        message = _load_object(body, limit)
+        message = _load_message(body, limit)
         _check_fields(message)
     except Rejected as fault:
         fields = _first_fields(body) if message is None else message
         raise Malformed(str(fault), fields) from None
-    now = time.time()
     return Request(
+        body,
         message["uuid"],
         message["task"],
         message["src"],
-        message["dst"],
-        message["options"],
-        message.get("data"),
-        now,
-        _iso(now),
-        len(body),
+        time.time(),
+        message["dst"].encode(),
+        message,
     )
 
 
-def _load_object(body: bytes, limit: int) -> Mapping[str, Any]:
+def _load_message(body: bytes, limit: int) -> Mapping[str, Any]:
     if len(body) > limit:
         raise Rejected(
             f"the message has {len(body)} bytes, the limit is {limit}"
         )
-    # Brackets in strings count, too: no real request has this many.
-    if body.count(b"[") + body.count(b"{") > MAX_NESTED:
-        raise Rejected(
-            f"the message has more than {MAX_NESTED} arrays and objects"
-        )
     try:
-        message = load_json(body.decode())
+        text = body.decode()
     except UnicodeDecodeError:
         raise Rejected("the message is not UTF-8") from None
-    except RecursionError:
-        raise Rejected(
-            f"the message is nested more than {MAX_DEPTH} levels deep"
-        ) from None
-    except json.JSONDecodeError:
-        raise Rejected("the message is not JSON") from None
-    except ValueError:
-        # Python's limit, unless PYTHONINTMAXSTRDIGITS sets another.
-        raise Rejected("a number has more than 4300 digits") from None
-    if not isinstance(message, dict):
-        raise Rejected("the message is not a JSON object")
-    return message
+    return load_json(text)
 
 
 def _check_fields(message: Mapping[str, Any]) -> None:
@@ -207,31 +226,53 @@ _STRICT = json.JSONDecoder(
 )
 
 
-def load_json(text: str) -> Any:
-    """Parse JSON that can be written as JSON again.
+def load_json(text: str, what: str = "the message") -> Mapping[str, Any]:
+    """Parse a JSON object that can be written as JSON again.
 
-    :raises json.JSONDecodeError: also for NaN and for 1e999
-    :raises ValueError: for an integer of thousands of digits
-    :raises RecursionError: for more than ``MAX_DEPTH`` levels
+    Of equal keys, the last one counts.
+
+    :param what: what the text is, for the reason
+    :raises Rejected: also for more than ``MAX_NESTED`` arrays and objects or
+        ``MAX_DEPTH`` levels, for NaN and 1e999
     """
-    value = _STRICT.decode(text)
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
-        raise RecursionError
+    # Brackets in strings count, too: no real request has this many.
+    nested = text.count("[") + text.count("{")
+    if nested > MAX_NESTED:
+        raise Rejected(f"{what} has more than {MAX_NESTED} arrays and objects")
+    try:
+        value = _STRICT.decode(text)
+        is_deep = nested > MAX_DEPTH and _is_deep(value, nested)
+    except RecursionError:
+        is_deep = True
+    except json.JSONDecodeError:
+        raise Rejected(f"{what} is not JSON") from None
+    except ValueError:
+        # Python's limit, unless PYTHONINTMAXSTRDIGITS sets another.
+        raise Rejected(f"{what} has a number of over 4300 digits") from None
+    if is_deep:
+        raise Rejected(f"{what} is nested more than {MAX_DEPTH} levels deep")
+    if not isinstance(value, dict):
+        raise Rejected(f"{what} is not a JSON object")
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Any, nested: int) -> bool:
+    """Whether a value has more than ``MAX_DEPTH`` levels.
+
+    :param nested: how many arrays and objects it has at most
+    """
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for depth in range(1, MAX_DEPTH + 1):
+        nested -= len(level)
+        if not level or depth + nested <= MAX_DEPTH:
+            return False
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
             if isinstance(inner, (dict, list))
         ]
-        if not level:
-            return False
-    return True
+    return bool(level)
 
 
 @dataclass(frozen=True)

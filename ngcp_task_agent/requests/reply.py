@@ -10,15 +10,20 @@ import enum
 import functools
 import time
 from dataclasses import dataclass
-from typing import Counter, Optional
+from typing import Callable, Counter, Optional
 
 from ngcp_task_agent.backends.base import Backend
 from ngcp_task_agent.brokers.base import Result
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.logs.lines import cut
 from ngcp_task_agent.protocol.messages import Origin, Response
 
 # More output than this is encoded in a thread and sent at a limited rate.
 AT_ONCE_BYTES = 65536
+
+# How much of a result's detail a reason repeats, and the journal.
+DETAIL = 300  # characters
+LOGGED_DETAIL = 1000  # bytes
 
 
 class _State(enum.Enum):
@@ -62,12 +67,14 @@ class Reply:
         unsent = "" if self.address else " (no answer sent)"
         more = f"{unsent}: {reason}"
         self._record(journal.REQUEST_REJECTED, "rejected", more)
-        self._send(Response(self.origin, self.node, "rejected", reason))
+        response = Response(self.origin, self.node, "rejected", reason)
+        self._send(response, self.backend.send_rejection)
 
     def accepted(self) -> None:
         """Send ``accepted``: the work is about to begin."""
         self._step(_State.OPEN, _State.ACCEPTED)
-        self._send(Response(self.origin, self.node, "accepted"))
+        response = Response(self.origin, self.node, "accepted")
+        self._send(response, self.backend.send)
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
     async def ended(self, result: Result) -> None:
@@ -78,19 +85,21 @@ class Reply:
         self._step(_State.ACCEPTED, _State.ENDED)
         duration = time.monotonic() - self._begin
         kind, status, more = journal.TASK_DONE, "done", ""
-        reason = result.error
+        reason, detail = result.error, None
         if reason:
             kind, status, more = journal.TASK_ERROR, "error", f": {reason}"
             if result.detail:
-                reason += f": {result.detail}"
+                detail = cut(result.detail, LOGGED_DETAIL)
+                more += f": {detail}"
+                reason += f": {result.detail[:DETAIL]}"
         response = Response(
             self.origin, self.node, status, reason, result.data
         )
         size = len(result.data)
         if size <= AT_ONCE_BYTES:
-            self._send(response)
+            self._send(response, self.backend.send)
         more = f" after {duration:.3f} s{more}"
-        self._record(kind, status, more, duration, result.exit_status)
+        self._record(kind, status, more, duration, result.exit_status, detail)
         if size > AT_ONCE_BYTES and self.address is not None:
             await self.backend.send_large(
                 self.address,
@@ -116,10 +125,10 @@ class Reply:
             raise AssertionError(f"{after} when {self._state}")
         self._state = after
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: Response, send: Callable[..., None]) -> None:
         if self.address is not None:
             messages = response.encode(self.max_response)
-            self.backend.send(self.address, messages, self.origin.uuid)
+            send(self.address, messages, self.origin.uuid)
 
     def _record(
         self,
@@ -128,6 +137,7 @@ class Reply:
         more: str = "",
         duration: Optional[float] = None,
         exit_status: Optional[int] = None,
+        detail: Optional[str] = None,
     ) -> None:
         self.counts[status] += 1
         origin = self.origin
@@ -144,4 +154,5 @@ class Reply:
                 None if duration is None else int(duration * 1e6)
             ),
             task_exit_status=exit_status,
+            task_stderr=detail,
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Optional, Set
+import time
+from typing import Dict, Optional, Set, Tuple
 
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.protocol.messages import Request
-from ngcp_task_agent.protocol.pattern import Pattern
-from ngcp_task_agent.requests.data_schema import DataSchema
+from ngcp_task_agent.requests.limits import Limits
+from ngcp_task_agent.requests.policy import Policy
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.slots import Slots
 
@@ -24,7 +25,7 @@ _LET_OTHERS = 3
 class Task:
     """Runs the requests for one task, some at once, the others queued.
 
-    :param agent_slots: the slots that all tasks share
+    :param limits: those of the whole agent
     :param before: the task that this one replaces; what it still runs counts
     """
 
@@ -32,39 +33,45 @@ class Task:
         self,
         config: TaskConfig,
         broker: Broker,
-        agent_slots: Slots,
+        limits: Limits,
         before: Optional[Task] = None,
     ) -> None:
-        self._config = config
-        self._broker = broker
-        self._agent_slots = agent_slots
+        self._policy = Policy(config, broker, limits.loop_time)
+        self._name = config.name
+        self._max_queued = config.max_queued
+        self._limits = limits
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
-        self._allow_src = tuple(map(Pattern, config.allow_src or ()))
-        self._data_schema = (
-            None
-            if config.data_schema is None
-            else DataSchema(config.data_schema)
-        )
         # asyncio keeps only weak references to its tasks.
         self._jobs: Set[asyncio.Task[None]] = set()
-        self._works: Set[Work] = set()
+        self._works: Dict[Work, float] = {}  # running, and when each began
         self._admitted = 0
         self._stopping = False
         self.running = 0
 
+    @property
+    def oldest(self) -> Optional[Tuple[float, str]]:
+        """When its oldest running work began (monotonic), and its name."""
+        began = next(iter(self._works.values()), None)
+        return None if began is None else (began, self._name)
+
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
         try:
-            self._check_source(request)
-            if self._data_schema is None:
-                # Admit it at once: every round of the loop delays "accepted".
-                step = self._run(self._admit(request, reply), reply)
-            else:
-                step = self._run_checked(self._data_schema, request, reply)
+            work = self._policy.check(request)
+            self._check_room()
+            self._limits.hold(request.size)
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
+        except Exception:
+            reply.rejected(reply.bug())
+            return
+        # At once: every round of the loop delays "accepted".
+        reply.accepted()
+        self._admitted += 1
+        request.forget()
+        step = self._run(work, request, reply)
         job = asyncio.get_running_loop().create_task(step)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -91,45 +98,11 @@ class Task:
         while self._jobs:
             await asyncio.wait(set(self._jobs))
 
-    def _check_source(self, request: Request) -> None:
-        if self._config.allow_src is not None and not any(
-            pattern.matches(request.src) for pattern in self._allow_src
-        ):
-            raise Rejected(
-                f"allow_src: '{request.src}' may not request this task"
-            )
-
-    def _admit(self, request: Request, reply: Reply) -> Work:
-        try:
-            work = self._broker.prepare(request)
-        except Rejected:
-            raise
-        except Exception:
-            raise Rejected(reply.bug()) from None
-        self._check_room()
-        reply.accepted()
-        self._admitted += 1
-        return work
-
-    async def _run_checked(
-        self, schema: DataSchema, request: Request, reply: Reply
-    ) -> None:
-        try:
-            data = self._broker.data(request)
-            await schema.check(data, request.size)
-            work = self._admit(request, reply)
-        except Rejected as refusal:
-            reply.rejected(str(refusal))
-        except Exception:
-            reply.rejected(reply.bug())
-        else:
-            await self._run(work, reply)
-
-    async def _run(self, work: Work, reply: Reply) -> None:
+    async def _run(self, work: Work, request: Request, reply: Reply) -> None:
         try:
             for _ in range(_LET_OTHERS):
                 await asyncio.sleep(0)
-            async with self._slots, self._agent_slots:
+            async with self._slots, self._limits.slots:
                 self.running += 1
                 try:
                     # Hold the slot until a large answer is sent, else the
@@ -143,6 +116,7 @@ class Task:
             raise
         finally:
             self._admitted -= 1
+            self._limits.release(request.size)
 
     def _check_room(self) -> None:
         """Check that the request can run or wait.
@@ -152,9 +126,10 @@ class Task:
         """
         if self._stopping:
             raise Rejected("the agent is stopping")
-        others = self._agent_slots.taken - self.running
-        at_once = min(self._slots.limit, self._agent_slots.limit - others)
-        max_queued = self._config.max_queued
+        agent = self._limits.slots
+        others = agent.taken - self.running
+        at_once = min(self._slots.limit, agent.limit - others)
+        max_queued = self._max_queued
         if self._admitted >= max(at_once, self.running) + max_queued:
             raise Rejected(
                 f"busy: {self.running} running and "
@@ -166,7 +141,7 @@ class Task:
         """Do the work; return a result even if it raises."""
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
-        self._works.add(work)
+        self._works[work] = time.monotonic()
         try:
             result = await work.run()
             if not isinstance(result, Result):
@@ -175,4 +150,4 @@ class Task:
         except Exception:
             return Result(error=reply.bug())
         finally:
-            self._works.discard(work)
+            del self._works[work]

@@ -17,6 +17,8 @@ _DECISION = re.compile(
 )
 _LOSS = re.compile(rf"answer to request {_UUID} ((?:is|may be) lost.*)")
 
+_LEFT_OUT = re.compile(r"\d+ more .*rejected requests ")
+
 _SHOWN = 300  # characters of a line
 
 
@@ -41,6 +43,7 @@ class Journal:
     :ivar stray: lines that are not records, such as those of a traceback
     :ivar bugs: records of the agent's own bugs
     :ivar accepted: how many requests
+    :ivar is_bounded: whether records of rejections were left out
     """
 
     def __init__(self, node: str, path: Path) -> None:
@@ -51,6 +54,7 @@ class Journal:
         self.stray: List[str] = []
         self.bugs: List[str] = []
         self.accepted = 0
+        self.is_bounded = False
         self._read_to = 0
         self._second: Tuple[str, float] = ("", 0.0)
 
@@ -88,6 +92,8 @@ class Journal:
             what, uuid, more = decision.groups()
             self._add(Record(at, what, uuid, more))
             return
+        if _LEFT_OUT.match(text):
+            self.is_bounded = True
         loss = _LOSS.search(text)
         if loss:
             self._add(Record(at, "lost", *loss.groups()))

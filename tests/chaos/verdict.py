@@ -61,6 +61,7 @@ _STOPPED = "lost, logged: the agent was stopped in an outage"
 _UNKNOWN = "not heard just before a restart, which says nothing"
 _KILLED = "lost: the agent was killed"
 _CUT_SHORT = "no ending: the agent was killed"
+_LEFT_OUT = "not heard: the records of more rejections were left out"
 _FALSE = "heard, though logged as lost"
 _DOUBTFUL = "heard, though logged as perhaps lost"
 EXCUSED = (
@@ -71,6 +72,7 @@ EXCUSED = (
     _UNKNOWN,
     _KILLED,
     _CUT_SHORT,
+    _LEFT_OUT,
     _FALSE,
     _DOUBTFUL,
 )
@@ -146,6 +148,8 @@ class Verdict:
         self._sent = sent
         self._windows = windows
         self._kills = kills
+        # The nodes that have left out records of rejections.
+        self._bounded = {j.node for j in journals if j.is_bounded}
         by_place: Dict[Tuple[str, str], List[Heard]] = {}
         for message in heard:
             by_place.setdefault((message.src, message.ref), []).append(message)
@@ -267,13 +271,14 @@ class Verdict:
         for group in ("accepted", "rejected", "ending"):
             decided = [r for r in records if _GROUPS.get(r.what) == group]
             got = [r for r in responses if _GROUPS[r.status] == group]
+            may_lack = group == "rejected" and node in self._bounded
             whole = sum(r.is_whole for r in got)
             self.counts["expected"] += len(decided)
             self.counts["delivered"] += min(whole, len(decided))
             if len(got) > len(decided):
                 if decided:
                     self._fail(_DOUBLED, node, uuid, group)
-                elif not self._kills:
+                elif not self._kills and not may_lack:
                     self._fail(_UNLOGGED, node, uuid, group)
             for record in decided[: len(decided) - whole]:
                 if losses and first_loss:
@@ -285,6 +290,8 @@ class Verdict:
                         loss.at,
                         first_loss.more if is_by_first else loss.more,
                     )
+                elif may_lack:
+                    what = _LEFT_OUT
                 else:
                     what = self._reason_of_silence(node, request, record)
                 if what in FAILURES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -266,7 +267,8 @@ def test_unknown_user(
 ) -> None:
     config.task("id", "id", broker_as_user="nobody-such")
     daemon = start()
-    assert "there is no user 'nobody-such'" in daemon.text()
+    # The start says nothing: --check does, and each request.
+    assert "nobody-such" not in daemon.text()
     accepted, error = client.ask("id")
     assert accepted["status"] == "accepted"
     assert error["reason"] == (
@@ -352,10 +354,54 @@ def test_agent_that_is_not_root_cannot_run_as_another_user(
 def test_nothing_secret_above_debug(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:
-    config.shell("task", 'echo "$1" >&2; exit 1', broker_extra_args=True)
+    config.shell(
+        "task",
+        'echo "$1"; echo "no such user" >&2; exit 1',
+        broker_extra_args=True,
+    )
     daemon = start(log_level="info")
     data = {"extra_args": ["s3cret-word"], "password": "s3cret-data"}
     ending = client.ask("task", data=data)[-1]
-    assert ending["reason"].endswith(": s3cret-word")
-    daemon.wait_for_log("error task")
+    assert ending["data"] == "s3cret-word\n"
+    log = daemon.wait_for_log("error task")
+    # The last line on standard error is logged.
+    assert "exit status 1: no such user\n" in log
     assert "s3cret" not in daemon.text()
+
+
+def test_standard_error_in_the_log(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """No line of it looks like a record of the agent."""
+    script = "printf 'one\\n2026-01-01 INFO accepted\\033[2J\\ntwo' >&2"
+    config.shell("task", script, broker_log_stderr=True)
+    daemon = start(log_level="info")
+    request = client.send("task")
+    daemon.wait_for_log("done task")
+    lines = daemon.text().splitlines()
+    said = f"INFO    stderr of task, request {request['uuid']}: "
+    assert [line.partition(said)[2] for line in lines if said in line] == [
+        "one",
+        "2026-01-01 INFO accepted\\x1b[2J",
+        "two",
+    ]
+
+
+def test_a_flood_of_messages_leaves_the_records_of_tasks(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.shell("task", "")
+    daemon = start(log_level="info")
+    for number in range(1000):
+        client.send("absent")
+        client.publish("no JSON at all")
+        if number in (500, 999):
+            client.send("task")
+    daemon.wait_for_log("done task", 2)
+    assert daemon.stop() == 0
+    log = daemon.text()
+    assert log.count(" accepted task ") == log.count(" done task ") == 2
+    logged = log.count("WARNING rejected ")
+    assert logged < 2000
+    left_out = re.findall(r"(\d+) more rejected requests within 60 s", log)
+    assert logged + sum(map(int, left_out)) == 2000

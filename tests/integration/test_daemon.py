@@ -132,6 +132,51 @@ def test_check_of_the_shipped_configuration() -> None:
     ]
 
 
+def test_the_shipped_configuration_is_quiet(
+    config: ConfigFolder, start: Start
+) -> None:
+    (config.path / "agent.yml").unlink()
+    shipped = ROOT / "etc/ngcp-task-agent"
+    for path in shipped.rglob("*.yml"):
+        text = path.read_text().replace("port: 6379", f"port: {config.port}")
+        config.write(str(path.relative_to(shipped)), text)
+    daemon = start()
+    kinds = [line.split()[2] for line in daemon.text().splitlines()]
+    assert kinds == ["INFO", "INFO"]  # subscribed, started
+    assert "redis: subscribed, 1 task" in daemon.text()
+
+
+def test_check_of_a_new_file(config: ConfigFolder, tmp_path: Path) -> None:
+    new = config.task("new", "true").rename(tmp_path / "new.yml")
+    done = run("--check", str(new), "--config-dir", str(config.path))
+    assert (done.returncode, done.stdout) == (0, f"{new}: no fault\n")
+    new.write_text("password: !Xk29secret")
+    done = run("--config-dir", str(config.path), f"--check={new}")
+    assert (done.returncode, done.stderr) == (78, "")
+    assert "put it in quotes" in done.stdout
+    assert "Xk29" not in done.stdout
+
+
+def test_a_program_that_others_could_change(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("another user may run what it wants")
+    script = config.path / "script"
+    script.write_text("#!/bin/sh\necho hello\n")
+    script.chmod(0o755)
+    config.task("script", str(script))
+    daemon = start()
+    assert client.ask("script")[-1]["data"] == "hello\n"
+    script.chmod(0o757)
+    config.task("copy", str(script))
+    daemon.reload()
+    # What runs stays as it was.
+    assert client.ask("script")[-1]["data"] == "hello\n"
+    assert statuses(client.ask("copy")) == ["rejected"]
+    assert f"{script} is writable by everyone: only root" in daemon.text()
+
+
 def test_check_reports_all_faults_at_once(config: ConfigFolder) -> None:
     config.write("agent.yml", "max_running: 0\nmax_runing: 1\n")
     config.write("tasks/a.yml", "name: a\n")
@@ -179,6 +224,9 @@ def test_process_title_and_log(config: ConfigFolder, start: Start) -> None:
     daemon = start(log_level="info")
     title = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes()
     assert title.rstrip(b"\0") == b"ngcp-task-agent"
+    # Journal records have this as _COMM.
+    name = Path(f"/proc/{daemon.process.pid}/comm").read_text()
+    assert name == "ngcp-task-agent\n"
     lines = daemon.text().splitlines()
     assert all(" INFO " in line for line in lines)
     assert (
@@ -273,15 +321,19 @@ def test_relative_folder(
     assert client.ask("two")[-1]["data"] == "2\n"
 
 
+# More to log than a pipe holds.
+FILL = "printf '%01000d\\n' $(seq 100) >&2"
+
+
 def test_unread_log(
     config: ConfigFolder, client: Client, server: RedisServer
 ) -> None:
     """The agent keeps working; once the log is read, it is complete."""
     config.task("true", "true")
+    config.shell("fill", FILL, broker_log_stderr=True)
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
-        for _ in range(5000):
-            client.send("true", dst="another")
+        assert statuses(client.ask("fill")) == ["accepted", "done"]
         assert statuses(client.ask("true")) == ["accepted", "done"]
         assert process.stderr
         lines = []
@@ -289,7 +341,7 @@ def test_unread_log(
             lines.append(line)
             if b"done true" in line:
                 break
-        assert sum(b"ignored true" in line for line in lines) == 5000
+        assert sum(b"stderr of fill" in line for line in lines) == 100
         process.terminate()
         assert b"stopped; since" in process.stderr.readlines()[-1]
         assert process.wait(60) == 0
@@ -300,10 +352,10 @@ def test_log_that_is_never_read(
 ) -> None:
     """Stopping does not wait long for it, either."""
     config.task("true", "true")
+    config.shell("fill", FILL, broker_log_stderr=True)
     with unread(config) as process:
         wait_for(lambda: server.subscribers(CHANNEL))
-        for _ in range(1000):
-            client.send("true", dst="another")
+        assert statuses(client.ask("fill")) == ["accepted", "done"]
         assert statuses(client.ask("true")) == ["accepted", "done"]
         process.terminate()
         assert process.wait(60) == 0
@@ -377,6 +429,12 @@ class Systemd:
             pass
         return sum(text in message for message in self.heard)
 
+    def status_when_ready(self) -> str:
+        """Return the last status before the last READY."""
+        ready = len(self.heard) - self.heard[::-1].index("READY=1")
+        statuses = [m for m in self.heard[:ready] if m.startswith("STATUS=")]
+        return statuses[-1][len("STATUS=") :]
+
     def close(self) -> None:
         self._socket.close()
 
@@ -421,11 +479,46 @@ def test_status_shows_that_redis_is_away(
 ) -> None:
     start(env={"NOTIFY_SOCKET": str(systemd.path)})
     server.kill()
-    systemd.wait_for("STATUS=redis: away")
+    systemd.wait_for("STATUS=redis: away (Connection refused), 0 tasks")
     server.start()
     systemd.wait_for("STATUS=redis: subscribed")
     # Heartbeats were not requested.
     assert not [m for m in systemd.heard if "WATCHDOG" in m]
+
+
+def test_status_is_the_truth_at_once(
+    config: ConfigFolder, start: Start, systemd: Systemd, server: RedisServer
+) -> None:
+    """It comes before READY, and says what is wrong."""
+    config.shell("slow", "exec sleep 600")
+    config.backend(password="x")
+    server.connect().config_set("requirepass", "another")
+    config.write("agent.yml", "stop_timeout: soon\n")
+    daemon = start(env={"NOTIFY_SOCKET": str(systemd.path)})
+    systemd.wait_for("READY=1")
+    status = systemd.status_when_ready()
+    assert status.startswith(
+        "1 faulty file: agent.yml; state unknown; status unknown; "
+        "redis: away (refuses the login: "
+    )
+    assert status.endswith("), 1 task, 0 running")
+    config.agent(stop_timeout=0)
+    config.backend(password="another")
+    daemon.process.send_signal(signal.SIGHUP)
+    systemd.wait_for("READY=1", 2)
+    assert systemd.status_when_ready() == (
+        "redis: subscribed, 1 task, 0 running"
+    )
+
+
+def test_status_shows_the_oldest_running_task(
+    config: ConfigFolder, start: Start, systemd: Systemd, client: Client
+) -> None:
+    config.shell("slow", "exec sleep 600")
+    config.agent(stop_timeout=0)
+    start(env={"NOTIFY_SOCKET": str(systemd.path)})
+    client.send("slow")
+    systemd.wait_for("1 running, oldest: slow for 1 s, 1 accepted")
 
 
 def test_reload_waits_and_reports_faults(

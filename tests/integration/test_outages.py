@@ -466,6 +466,24 @@ def test_minimal_user(
     assert statuses(client.ask("true")) == ["accepted", "done"]
 
 
+def test_a_lost_rejection_keeps_back_no_answer(
+    config: ConfigFolder, start: Start, server: RedisServer, client: Client
+) -> None:
+    """Whoever reads a request can have a copy of it rejected."""
+    with server.connect() as redis:
+        redis.execute_command("ACL", "SETUSER", "agent", *MINIMAL.split())
+        redis.connection_pool.disconnect()
+    config.backend(username="agent", password="s3cret")
+    go = slow_task(config)
+    daemon = start()
+    request = client.send("slow")
+    assert client.next()["status"] == "accepted"
+    client.publish({**request, "options": {"feedback_channel": "elsewhere"}})
+    daemon.wait_for_log(f"an answer to request {request['uuid']} is lost")
+    go.touch()
+    assert client.next()["status"] == "done"
+
+
 def test_user_without_permission_to_subscribe(
     config: ConfigFolder, start: Start, server: RedisServer
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict
@@ -11,7 +14,16 @@ from typing import Any, Callable, Dict
 import pytest
 
 from tests.integration.conftest import ConfigFolder
-from tests.parts import CHANNEL, Client, Daemon, statuses, wait_for
+from tests.parts import (
+    CHANNEL,
+    WITHIN,
+    Client,
+    Daemon,
+    RedisServer,
+    statuses,
+    wait_for,
+)
+from tests.unit.test_man import PROTOCOL, literals, part
 
 Start = Callable[..., Daemon]
 
@@ -206,28 +218,85 @@ def test_data_schema(
     assert "properties/n/type" in rejected["reason"]
     assert "a secret" not in rejected["reason"] + daemon.text()
     assert statuses(client.ask("true", data={"n": 1}))[-1] == "done"
-    # Larger data is checked in a process.
     large = {"n": 1, "more": ["x"] * 10000}
     assert statuses(client.ask("true", data=large))[-1] == "done"
     large["n"] = "x"
     assert statuses(client.ask("true", data=large)) == ["rejected"]
 
 
-@pytest.mark.parametrize("more", ["", "x" * 10000], ids=["small", "large"])
-def test_an_endless_schema_delays_no_other_request(
-    more: str, config: ConfigFolder, start: Start, client: Client
+BOMBS = [
+    pytest.param(
+        {"data_schema": {"uniqueItems": True}},
+        [{"n": n} for n in range(400)],
+        id="schema",
+    ),
+    pytest.param(
+        {"broker_extra_args": ["(a+)+b"]},
+        {"extra_args": "a" * 200},
+        id="extra-args",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "data"), BOMBS)
+def test_checks_without_end_delay_no_other_request(
+    task: Dict[str, Any],
+    data: Any,
+    config: ConfigFolder,
+    start: Start,
+    client: Client,
 ) -> None:
-    endless = {"properties": {"n": {"pattern": "^(a|a)*b$"}}}
-    config.task("endless", "true", data_schema=endless)
-    config.task("true", "true")
+    names = [f"endless{number}" for number in range(5)]
+    for name in names:
+        config.task(name, "true", **task)
+    config.task("true", "true", data_schema={"type": "object"})
     daemon = start()
-    refused = client.send("endless", data={"n": "a" * 60, "more": more})
-    done = client.send("true")
-    endings = {r["ref"]: r for r in (client.ending(), client.ending())}
-    assert endings[done["uuid"]]["status"] == "done"
-    assert endings[refused["uuid"]]["status"] == "rejected"
-    assert "takes more than" in endings[refused["uuid"]]["reason"]
+    bombs = {
+        client.send(name, data=data)["uuid"]
+        for _ in range(60)
+        for name in names
+    }
+    asked = client.send("true", data={})["uuid"]
+    endings = {}
+    while len(endings) < len(bombs) + 1:
+        ending = client.ending()
+        endings[ending["ref"]] = ending
+    assert endings.pop(asked)["status"] == "done"
+    reasons = {ending["reason"] for ending in endings.values()}
+    assert {reason.split(":")[0] for reason in reasons} == {
+        "busy",
+        "the data takes more than 0.03 s to check",
+    }
     assert daemon.stop() == 0
+
+
+def peak(daemon: Daemon) -> int:
+    """Return the most memory that the daemon has taken, in kB."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
+
+
+def test_waiting_requests_do_not_fill_the_memory(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.agent(
+        node={"name": "sp1"}, max_request_memory="32M", stop_timeout=0
+    )
+    config.shell("wait", "sleep 600", max_running=1, max_queued=200)
+    daemon = start()
+    # Parsed, each takes 10 MB.
+    data = [[{}] * 20] * 2000 + ["x" * 800_000]
+    answers = []
+    for _ in range(45):
+        # One at a time: Redis drops subscribers that are slower than that.
+        client.send("wait", data=data)
+        answers.append(client.next())
+    assert statuses(answers).count("accepted") == (32 << 20) // len(
+        json.dumps(client.request("wait", data=data))
+    )
+    assert "busy: the requests that wait" in answers[-1]["reason"]
+    assert peak(daemon) < 250_000
+    daemon.stop()
 
 
 def test_large_answers_do_not_fill_the_memory(
@@ -241,9 +310,7 @@ def test_large_answers_do_not_fill_the_memory(
         options = {"feedback_channel": f"nobody-{number}"}
         client.send("much", options=options)
     daemon.wait_for_log("done much", 60)
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    assert int(peak) < 300_000
+    assert peak(daemon) < 300_000
 
 
 def test_task_that_is_not_enabled_is_unknown(
@@ -364,3 +431,22 @@ def test_500_at_once(
     assert sorted(seen) == sorted(sent)
     assert all(got == ["accepted", "done"] for got in seen.values())
     assert client.silent()
+
+
+def test_the_example_in_python(
+    config: ConfigFolder, start: Callable[..., Daemon], server: RedisServer
+) -> None:
+    """It ends when the task has, and prints both answers."""
+    (text,) = literals(part(PROTOCOL, "EXAMPLES", "In Python"))
+    config.task("ping_127_0_0_1", "true")
+    start()
+    text = text.replace("redis.Redis()", f"redis.Redis(port={server.port})")
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        capture_output=True,
+        timeout=WITHIN / 2,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert statuses(answers) == ["accepted", "done"]

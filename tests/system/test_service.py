@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -25,6 +26,8 @@ broker_options:
     as_user: root
     args: -c 2 10.10.10.10
 """
+# What other users cannot forge in a record.
+TRUSTED = (f"_SYSTEMD_UNIT={UNIT}", "_UID=0", "_COMM=ngcp-task-agent")
 DROPIN = f"/run/systemd/system/{UNIT}.d/test.conf"
 
 
@@ -63,6 +66,7 @@ def test_it_runs_and_is_enabled(node: Here) -> None:
         ("OOMPolicy", "continue"),
         ("Restart", "on-failure"),
         ("WatchdogUSec", "30s"),
+        ("LogRateLimitIntervalUSec", "1us"),
     ],
 )
 def test_how_systemd_reads_it(node: Here, name: str, value: str) -> None:
@@ -114,6 +118,23 @@ def test_a_command_of_another_user(node: Here) -> None:
     node.task("who", "id", as_user="nobody")
     node.systemctl("reload", UNIT)
     assert "uid=65534(nobody) gid=65534" in node.ask("who")[1]["data"]
+
+
+def test_names_of_one_uid_have_their_own_groups(node: Here) -> None:
+    add = ("useradd", "--uid", "64999", "--gid", "nogroup", "--non-unique")
+    groups = {"first": "adm", "second": "mail"}
+    try:
+        for name, group in groups.items():
+            node.run(*add, "--groups", group, name)
+            node.task(name, "id", as_user=name)
+        node.systemctl("reload", UNIT)
+        for name, group in groups.items():
+            words = node.ask(name)[1]["data"].split("groups=")[1]
+            assert f"({group})" in words
+            assert words.count("(") == 2
+    finally:
+        for name in groups:
+            node.run("userdel", name, check=False)
 
 
 def test_a_command_may_do_what_root_may(node: Here) -> None:
@@ -179,12 +200,24 @@ def test_reload_fails_for_a_faulty_file_and_the_rest_keeps_working(
     done = node.run("systemctl", "reload", UNIT, check=False)
     assert done.returncode != 0
     assert node.is_active()
-    assert f"{path}:2: broker" in node.journal(after=cursor)
+    assert node.journal(after=cursor).count(f"{path}:2: broker") == 1
     assert node.ask("good")[1]["data"] == "after\n"
     assert node.ask("bad")[1]["data"] == "bad as it was\n"
     node.remove(path)
     node.systemctl("reload", UNIT)
     assert statuses(node.ask("bad")) == ["rejected"]
+
+
+def test_status_after_a_start_with_a_faulty_file(node: Here) -> None:
+    """As soon as systemctl returns, it says what is wrong."""
+    path = f"{CONFIG}/agent.yml"
+    node.write(path, "node: {state: active}\nstop_timeout: soon\n")
+    node.systemctl("restart", UNIT)
+    wrong = "1 faulty file: agent.yml; state unknown; status unknown; redis: "
+    assert f'Status: "{wrong}' in node.systemctl("status", UNIT)
+    node.write(path, "node: {state: active}\n")
+    node.systemctl("reload", UNIT)
+    assert node.property("StatusText").startswith("redis: subscribed, ")
 
 
 def test_the_hangup_signal_reloads_too(node: Here) -> None:
@@ -203,7 +236,7 @@ def test_a_reload_keeps_the_process(node: Here) -> None:
 
 
 def test_the_history_of_a_request(node: Here) -> None:
-    node.task("fail", "sh", ["-c", "exit 3"])
+    node.task("fail", "sh", ["-c", "echo first >&2; echo last >&2; exit 3"])
     node.systemctl("reload", UNIT)
     asking = node.start_asking("fail", src="web01a")
     assert statuses(asking.answers()) == ["accepted", "error"]
@@ -222,9 +255,12 @@ def test_the_history_of_a_request(node: Here) -> None:
         assert record["_SYSTEMD_UNIT"] == UNIT
     assert records[1]["NGCP_TASK_EXIT_STATUS"] == "3"
     assert int(records[1]["NGCP_TASK_DURATION_USEC"]) > 0
+    assert records[1]["NGCP_TASK_STDERR"] == "last"
+    assert records[1]["MESSAGE"].endswith(" exit status 3: last")
+    assert node.records(match, *TRUSTED) == records
     told = node.journal("-x", f"NGCP_TASK_UUID={asking.uuid}")
     assert "Subject: A request was accepted" in told
-    assert f"journalctl NGCP_TASK_UUID={asking.uuid}" in told
+    assert f"_COMM=ngcp-task-agent NGCP_TASK_UUID={asking.uuid}" in told
     assert "Subject: A task ended in an error" in told
 
 
@@ -240,19 +276,15 @@ def test_every_record_is_explained(node: Here) -> None:
 def test_a_journal_that_hangs(node: Here) -> None:
     """Requests are served, and logged when the journal works again."""
     node.task("hello", "echo", "hello")
+    node.task("fill", "sh", ["-c", "seq 100 >&2"], log_stderr=True)
     node.systemctl("reload", UNIT)
     journald = node.property("MainPID", "systemd-journald")
     node.run("kill", "-STOP", journald)
     try:
         # More records than its socket can hold.
-        node.run(
-            "redis-cli",
-            given="".join(
-                "publish ngcp-task-agent-redis "
-                f"'{json.dumps(absent(number))}'\n"
-                for number in range(3000)
-            ),
-        )
+        filling = [node.start_asking("fill") for _ in range(10)]
+        for fill in filling:
+            assert statuses(fill.answers()) == ["accepted", "done"]
         assert statuses(node.ask("hello")) == ["accepted", "done"]
         assert node.is_active()
     finally:
@@ -261,10 +293,90 @@ def test_a_journal_that_hangs(node: Here) -> None:
     asking.answers()
     match = f"NGCP_TASK_UUID={asking.uuid}"
     until(lambda: len(node.records(match)) > 1)
-    told = node.records("NGCP_TASK=absent")
-    assert [record["NGCP_TASK_UUID"] for record in told] == [
-        absent(number)["uuid"] for number in range(3000)
-    ]
+    for fill in filling:
+        _, *lines, _ = node.records(f"NGCP_TASK_UUID={fill.uuid}")
+        assert [line["NGCP_TASK_STDERR"] for line in lines] == [
+            str(number) for number in range(1, 101)
+        ]
+
+
+def test_a_message_is_one_printable_line(node: Here) -> None:
+    """Although a client puts newlines and escapes into its names."""
+    node.task("hello", "echo", "hello")
+    node.systemctl("reload", UNIT)
+    src = "web\nMay 01 00:00:00 x: accepted\x1b[2J\u202e\xa0"
+    asking = node.start_asking("hello", src=src)
+    assert statuses(asking.answers()) == ["accepted", "done"]
+    match = f"NGCP_TASK_UUID={asking.uuid}"
+    until(lambda: len(node.records(match)) == 2)
+    lines = node.journal("-q", match).split("\n")
+    assert len(lines) == 2
+    shown = r"web\nMay 01 00:00:00 x: accepted\x1b[2J\u202e\xa0"
+    for line in lines:
+        assert line.isprintable()
+        assert f" hello from {shown}, request " in line
+    assert "\x1b" not in node.journal("-q", "-x", match)
+    for record in node.records(match):
+        field = record["NGCP_TASK_SRC"]
+        # The bytes of a field that is not printable.
+        exact = field if isinstance(field, str) else bytes(field).decode()
+        assert exact == src
+
+
+def test_a_command_drops_no_record_of_another(
+    node: Here, strict_journal: None
+) -> None:
+    """Not even if it floods the journal, as another user of the same unit."""
+    flood = "yes flood | head -n 10000 | logger"
+    node.task("flood", "sh", ["-c", flood], as_user="nobody")
+    node.task("hello", "echo", "hello")
+    node.systemctl("reload", UNIT)
+    cursor = node.cursor()
+    assert statuses(node.ask("flood")) == ["accepted", "done"]
+    asking = node.start_asking("hello")
+    assert statuses(asking.answers()) == ["accepted", "done"]
+    match = f"NGCP_TASK_UUID={asking.uuid}"
+    until(lambda: len(node.records(match)) == 2)
+    nobodys = (f"_SYSTEMD_UNIT={UNIT}", "_UID=65534")
+    assert len(node.records(*nobodys, after=cursor)) > 100
+    # These are not among the agent's own.
+    for record in node.records(*TRUSTED, after=cursor):
+        assert record["SYSLOG_IDENTIFIER"] == "ngcp-task-agent"
+
+
+@pytest.fixture
+def strict_journal(node: Here) -> Iterator[None]:
+    """Let the journal take few records of a service in an hour."""
+    path = "/run/systemd/journald.conf.d/test.conf"
+    node.run("mkdir", "-p", os.path.dirname(path))
+    node.write(
+        path, "[Journal]\nRateLimitIntervalSec=1h\nRateLimitBurst=100\n"
+    )
+    node.systemctl("restart", "systemd-journald")
+    yield
+    node.remove(path)
+    node.systemctl("restart", "systemd-journald")
+
+
+def test_a_flood_of_messages_leaves_the_records_of_tasks(node: Here) -> None:
+    node.task("hello", "echo", "hello")
+    node.systemctl("restart", UNIT)
+    node.wait_for_redis()
+    cursor = node.cursor()
+    messages = [json.dumps(absent(number)) for number in range(5000)]
+    lines = (f"publish ngcp-task-agent-redis '{m}'\n" for m in messages)
+    node.run("redis-cli", given="".join(lines))
+    asking = node.start_asking("hello")
+    assert statuses(asking.answers()) == ["accepted", "done"]
+    # A stop reports how many records were left out.
+    node.systemctl("restart", UNIT)
+    node.wait_for_redis()
+    assert len(node.records(f"NGCP_TASK_UUID={asking.uuid}")) == 2
+    text = node.journal(after=cursor)
+    logged = text.count("rejected absent")
+    assert logged < 5000
+    left_out = re.findall(r"(\d+) more rejected requests", text)
+    assert logged + sum(map(int, left_out)) == 5000
 
 
 def absent(number: int) -> Dict[str, Any]:

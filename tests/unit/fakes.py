@@ -28,7 +28,8 @@ from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.protocol.identity import Identity
-from ngcp_task_agent.protocol.messages import Request
+from ngcp_task_agent.protocol.messages import Request, parse_request
+from ngcp_task_agent.requests.limits import Limits
 
 WITHIN = 30.0  # seconds that anything may take on a busy machine
 CHANNEL = "control"
@@ -115,15 +116,19 @@ def body(**fields: Any) -> bytes:
 
 def request(data: Any = None, **fields: Any) -> Request:
     """Return a request as parsed."""
-    known = message(data=data)
-    known.update(timestamp=0.0, datetime="", size=100)
-    known.update(fields)
-    return Request(**known)
+    return parse_request(body(data=data, **fields), 1 << 30)
 
 
 def task_config(**fields: Any) -> TaskConfig:
     """Return a task's configuration as parsed."""
     return TaskConfig(Path("x.yml"), "ping", "fake", CHANNEL, "fake", **fields)
+
+
+def agent_limits(slots: int = 64, memory: int = 64 << 20) -> Limits:
+    limits = Limits()
+    limits.slots.limit = slots
+    limits.max_request_memory = memory
+    return limits
 
 
 class FakeBackend(Backend):

@@ -37,10 +37,11 @@ from ngcp_task_agent.backends.redis import (
     lane,
     link,
     publisher,
+    replies,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
-from ngcp_task_agent.brokers import command
+from ngcp_task_agent.brokers import command, stderr
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
@@ -50,24 +51,28 @@ from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.logs.lines import OneLine
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
 from ngcp_task_agent.protocol import destination, messages
 from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests import (
-    data_schema,
+    check_time,
     dispatch,
     reply,
     task,
     validate,
 )
+from tests.unit import fakes
 
 ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
 FILES = "ngcp-task-agent.yml.5"
 PROTOCOL = "ngcp-task-agent-protocol.7"
+UNIT = "ngcp-task-agent"
 PAGES = (DAEMON, FILES, PROTOCOL)
+ALL_PAGES = sorted(os.listdir(ROOT / "man"))
 
 Schema = Mapping[str, Any]
 
@@ -140,14 +145,14 @@ def literals(text: str) -> List[str]:
 # The pages themselves.
 
 
-def run_tool(*argv: str) -> str:
+def run_tool(*argv: str, **variables: str) -> str:
     if not shutil.which(argv[0]):
         assert os.environ.get("CI") != "true", f"{argv[0]} is missing"
         pytest.skip(f"{argv[0]} is not installed")
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
+    environment = {"LC_ALL": "C.UTF-8", "MANROFFSEQ": "", **variables}
     done = subprocess.run(
         argv,
-        env=environment,
+        env={**os.environ, **environment},
         capture_output=True,
         timeout=60,
     )
@@ -155,17 +160,22 @@ def run_tool(*argv: str) -> str:
     return output.decode()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_mandoc_finds_nothing(page: str) -> None:
     path = str(ROOT / "man" / page)
     assert run_tool("mandoc", "-T", "lint", "-W", "warning", path) == ""
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_man_warns_of_nothing(page: str) -> None:
+    """On terminals of any usual width."""
     path = str(ROOT / "man" / page)
     options = ("--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z")
-    assert run_tool("man", *options, path) == ""
+    found = {
+        width: run_tool("man", *options, path, MANWIDTH=str(width))
+        for width in range(60, 201, 7)
+    }
+    assert found == dict.fromkeys(found, "")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -182,7 +192,7 @@ def test_references_have_a_section(page: str) -> None:
     sections = set(re.findall(r"^\.S[hs] (.*)$", text, flags=re.M))
     if page == DAEMON:  # it also refers to sections of (5)
         sections |= set(re.findall(r"^\.Ss (.*)$", source(FILES), flags=re.M))
-    for name in re.findall(r"^\.Sx (.*?)(?: [.,;])?$", text, flags=re.M):
+    for name in re.findall(r"^\.Sx (.*?)(?: [.,;:])?$", text, flags=re.M):
         assert name in sections
 
 
@@ -351,6 +361,12 @@ def test_defaults_of_a_command() -> None:
         assert said == {k: v for k, v in usual.items() if k in said}, key
 
 
+def test_limits_of_log_stderr() -> None:
+    text = plain(keys("TASKS", "broker_options of command")["log_stderr"])
+    assert f"at most {stderr.LINES} lines a second" in text
+    assert f"first {stderr.LINE_BYTES} bytes" in text
+
+
 def test_defaults_of_redis() -> None:
     found = {}
     for key, body in keys("BACKENDS", "Keys of a redis backend").items():
@@ -406,9 +422,10 @@ def test_limits_of_files_and_times() -> None:
     assert f"more than {reply.AT_ONCE_BYTES} characters is sent" in redis_text
     assert f"{lane.LARGE_RATE >> 20} MiB a second" in redis_text
     tasks = plain(part(FILES, "TASKS"))
-    assert f"more than {data_schema.ON_LOOP_BYTES} bytes" in tasks
-    assert f"more than {data_schema.ON_LOOP_SECONDS:g} seconds" in tasks
-    assert f"more than {data_schema.IN_PROCESS_SECONDS:g} seconds" in tasks
+    assert f"may take {check_time.LONGEST:g} seconds of" in tasks
+    assert f"{check_time.SHARE:.0%} of a processor core" in tasks
+    assert f"more than {check_time.SHORT:g} seconds uses up" in tasks
+    assert f"up {check_time.LONG_COSTS} times as much" in tasks
     assert f"SIGKILL {process.KILL_AFTER:g} seconds later" in tasks
     assert f"by {2 * process.CLOSE_WITHIN:g} seconds at most" in tasks
     assert f"waits {users.FIND_WITHIN:g} seconds for it when" in tasks
@@ -480,7 +497,7 @@ def test_the_example_takes_exactly_one_argument(
     config = Loader(write(tmp_path, example_files(text))).load()
     (task,) = (t for t in config.tasks if t.name == "subscriber_sync")
     broker = CommandBroker(task.broker_options)
-    request = messages.Request("u", "t", "s", "d", {}, data, 0.0, "", 0)
+    request = fakes.request(data)
     rejected = (
         contextlib.nullcontext()
         if is_sound
@@ -537,7 +554,8 @@ def test_options() -> None:
         names += [f"Fl {n[1:]}" for n in action.option_strings if n[1] != "-"]
         head = " , ".join(sorted(names, key=len))
         known.add(f"{head} Ar {action.metavar}" if action.metavar else head)
-    assert set(items(part(DAEMON, "OPTIONS"))) == known
+    described = items(part(DAEMON, "OPTIONS"))
+    assert {head.replace(" Op", "") for head in described} == known
     synopsis = plain(part(DAEMON, "SYNOPSIS"))
     for head in known:
         assert head.rpartition("Fl ")[2].split()[0] in synopsis
@@ -585,7 +603,19 @@ def test_journal_fields() -> None:
                     for word in call.keywords
                     if word.arg and word.arg != "bug"
                 }
-    assert shown == used
+    # The handlers add the traceback.
+    assert shown == used | {"NGCP_TRACEBACK"}
+    text = plain(part(DAEMON, "JOURNAL"))
+    assert f"at most {OneLine.longest} bytes" in text
+    figures = f"{journal.MOST} records are logged within {journal.WINDOW:g} s"
+    assert figures in text
+    bounded = {
+        name
+        for name, kind in vars(journal).items()
+        if isinstance(kind, journal.Kind) and kind.flood
+    }
+    what = text.partition("So of each of the kinds ")[2].partition(", at")[0]
+    assert set(re.findall("[A-Z_]{2,}", what)) == bounded
 
 
 def test_journalctl_examples_use_existing_fields() -> None:
@@ -600,6 +630,28 @@ def test_journalctl_examples_use_existing_fields() -> None:
     assert used
     assert set(used) <= numbers
     assert set(re.findall(r"(NGCP_\w+)=", examples)) <= fields
+
+
+EXAMPLES = {
+    DAEMON: source(DAEMON),
+    "ngcp-invoke-task.1": source("ngcp-invoke-task.1"),
+    "README.md": (ROOT / "README.md").read_text(),
+    "catalog": (ROOT / "debian/ngcp-task-agent.catalog").read_text(),
+}
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_journalctl_examples_ask_for_what_users_cannot_forge(
+    where: str,
+) -> None:
+    text = re.sub(r"\\\n +", "", unescape(EXAMPLES[where]))
+    commands = re.findall(r"^ *journalctl (.*)$", text, flags=re.M)
+    assert commands
+    for words in map(str.split, commands):
+        assert "_UID=0" in words
+        if "-u" not in words:
+            assert f"_SYSTEMD_UNIT={UNIT}.service" in words
+            assert f"_COMM={UNIT}" in words
 
 
 def test_exit_statuses(
@@ -655,6 +707,11 @@ def test_environment_of_the_daemon() -> None:
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
 
 
+def test_the_largest_message_of_a_server() -> None:
+    load = plain(part(DAEMON, "SECURITY", "Load"))
+    assert f"more than {replies.MAX_REPLY >> 20} MiB" in load
+
+
 def test_times_of_a_stop() -> None:
     text = plain(part(DAEMON, "STOP"))
     usual = settings.AgentConfig()
@@ -678,9 +735,6 @@ def test_fields_of_a_request() -> None:
         assert text.startswith("Required:"), name
         if name in longest:
             assert f"{longest[name]} characters" in text, name
-    assert f"nested {messages.MAX_DEPTH} levels" in plain(
-        part(PROTOCOL, "REQUEST")
-    )
 
 
 def test_fields_of_an_answer() -> None:
@@ -703,8 +757,10 @@ def test_fields_of_an_answer() -> None:
 
 def test_limits_of_the_protocol() -> None:
     usual = settings.AgentConfig()
-    request = plain(part(PROTOCOL, "REQUEST"))
-    assert f"bytes, {usual.max_request >> 20} MiB by default" in request
+    rules = plain(part(PROTOCOL, "JSON"))
+    assert f"bytes at most, {usual.max_request >> 20} MiB by default" in rules
+    assert f"at most {messages.MAX_DEPTH} levels" in rules
+    assert f"at most {messages.MAX_NESTED} arrays and objects" in rules
     answers = plain(part(PROTOCOL, "ANSWERS"))
     assert f"bytes, {usual.max_response >> 20} MiB by default" in answers
     assert f"more than {outbox.KEEP_SECONDS:g} seconds" in answers
@@ -714,7 +770,8 @@ def test_limits_of_the_protocol() -> None:
     assert f"the first {messages.START} bytes" in checks
     assert f"at most {destination.QUOTED} characters" in checks
     assert f"at most {validate.QUOTED_RULE} characters" in checks
-    assert f"at most {command.LAST_LINE} characters" in checks
+    assert f"at most {reply.DETAIL} characters" in checks
+    assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
     data = plain(part(PROTOCOL, "DATA"))
     assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
 
@@ -854,7 +911,7 @@ def test_environment_of_commands() -> None:
     made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(command)))
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == made
     text = part(PROTOCOL, "DATA", "Environment of commands")
-    assert f".Pa {users.PATH}\n" in text
+    assert f"\n{users.PATH}\n" in text
     assert f".Ql {users.own_user().environment()['LANG']}\n" in text
 
 
@@ -920,5 +977,5 @@ def test_the_example_is_a_request() -> None:
 
 def test_the_example_in_python_compiles() -> None:
     text = literals(part(PROTOCOL, "EXAMPLES", "In Python"))[0]
-    assert len(text.splitlines()) == 10
+    assert len(text.splitlines()) == 13
     compile(text, "example", "exec")

@@ -47,6 +47,10 @@ class RedisBackend(Backend):
         self._released = asyncio.get_running_loop().create_future()
 
     @classmethod
+    def risks(cls, options: Mapping[str, Any]) -> Mapping[str, str]:
+        return keys.risks(options)
+
+    @classmethod
     def channel(cls, task_options: Mapping[str, Any]) -> str:
         return str(task_options["control_channel"])
 
@@ -54,6 +58,13 @@ class RedisBackend(Backend):
     def status(self) -> str:
         status = self._subscriber.state.value
         return f"{status} to a replica" if self._server.is_one_way else status
+
+    @property
+    def trouble(self) -> str:
+        # The lane for large answers connects only when there is one.
+        why = self._small.why
+        lost = f"answers cannot be sent: {why}" if why else ""
+        return self._subscriber.why or lost
 
     async def start(self, channels: AbstractSet[str]) -> None:
         await self._subscriber.listen(channels)
@@ -80,6 +91,14 @@ class RedisBackend(Backend):
     ) -> None:
         size = sum(map(len, messages))
         self._small.send(Answer(address, lambda: messages, size, ref))
+
+    def send_rejection(
+        self, address: str, messages: Sequence[bytes], ref: Optional[str]
+    ) -> None:
+        size = sum(map(len, messages))
+        answer = Answer(address, lambda: messages, size, ref)
+        answer.is_rejection = True
+        self._small.send(answer)
 
     async def send_large(
         self, address: str, encode: Encode, size: int, ref: Optional[str]

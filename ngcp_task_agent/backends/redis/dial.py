@@ -21,6 +21,8 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from ngcp_task_agent.backends.redis.replies import ReplyParser
+
 #: Makes a connection, not yet connected: to this address of the host, or to
 #: any of its addresses.
 Dial = Callable[[Optional[str]], Awaitable[Any]]
@@ -32,7 +34,11 @@ NEXT_ADDRESS = 0.25  # seconds until another address is tried too (RFC 8305)
 _readers = ThreadPoolExecutor(4, "files")
 
 # Deadlines and retries are ours, whatever redis-py has by default.
-_SIMPLE: dict[str, Any] = {"socket_timeout": None, "retry": None}
+_SIMPLE: dict[str, Any] = {
+    "socket_timeout": None,
+    "retry": None,
+    "parser_class": ReplyParser,
+}
 if int(redis.__version__.partition(".")[0]) >= 5:
     # With version 3 messages come in another form.
     _SIMPLE["protocol"] = 2

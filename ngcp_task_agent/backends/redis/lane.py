@@ -162,7 +162,7 @@ class Lane(Reconnector):
             self._batch = []
         # That a connection is lost is no news if there is another at once.
         if pause or self.state is not State.UP:
-            self._move(State.AWAY)
+            self._move(State.AWAY, str(error))
         if pause and self._subscriber.state is State.UP:
             text = f"{self._content} cannot be sent: {error}"
             kind = journal.BACKEND_DOWN

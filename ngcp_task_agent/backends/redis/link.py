@@ -174,7 +174,6 @@ class Link:
     async def _run(self, dial: Dial, address: Optional[str]) -> None:
         try:
             self._connection = await dial(address)
-            _keep_when_loading(self._connection)
             await self._connection.connect()
             self._connected.set_result(None)
             await self._read()
@@ -227,16 +226,6 @@ class Link:
             abort()  # a polite close waits for a server that is stalled
 
 
-def _keep_when_loading(connection: Any) -> None:
-    """Make redis-py return LOADING: it would disconnect from the server."""
-    parser = getattr(connection, "_parser", None)
-    errors = dict(getattr(parser, "EXCEPTION_CLASSES", {}))
-    if errors.pop("LOADING", None):
-        kind = type(parser)
-        body = {"EXCEPTION_CLASSES": errors, "__slots__": ()}
-        parser.__class__ = type(kind.__name__, (kind,), body)
-
-
 def _is_message(reply: Any) -> bool:
     is_list = isinstance(reply, list) and reply[:1] == [b"message"]
     return is_list and [type(part) for part in reply] == [bytes] * 3
@@ -281,12 +270,14 @@ class State(enum.Enum):
 class Reconnector(ABC):
     """Uses one link after another, from start() to stop().
 
+    :ivar why: the reason if its state is AWAY
     :ivar tried: done when the first attempt has succeeded or failed
     """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.state = State.CONNECTING
+        self.why = ""
         self.tried: asyncio.Future[None] = loop.create_future()
         self._backoff = Backoff()
         self._retry: asyncio.Future[None] = loop.create_future()
@@ -322,9 +313,9 @@ class Reconnector(ABC):
         if self._task:
             await background.end(self._task)
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: State, why: str = "") -> None:
         if self.state is not State.STOPPED:
-            self.state = state
+            self.state, self.why = state, why
         if not self.tried.done():
             self.tried.set_result(None)
 

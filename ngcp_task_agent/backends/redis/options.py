@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any, Mapping
 
 from ngcp_task_agent.protocol.messages import SURROGATE
@@ -27,12 +28,16 @@ OPTIONS: Mapping[str, Any] = {
         "db": {"type": "integer", "minimum": 0, "title": "a database number"},
         "unix_socket": _PATH,
         "username": _TEXT,
-        "password": _TEXT,
-        "password_file": _PATH,
+        "password": {**_TEXT, "format": "secret"},
+        "password_file": {**_PATH, "format": "secret-file"},
         "tls": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {"ca": _PATH, "cert": _PATH, "key": _PATH},
+            "properties": {
+                "ca": {**_PATH, "format": "file"},
+                "cert": {**_PATH, "format": "file"},
+                "key": {**_PATH, "format": "secret-file"},
+            },
             "dependentRequired": {"key": ["cert"]},
             "title": "a mapping of ca, cert and key; no key without cert",
         },
@@ -71,6 +76,23 @@ TASK_OPTIONS: Mapping[str, Any] = {
         },
     },
 }
+
+
+def risks(options: Mapping[str, Any]) -> Mapping[str, str]:
+    """Find a password that crosses the network in the clear."""
+    secret = {"password", "password_file"} & options.keys()
+    host = str(options.get("host", "localhost"))
+    if not secret or "tls" in options or _is_loopback(host):
+        return {}
+    what = "goes to another machine unencrypted: use tls"
+    return dict.fromkeys(secret, what)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() in ("localhost", "ip6-localhost", "ip6-loopback")
 
 
 def valid_channel(value: Any) -> bool:

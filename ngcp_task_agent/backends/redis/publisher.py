@@ -192,8 +192,9 @@ class Publisher:
             raise _not_published("EVALSHA", reply)
         try:
             refused, _, why = reply.decode(errors="replace").partition("|")
-            return [int(position) for position in refused.split()], why
-        except (AttributeError, ValueError):
+            positions = range(len(parts))
+            return [positions[int(n)] for n in refused.split()], why
+        except (AttributeError, LookupError, ValueError):
             # It only pretends to be Redis.
             raise NotPublished(f"EVALSHA: {reply!r:.99}") from None
 

@@ -27,7 +27,7 @@ from ngcp_task_agent.logs import journal
 LONGEST_CONNECT = 5.0  # seconds
 # Ping intervals for which an answer to HELLO is believed.
 _BELIEVED = 3
-_PORT = re.compile(rb"(?m)^tcp_port:(\d+)")
+_PORT = re.compile(rb"(?m)^tcp_port:(\d{1,5})\b")
 
 
 class Server:

@@ -86,7 +86,7 @@ class Subscriber(Reconnector):
             text = f"{self.server.place} is away: {error}"
             kind = journal.BACKEND_DOWN
             self.server.say("subscription", str(error), kind, text)
-        self._move(State.AWAY)
+        self._move(State.AWAY, str(error))
 
     def _receive(self, channel: bytes, body: bytes) -> None:
         self._backoff.succeeded()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -11,7 +12,9 @@ from typing import Any, Dict
 import pytest
 import yaml
 
+from ngcp_task_agent import backends
 from ngcp_task_agent.client import NoAddress, discovery, find
+from tests.unit.fakes import FakeBackend
 
 
 class Folder:
@@ -138,18 +141,6 @@ def test_task_with_a_faulty_backend(folder: Folder) -> None:
     assert folder.find("t", url="redis://h").server["host"] == "h"
 
 
-def test_task_with_an_unreadable_backend(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It can contain the password."""
-    folder.write("backends/redis.yml", {"port": 70000})
-    folder.task("t")
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: "backends" not in str(path)
-    )
-    assert folder.find("t").warning == ""
-
-
 def test_task_selects_the_backend(folder: Folder) -> None:
     folder.write("backends/redis.yml", {"port": 1})
     folder.write("backends/far.yml", {"type": "redis", "port": 2})
@@ -232,18 +223,123 @@ def test_no_such_backend(folder: Folder) -> None:
     folder.write("backends/bad.yml", {"type": "redis", "port": "x"})
     with pytest.raises(NoAddress, match=r"bad\.yml:1: port: must be"):
         folder.find("t", backend="bad")
-    address = folder.find("t")
-    assert address.assumed
-    assert "bad.yml:1: port" in address.notes[0]
+    with pytest.raises(NoAddress, match=r"no usable backend: .*bad\.yml:1: p"):
+        folder.find("t")
 
 
-def test_folder_that_cannot_be_read(
+def test_no_backend_is_a_redis(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(self: Any) -> Any:
-        raise PermissionError(13, "Permission denied")
+    assert folder.find("t").assumed
+    monkeypatch.setitem(backends.BUILT_IN, "other", FakeBackend)
+    folder.write("backends/other.yml", {})
+    with pytest.raises(NoAddress, match="no usable backend: none is a redis"):
+        folder.find("t")
 
-    monkeypatch.setattr(discovery.Loader, "load", load)
-    address = folder.find("t")
-    assert address.assumed
-    assert "cannot be read: Permission denied" in address.notes[0]
+
+def forbid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody read a path; root may read all files."""
+
+    def refuse(real: Any, *arguments: Any, **more: Any) -> Any:
+        if arguments[0] in (path, str(path)):
+            raise PermissionError(13, "Permission denied")
+        return real(*arguments, **more)
+
+    for name in ("open", "listdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, functools.partial(refuse, real))
+    monkeypatch.setattr(os, "access", lambda found, mode: found != path)
+
+
+REDIS, FAR = "backends/redis.yml", "backends/far.yml"
+TASK = "tasks/t-redis-control.yml"
+URL = {"url": "redis://h"}
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "is_needed"),
+    [
+        (REDIS, {}, True),
+        (REDIS, {"backend": "redis"}, True),
+        (REDIS, {"backend": "redis", "channel": "c"}, True),
+        (REDIS, {"channel": "c"}, True),
+        # The task's channel is not known without its backend,
+        (REDIS, URL, True),
+        (REDIS, {**URL, "channel": "c"}, False),
+        (REDIS, {"backend": "far"}, False),
+        # nor whether it is on this one.
+        (FAR, {"task": "other"}, True),
+        (FAR, {"task": "other", "backend": "redis"}, False),
+        (FAR, {}, False),
+        ("backends", {}, True),
+        ("backends", {"backend": "redis"}, True),
+        ("backends", URL, True),
+        ("backends", {**URL, "channel": "c"}, False),
+        (TASK, {}, True),
+        (TASK, {"task": None}, True),
+        (TASK, {"backend": "redis"}, True),
+        (TASK, {"backend": "redis", "channel": "c"}, False),
+        (TASK, {"channel": "c"}, True),
+        (TASK, URL, True),
+        (TASK, {**URL, "channel": "c"}, False),
+        ("tasks/one-redis-control.yml", {}, False),
+        ("tasks", {}, True),
+        ("tasks", {**URL, "channel": "c"}, False),
+        ("agent.yml", {}, False),
+    ],
+)
+def test_a_file_that_matters_cannot_be_read(
+    path: str,
+    arguments: Dict[str, Any],
+    is_needed: bool,
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder.write("agent.yml", {})
+    folder.write(REDIS, {"host": "r"})
+    folder.write(FAR, {"type": "redis", "host": "f"})
+    folder.task("t")
+    folder.task("one")
+    forbid(folder.path / path, monkeypatch)
+    arguments = {"task": "t", **arguments}
+    if is_needed:
+        with pytest.raises(NoAddress) as error:
+            folder.find(**arguments)
+        told = (
+            f"{folder.path / path}: cannot be read: Permission denied; use "
+            "sudo, or give both --url and --channel"
+        )
+        assert str(error.value) == told
+    else:
+        assert not folder.find(**arguments).assumed
+
+
+@pytest.mark.parametrize(
+    "files", [{"password_file": "/x"}, {"tls": {"ca": "/x"}}]
+)
+def test_a_file_of_the_login_cannot_be_read(
+    files: Dict[str, Any], folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(REDIS, files)
+    folder.task("t")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/x")
+    with pytest.raises(NoAddress, match="^/x: cannot be read; use sudo, or"):
+        folder.find("t")
+    assert folder.find("t", **URL).channel == "control"
+
+
+def test_a_folder_that_cannot_be_reached(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **more: Any) -> Any:
+        if str(path).startswith(str(folder.path)):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    forbid(folder.path / "backends", monkeypatch)
+    with pytest.raises(NoAddress, match="cannot be read: Permission denied"):
+        folder.find("t")
+    assert folder.find("t", channel="c", **URL).channel == "c"

@@ -179,6 +179,9 @@ def test_run_task_in_a_script(tmp_path: Path) -> None:
         for text in answers(request, "sp1", "accepted", "done"):
             server.publish(request["options"]["feedback_channel"], text)
 
+    # No file has to say where Redis is.
+    (tmp_path / "backends").mkdir()
+    (tmp_path / "backends/redis.yml").write_text("port: nonsense")
     redis = made_before(server.client_beside, CHANNEL, answer)
     outcome = run_task(
         "t",

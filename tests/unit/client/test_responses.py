@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from collections import deque
 from dataclasses import replace
 from typing import Any, Optional
@@ -92,6 +93,39 @@ def test_data_becomes_text(data: Any, text: str) -> None:
     message = parse(body(data=data))
     assert message
     assert message.data == text
+
+
+LARGE = 2 << 20  # bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "[],", '{"a": "}', "\\", "\n", "\U0001f600"]
+)
+def test_large_data(text: str) -> None:
+    data = text * (LARGE // len(text))
+    message = parse(body(data=data, more="\\"))
+    assert message == replace(parse(body()), data=data)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body(data=1)[:-2] + b"[" + b"[]," * LARGE + b"[]]}",
+        body(data=1)[:-2] + b"[" + b"{}," * LARGE + b"{}]}",
+        b'{"a": {"b": 1}, ' + b"[]," * LARGE,
+        b"[" + b'"ab",' * LARGE + b'""]',
+        b"{" + b'"%d": 1,' * LARGE + body()[1:],
+        body()[:-1] + b', "b": 1' * LARGE,
+        b" " * LARGE + body() + b"}",
+    ],
+    ids=["arrays", "objects", "object", "array", "names", "fields", "more"],
+)
+def test_large_messages_that_would_take_much_memory(text: bytes) -> None:
+    tracemalloc.start()
+    parse(text)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * len(text)
 
 
 def test_accepted_has_no_data() -> None:

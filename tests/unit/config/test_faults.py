@@ -181,6 +181,7 @@ def test_an_expression_that_is_nested_too_deeply() -> None:
 
 
 _QUOTES = "put it in quotes"
+_AS_LIST = "write it as a list: ['...']"
 _NO_QUOTES = "write it without quotes"
 _NO_UNIT = "write the number alone, without a unit"
 
@@ -206,12 +207,12 @@ HINTS = [
     pytest.param("integer", "1.5", "", id="float"),
     pytest.param("boolean", "'yes'", f"; {_NO_QUOTES}", id="quoted-yes"),
     pytest.param("boolean", "maybe", "; this is a string", id="no-boolean"),
-    pytest.param("array", "web*", "; write ['web*']", id="one-item"),
-    pytest.param("array", "it's", "; write ['it''s']", id="item-with-quote"),
+    pytest.param("array", "web*", f"; {_AS_LIST}", id="one-item"),
+    pytest.param("array", "it's", f"; {_AS_LIST}", id="item-with-quote"),
     pytest.param("array", "a, b", "; this is a string", id="two-items"),
     pytest.param("array", "5", "; this is a whole number", id="one-number"),
     pytest.param("array", "2026-01-31", "; this is a date", id="one-date"),
-    pytest.param("array", "x" * 99, "; this is a string", id="long-item"),
+    pytest.param("array", "x --y", "; this is a string", id="two-words"),
     pytest.param("array", '"a\\nb"', "; this is a string", id="item-of-lines"),
     pytest.param(
         "object", "- a: 1", "; write its keys without '- '", id="item-of-keys"
@@ -256,37 +257,31 @@ def test_value_inside_a_document() -> None:
 
 
 REFERENCES = [
-    pytest.param("$ref: http://x/y", "1: $ref", "'http://x/y'", id="address"),
-    pytest.param("$ref: o.json#/a", "1: $ref", "'o.json#/a'", id="file"),
-    pytest.param("a: 1\n$ref: '#/b'", "2: $ref", "'#/b'", id="nowhere"),
-    pytest.param("$ref: '#a'", "1: $ref", "'#a'", id="no-such-anchor"),
-    pytest.param("a: 1\n$ref: '#/a'", "2: $ref", "'#/a'", id="to-no-schema"),
+    pytest.param("$ref: http://u:x@x/y", "1: $ref", id="address"),
+    pytest.param("$ref: o.json#/a", "1: $ref", id="file"),
+    pytest.param("a: 1\n$ref: '#/b'", "2: $ref", id="nowhere"),
+    pytest.param("$ref: '#a'", "1: $ref", id="no-such-anchor"),
+    pytest.param("a: 1\n$ref: '#/a'", "2: $ref", id="to-no-schema"),
     pytest.param(
         "allOf:\n- {}\nitems: {$ref: '#/allOf/1'}",
         "3: items.$ref",
-        "'#/allOf/1'",
         id="to-no-item",
     ),
     pytest.param(
-        "allOf:\n- {}\n- $ref: x", "3: allOf[1].$ref", "'x'", id="in-a-list"
+        "allOf:\n- {}\n- $ref: x", "3: allOf[1].$ref", id="in-a-list"
     ),
     pytest.param(
-        "a:\n  b:\n    $dynamicRef: x",
-        "3: a.b.$dynamicRef",
-        "'x'",
-        id="dynamic",
+        "a:\n  b:\n    $dynamicRef: x", "3: a.b.$dynamicRef", id="dynamic"
     ),
-    pytest.param("not:\n  $id: x", "2: not.$id", "'x'", id="id"),
+    pytest.param("not:\n  $id: x", "2: not.$id", id="id"),
 ]
 
 
-@pytest.mark.parametrize(("text", "place", "reference"), REFERENCES)
-def test_reference_out_of_the_schema(
-    text: str, place: str, reference: str
-) -> None:
+@pytest.mark.parametrize(("text", "place"), REFERENCES)
+def test_reference_out_of_the_schema(text: str, place: str) -> None:
     (fault,) = faults_of_schema(text)
-    what = "but a schema must be self-contained"
-    assert fault == f"x.yml:{place}: leads to {reference}, {what}"
+    what = "leads to nothing in this schema: it must be self-contained"
+    assert fault == f"x.yml:{place}: {what}"
 
 
 ENDLESS = [
@@ -386,7 +381,7 @@ NO_SCHEMAS = [
     ),
     pytest.param(
         "required: name",
-        "x.yml:1: required: must be a list; write ['name']",
+        f"x.yml:1: required: must be a list; {_AS_LIST}",
         id="required",
     ),
     pytest.param(

@@ -221,12 +221,22 @@ def test_a_name_is_used_once_in_any_order(folder: Path, file: str) -> None:
 
 
 def test_duplicate_tasks(folder: Path) -> None:
-    task(folder, "ping", file="zwei")
+    loader = Loader(folder)
+    before = loader.load()
+    for name in ("a-copy", "ping-copy"):
+        task(folder, "ping", file=name)
+    for config in (loader.load(), loader.load()):
+        assert config.tasks == before.tasks
+        assert (config.kept, config.left_out) == (1, 2)
     config = Loader(folder).load()
-    assert names(config) == ["ping"]
-    (fault,) = config.faults
-    assert str(fault).startswith(f"{folder}/tasks/zwei.yml:1: name: ")
-    assert f"{folder}/tasks/ping.yml" in str(fault)
+    assert names(config) == []
+    paths = [
+        folder / f"tasks/{n}.yml" for n in ("a-copy", "ping-copy", "ping")
+    ]
+    assert [fault.path for fault in config.faults] == sorted(paths)
+    for fault in map(str, config.faults):
+        assert ":1: name: " in fault
+        assert all(str(path) in fault for path in paths)
 
 
 def test_one_name_on_two_channels(folder: Path) -> None:
@@ -240,6 +250,8 @@ def test_one_name_on_two_channels(folder: Path) -> None:
 def test_warnings_disable_nothing(folder: Path) -> None:
     task(folder, "x", "broker_options: {problem: no such program}\n")
     config = Loader(folder).load()
+    assert (names(config), config.warnings) == (["ping", "x"], ())
+    config = Loader(folder, checking=True).load()
     assert names(config) == ["ping", "x"]
     (warning,) = config.warnings
     assert str(warning) == (
@@ -260,10 +272,52 @@ def test_file_of_another_user(folder: Path) -> None:
 
 @needs_root
 def test_folder_writable_by_everyone(folder: Path) -> None:
+    task(folder, "another")
+    loader = Loader(folder)
+    before = loader.load()
     (folder / "tasks").chmod(0o777)
+    config = loader.load()
+    assert config.tasks == before.tasks
+    assert (config.kept, config.left_out) == (2, 0)
     config = Loader(folder).load()
-    assert config.tasks == ()
-    assert "its folder" in str(config.faults[0])
+    assert (config.tasks, config.left_out) == ((), 2)
+    assert [str(fault) for fault in config.faults] == [
+        f"{folder}/tasks: is writable by everyone: only root may decide what "
+        f"root runs; fix: chmod go-w {folder}/tasks"
+    ]
+    folder.chmod(0o777)
+    assert len(Loader(folder).load().faults) == 2
+
+
+def test_the_folder_is_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "x.yml", "name: x\n")
+    (fault,) = Loader(tmp_path / "x.yml").load().faults
+    assert str(fault) == (
+        f"{tmp_path}/x.yml: is not a folder; to check one file: --check FILE"
+    )
+
+
+def test_a_folder_that_nobody_may_enter(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files cannot be read: one fault, also if root runs this test."""
+    task(folder, "another")
+    opened = os.open
+
+    def fails(path: str, flags: int, *more: int) -> int:
+        if "tasks" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", fails)
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "tasks" not in str(path)
+    )
+    config = Loader(folder).load()
+    assert [str(fault) for fault in config.faults] == [
+        f"{folder}/tasks: cannot be read: Permission denied"
+    ]
+    assert config.left_out == 2
 
 
 def test_tasks_is_a_file(folder: Path) -> None:
@@ -310,8 +364,74 @@ def test_the_shipped_configuration(
         write(tmp_path / path.relative_to(SHIPPED), path.read_text())
     config = Loader(tmp_path).load()
     assert config.faults == ()
-    assert config.backends["redis"].options["db"] == 40
+    # No warning, although the task's program is missing on plain Debian.
+    assert config.warnings == ()
+    assert "db" not in config.backends["redis"].options
     assert names(config) == ["clear_call_counters"]
+    (warning,) = Loader(tmp_path, checking=True).load().warnings
+    assert "there is no program 'ngcp-clear-call-counters'" in str(warning)
+
+
+def check(folder: Path, file: Path) -> List[str]:
+    document = Loader(folder, checking=True).check(file)
+    return [str(found) for found in (*document.faults, *document.warnings)]
+
+
+def test_checks_a_new_task(folder: Path, tmp_path: Path) -> None:
+    task(folder, "faulty", "unknown: 1\n")  # does not concern it
+    new = task(tmp_path / "home", "new").rename(tmp_path / "new.yml")
+    assert check(folder, new) == []
+    new.write_text(new.read_text().replace("fake", "nowhere"))
+    assert len(check(folder, new)) == 2
+    new.write_text(new.read_text().replace("nowhere", "fake") + "foo: 1\n")
+    (fault,) = check(folder, new)
+    assert fault.startswith(f"{new}:5: foo: unknown key")
+
+
+def test_checks_a_new_task_of_a_known_name(
+    folder: Path, tmp_path: Path
+) -> None:
+    new = task(tmp_path, "ping", file="new")
+    (fault,) = check(folder, new)
+    assert f"{folder}/tasks/ping.yml has a task of this name" in fault
+    # It would replace the file of its own name.
+    assert check(folder, task(tmp_path, "ping")) == []
+    assert check(folder, folder / "tasks/ping.yml") == []
+
+
+def test_checks_a_new_backend(folder: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "backends/fake.yml", "port: x\n")
+    (fault,) = check(folder, new)
+    assert fault.startswith(f"{new}:1: port: ")
+    new = write(tmp_path / "backends/other.yml", "type: fake\n")
+    assert check(folder, new) == []
+
+
+def test_checks_a_new_agent_yml(folder: Path, tmp_path: Path) -> None:
+    new = write(tmp_path / "agent.yml", "max_running: x\n")
+    (fault,) = check(folder, new)
+    assert fault.startswith(f"{new}:1: max_running: ")
+
+
+@needs_root
+def test_checks_a_new_file_of_anyone(folder: Path, tmp_path: Path) -> None:
+    """Whoever drops it in makes a copy."""
+    new = task(tmp_path, "new")
+    os.chown(new, 12345, 12345)
+    assert check(folder, new) == []
+    os.chown(folder / "tasks/ping.yml", 12345, 12345)
+    (fault,) = check(folder, folder / "tasks/ping.yml")
+    assert "belongs to the user 12345" in fault
+
+
+def test_checks_a_new_file_that_would_not_be_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    new = task(tmp_path, "new").rename(tmp_path / "new.txt")
+    assert check(folder, new) == [
+        f"{new}: is not read under this name: call it NAME.yml"
+    ]
+    assert "No such file" in check(folder, tmp_path / "nowhere.yml")[0]
 
 
 def test_an_unchanged_file_keeps_its_name(folder: Path) -> None:
@@ -326,7 +446,51 @@ def test_an_unchanged_file_keeps_its_name(folder: Path) -> None:
         ("b", "two"),
         ("ping", "ping"),
     }
-    assert [fault.path.stem for fault in config.faults] == ["a"]
+    assert [fault.path.stem for fault in config.faults] == ["a", "b"]
+    assert (config.kept, config.left_out) == (2, 0)
+
+
+def test_two_files_swap_their_names(folder: Path) -> None:
+    task(folder, "one", file="a")
+    task(folder, "two", file="b")
+    loader = Loader(folder)
+    loader.load()
+    task(folder, "two", file="a")
+    task(folder, "one", file="b")
+    config = loader.load()
+    assert config.faults == ()
+    assert names(config) == ["two", "one", "ping"]
+
+
+def test_a_name_that_a_faulty_file_still_has(folder: Path) -> None:
+    """What runs stays as it was, also if its file now says another name."""
+    loader = Loader(folder)
+    before = loader.load()
+    task(folder, "other", "unknown: 1\n", file="ping")
+    task(folder, "ping", file="copy")
+    config = loader.load()
+    assert config.tasks == before.tasks
+    assert [fault.path.stem for fault in config.faults] == ["copy", "ping"]
+    assert f"{folder}/tasks/ping.yml" in str(config.faults[0])
+    task(folder, "other", file="ping")
+    assert names(loader.load()) == ["ping", "other"]
+
+
+def test_a_clash_that_follows_from_another(folder: Path) -> None:
+    """a and b both want 'x', so a keeps 'y', which c wants."""
+    loader = Loader(folder)
+    task(folder, "y", file="a")
+    before = loader.load()
+    task(folder, "x", file="a")
+    task(folder, "x", file="b")
+    task(folder, "y", file="c")
+    config = loader.load()
+    assert config.tasks == before.tasks
+    assert {f.path.stem: f.what.split()[0] for f in config.faults} == {
+        "a": f"{folder}/tasks/b.yml",
+        "b": f"{folder}/tasks/a.yml",
+        "c": f"{folder}/tasks/a.yml",
+    }
 
 
 def test_every_fault_beside_unreadable_values(folder: Path) -> None:
@@ -336,7 +500,7 @@ def test_every_fault_beside_unreadable_values(folder: Path) -> None:
         "max_request: 6\nstop_timeout: x\n",
     )
     write(folder / "backends/other.yml", "type: fake\nport: .inf\nfoo: 1\n")
-    more = "description: 2026-13-45\nmax_queued: -1\nallow_src: !!set {a}\n"
+    more = "description: 2026-13-45\nmax_queued: -1\nallow_src: !!set {a: }\n"
     task(folder, "x", f"{more}data_schema: {{enum: [.inf], type: a}}\n")
     faults = Loader(folder).load().faults
     assert [
@@ -352,7 +516,7 @@ def test_every_fault_beside_unreadable_values(folder: Path) -> None:
         ("other.yml", 3, "foo", "unknown k"),
         ("x.yml", 5, "description", "is not a "),
         ("x.yml", 6, "max_queued", "must be a"),
-        ("x.yml", 7, "allow_src", "the tag !"),
+        ("x.yml", 7, "allow_src", "a tag can"),
         ("x.yml", 8, "data_schema.enum[0]", "must be a"),
         ("x.yml", 8, "data_schema.type", "unknown t"),
     ]

@@ -14,6 +14,7 @@ from ngcp_task_agent.config import plugins
 from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
 from ngcp_task_agent.config.models import (
+    UNKNOWN_NODE,
     AgentConfig,
     BackendConfig,
     NodeConfig,
@@ -21,7 +22,7 @@ from ngcp_task_agent.config.models import (
 )
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.protocol.messages import Origin, Response
-from tests.unit.fakes import FakeBackend, FakeBroker, write
+from tests.unit.fakes import FakeBackend, FakeBroker, needs_root, write
 
 PLUGINS = Plugins(
     {"redis": RedisBackend, "fake": FakeBackend},
@@ -84,6 +85,7 @@ def test_agent_defaults(folder: Folder, text: str) -> None:
     assert config is not None
     assert config.max_request == 1 << 20
     assert config.max_response == 8 << 20
+    assert config.max_request_memory == 64 << 20
     assert config.max_running == 64
     assert config.stop_timeout == 20
     assert config.node == NodeConfig()
@@ -100,6 +102,7 @@ def test_agent_with_every_key(folder: Folder) -> None:
                 labels: {site: vienna}
             max_request: 2M
             max_response: 16384
+            max_request_memory: 1G
             max_running: 1
             stop_timeout: 0.5
             """)
@@ -115,9 +118,110 @@ def test_agent_with_every_key(folder: Folder) -> None:
         ),
         max_request=2 << 20,
         max_response=16384,
+        max_request_memory=1 << 30,
         max_running=1,
         stop_timeout=0.5,
     )
+
+
+@needs_root
+def test_a_state_command_that_others_could_change(folder: Folder) -> None:
+    program = write(folder.path / "state", "#!/bin/sh\n")
+    text = f"max_running: 3\nnode: {{state_command: [{program}]}}"
+    config, faults = folder.agent(text)
+    assert faults == []
+    program.chmod(0o757)
+    config, (fault,) = folder.agent(text)
+    assert config == UNKNOWN_NODE
+    assert short(fault).startswith(
+        "agent.yml:2: node.state_command: state is writable by everyone: only"
+    )
+
+
+def test_a_state_command_that_does_not_exist(folder: Folder) -> None:
+    path = write(
+        folder.path / "agent.yml", "node: {state_command: [/no/such]}"
+    )
+    assert Loader(folder.path).load().warnings == ()
+    (warning,) = Loader(folder.path, checking=True).check(path).warnings
+    assert short(warning) == (
+        "agent.yml:1: node.state_command: there is no program '/no/such'"
+    )
+
+
+LOGINS = [
+    pytest.param("host: redis.example.org\npassword: x", 2, id="name"),
+    pytest.param("password_file: /x\nhost: 10.0.0.1", 1, id="address"),
+    pytest.param("host: '::2'\npassword: x", 2, id="address-6"),
+    pytest.param("host: a\npassword: x\ntls: {}", 0, id="tls"),
+    pytest.param("host: a\nusername: x", 0, id="no-password"),
+    pytest.param("password: x", 0, id="default"),
+    pytest.param("host: localhost\npassword: x", 0, id="localhost"),
+    pytest.param("host: 127.0.0.2\npassword: x", 0, id="loopback"),
+    pytest.param("host: '::1'\npassword: x", 0, id="loopback-6"),
+    pytest.param("unix_socket: /x\npassword: x", 0, id="socket"),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), LOGINS)
+def test_a_password_in_the_clear(folder: Folder, text: str, line: int) -> None:
+    config, faults = folder.load("backends/redis.yml", text)
+    assert faults == []
+    assert [(w.line, w.what) for w in config.warnings] == [
+        (line, "goes to another machine unencrypted: use tls")
+    ] * (line > 0)
+
+
+@needs_root
+def test_what_the_agent_runs_and_reads(folder: Folder) -> None:
+    """A file that others could change is a fault, or a warning."""
+    program = write(folder.path / "program", "#!/bin/sh\n")
+    program.chmod(0o757)
+    write(folder.path / "backends/redis.yml", f"tls: {{ca: {program}}}\n")
+    text = (
+        "name: x\nbackend: redis\nbackend_options: {control_channel: c}\n"
+        f"broker: command\nbroker_options:\n  run: {program}\n"
+    )
+    for more in ("", "  as_user: root\n"):
+        config, (fault,) = folder.load("tasks/x.yml", text + more)
+        assert short(fault).startswith(
+            f"x.yml:6: broker_options.run: {program} is writable by everyone"
+        )
+        (warning,) = config.warnings
+        assert short(warning).startswith(
+            f"redis.yml:1: tls.ca: {program} is writable by everyone: others "
+            "could change what is read there; fix: chmod go-w "
+        )
+    config, faults = folder.load("tasks/x.yml", text + "  as_user: nobody\n")
+    assert faults == []
+    assert len(config.warnings) == 2
+    assert f"{program} is writable by everyone" in str(config.warnings[1])
+    # Nothing runs it.
+    config, faults = folder.load("tasks/x.yml", text + "enabled: no\n")
+    assert faults == []
+
+
+def test_a_format_that_is_not_checked(folder: Folder) -> None:
+    text = """\
+data_schema:
+    prefixItems:
+    - format: date
+    - properties: {format: {
+        format: hostname}}
+    - const: {format: x}
+      format: time
+"""
+    write(folder.path / "backends/redis.yml", "")
+    config, faults = folder.load("tasks/x.yml", text + PING[5:])
+    assert (faults, config.warnings) == ([], ())
+    config = Loader(folder.path, checking=True).load()
+    known = "date, email, idn-email, ipv4, ipv6, regex, uuid"
+    where = "data_schema.prefixItems"
+    told = [short(w) for w in config.warnings if "data_schema" in str(w)]
+    assert told == [
+        f"x.yml:{line}: {where}{key}.format: is not checked; checked: {known}"
+        for line, key in ((5, "[1].properties.format"), (7, "[2]"))
+    ]
 
 
 def test_agent_with_a_state(folder: Folder) -> None:
@@ -210,6 +314,18 @@ AGENT_FAULTS = [
     pytest.param("max_response: 1T", "max_response", "8M", id="response"),
     pytest.param(
         "max_response: 16383", "max_response", "16384", id="response-few"
+    ),
+    pytest.param(
+        "max_request_memory: 1048575",
+        "max_request_memory",
+        "1048576",
+        id="memory-few",
+    ),
+    pytest.param(
+        "max_request: 3M\nmax_request_memory: 2M",
+        "max_request",
+        "exceeds max_request_memory, 2097152 bytes",
+        id="request-beyond-memory",
     ),
     pytest.param("max_running: 0", "max_running", "1 to", id="running"),
     pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),
@@ -643,7 +759,7 @@ TASK_FAULTS = [
         "data_schema",
         "{$ref: '#/$defs/x'}",
         "6: data_schema.$ref: ",
-        "'#/$defs/x'",
+        "leads to nothing in this schema",
         id="schema-dangling",
     ),
     pytest.param(
@@ -899,6 +1015,11 @@ def test_a_duplicate_name_beside_other_faults(folder: Folder) -> None:
     assert places(faults) == [(3, "foo"), (4, "name")]
     _, faults = folder.task(text + "enabled: no\n")
     assert places(faults) == [(3, "foo")]
+    # Without a name or a channel, there is nothing to compare.
+    for missing in ("name: ping_10_10_10_10", "ngcp-task-agent-redis"):
+        write(folder.path / "tasks/a.yml", PING.replace(missing, ""))
+        _, faults = folder.task(PING.replace(missing, ""))
+        assert len(faults) == 1
 
 
 SCHEMAS = [

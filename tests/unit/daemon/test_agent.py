@@ -29,9 +29,11 @@ class Noting(Notifier):
 
     def __init__(self) -> None:
         self.notices: List[str] = []
+        self.last_status = self.ready_status = ""
 
     def ready(self) -> None:
         self.notices.append("ready")
+        self.ready_status = self.last_status
 
     def reloading(self) -> None:
         self.notices.append("reloading")
@@ -136,7 +138,96 @@ async def test_nothing_to_run(bench: Bench, journal_records: Records) -> None:
     (bench.folder / "backends/fake.yml").unlink()
     await bench.start()
     assert await bench.running == 78
-    assert journal_records.of(journal.NOTHING_TO_RUN)
+    (text,) = journal_records.texts(journal.NOTHING_TO_RUN)
+    assert bench.notifier.last_status == text
+
+
+async def test_status_is_the_truth_when_ready(bench: Bench) -> None:
+    """What is wrong comes first."""
+    bench.task("bad", "{run: 1}")
+    rewrite("agent.yml", "0.2", "soon")(bench)
+    await bench.start()
+    sound = "fake: listening, 1 task, 0 running"
+    assert bench.notifier.ready_status == (
+        "2 faulty files: agent.yml, tasks/bad.yml; state unknown; "
+        f"status unknown; {sound}"
+    )
+    rewrite("agent.yml", "soon", "0.2")(bench)
+    await bench.agent.reload()
+    assert bench.notifier.ready_status == (
+        f"1 faulty file: tasks/bad.yml; {sound}"
+    )
+    (bench.folder / "tasks/bad.yml").unlink()
+    await bench.agent.reload()
+    assert bench.notifier.ready_status == sound
+    rewrite("agent.yml", "active", "unknown")(bench)
+    await bench.agent.reload()
+    assert bench.notifier.ready_status == f"state unknown; {sound}"
+    bench.folder.rename(bench.folder.parent / "away")
+    await bench.agent.reload()
+    assert bench.notifier.ready_status.startswith("1 faulty file: /")
+    assert await bench.stop() == 0
+
+
+async def test_status_stays_short(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        bench.task(f"bad{number:02}", "{run: 1}")
+    why = "broken " * 100
+    monkeypatch.setattr(FakeBackend, "trouble", why)
+    await bench.start()
+    status = bench.notifier.ready_status
+    assert len(status) < 240
+    begin = "100 faulty files: tasks/bad00.yml, tasks/bad01.yml, "
+    assert status.startswith(begin)
+    assert "...; fake: listening (broken broken " in status
+    assert status.endswith("...), 1 task, 0 running")
+    assert await bench.stop() == 0
+
+
+async def test_status_says_why_a_backend_is_away(
+    bench: Bench, journal_records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBackend, "trouble", "Connection refused")
+    await bench.start()
+    status = "fake: listening (Connection refused), 1 task, 0 running"
+    assert bench.notifier.ready_status == status
+    assert f": {status};" in journal_records.texts(journal.STARTED)[0]
+    assert await bench.stop() == 0
+
+
+async def test_status_names_the_oldest_running_task(bench: Bench) -> None:
+    bench.task("slow", "{run: sleep, args: '600'}")
+    bench.task("other", "{run: sleep, args: '600'}")
+    await bench.start()
+    for task in ("slow", "slow", "other"):
+        bench.send(task)
+    await bench.answers(3)
+
+    def shown() -> int:
+        _, _, more = bench.notifier.last_status.partition(
+            "3 running, oldest: slow for "
+        )
+        return int(more.split()[0]) if more else 0
+
+    await until(lambda: shown() >= 1)
+    # Also if its task is gone.
+    (bench.folder / "tasks/slow.yml").unlink()
+    await bench.agent.reload()
+    await until(lambda: shown() >= 2)
+    assert bench.notifier.last_status.endswith(" s, 3 accepted")
+    assert await bench.stop() == 0
+
+
+async def test_status_shortens_names_of_tasks(bench: Bench) -> None:
+    name = "long" * 32
+    bench.task(name, "{run: sleep, args: '600'}")
+    await bench.start()
+    bench.send(name)
+    await until(lambda: "oldest" in bench.notifier.last_status)
+    assert f"oldest: {name[:37]}... for " in bench.notifier.last_status
+    assert await bench.stop() == 0
 
 
 async def test_faulty_files_are_left_out(

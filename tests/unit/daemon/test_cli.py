@@ -14,6 +14,7 @@ import pytest
 from ngcp_task_agent import __version__
 from ngcp_task_agent.daemon import cli, control
 from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.process.users import PATH
 from tests.parts import ROOT
 from tests.unit.fakes import write
 
@@ -75,6 +76,47 @@ def test_check_with_faults(
     assert lines[1].startswith(f"{folder}/agent.yml:2: b: ")
 
 
+def test_check_of_a_new_file(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "agent.yml", "faulty: 1\n")
+    text = (folder / "tasks/x.yml").read_text()
+    new = write(tmp_path / "new.yml", text.replace("x", "new"))
+    argv = ["--config-dir", str(folder), "--check"]
+    assert cli.main([*argv, str(new)]) == 0
+    assert capfd.readouterr().out == f"{new}: no fault\n"
+    new.write_text(text.replace("sh", "no-such-program"))
+    assert cli.main([*argv, str(new)]) == 78
+    said = capfd.readouterr().out.splitlines()
+    assert said == [
+        f"{new}:1: name: {folder}/tasks/x.yml has a task of this name on this "
+        "channel",
+        f"{new}:5: broker_options.run: there is no program 'no-such-program' "
+        f"in {PATH} (a warning)",
+    ]
+    new.write_text("secret")
+    assert cli.main([*argv[:-1], f"--check={new}"]) == 78
+    assert "secret" not in capfd.readouterr().out
+    assert cli.main([*argv, f"{tmp_path}/nowhere.yml"]) == 78
+    assert "No such file" in capfd.readouterr().out
+
+
+def test_check_of_this_folder_as_a_file(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--check", "."]) == 78
+    assert capfd.readouterr().out.startswith(".: is a folder; ")
+
+
+def test_check_of_a_folder_as_a_file(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--check", str(folder)]) == 78
+    assert capfd.readouterr().out == (
+        f"{folder}: is a folder; to check one: --check --config-dir DIR\n"
+    )
+
+
 def test_check_of_a_file_whose_name_is_not_utf_8(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +146,11 @@ def test_reload(
     faults.append("a.yml:1: x")
     assert cli.main(["--reload"]) == 78
     assert "a.yml:1: x\n" in capfd.readouterr().err
+    # Each fault is in the journal once: the agent has written it.
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert cli.main(["--reload"]) == 78
+    assert capfd.readouterr().err == ""
 
 
 def test_reload_without_an_agent(

@@ -23,6 +23,8 @@ CASES: List[Any] = [
     *((signal.SIGHUP, [], 3), (signal.SIGTERM, ["--log-level", "debug"], 0)),
     # These must not look successful.
     *((signal.SIGTERM, ["--check"], -15), (signal.SIGHUP, ["--reload"], -1)),
+    *((signal.SIGTERM, ["--check", "x.yml"], -15),),
+    *((signal.SIGTERM, ["--config-dir", "x", "--check=x.yml"], -15),),
     *((signal.SIGINT, ["--check"], -2), (signal.SIGINT, ["--reload"], -2)),
 ]
 

@@ -102,6 +102,12 @@ def test_status_is_ascii(systemd: Systemd) -> None:
     assert systemd.notices() == ["STATUS=3 ? ?"]
 
 
+def test_status_is_one_line(systemd: Systemd) -> None:
+    """Another line would be another notice, such as MAINPID=."""
+    Notifier().status("a\nMAINPID=1\r\x1b[31m\x7f\t~")
+    assert systemd.notices() == ["STATUS=a?MAINPID=1??[31m??~"]
+
+
 async def test_keep_alive(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,12 +273,12 @@ def test_fields(path: Path, writer: JournalWriter) -> None:
         record(
             "two\nlines \ud800 =\u20ac",
             MESSAGE_ID="a" * 32,
-            NGCP_TASK="x=y",
+            NGCP_TASK="x=y\n\x1b\u202e\xa0",
             NGCP_TASK_DURATION_USEC=1234,
         )
     )
     assert journal.read() == {
-        "MESSAGE": "two\nlines \\ud800 =\u20ac",
+        "MESSAGE": "two\\nlines \\ud800 =\u20ac",
         "PRIORITY": "6",
         "SYSLOG_IDENTIFIER": "agent",
         "LOGGER": "a.logger",
@@ -286,30 +286,82 @@ def test_fields(path: Path, writer: JournalWriter) -> None:
         "CODE_LINE": "7",
         "CODE_FUNC": "function",
         "MESSAGE_ID": "a" * 32,
-        "NGCP_TASK": "x=y",
+        "NGCP_TASK": "x=y\n\x1b\u202e\xa0",
         "NGCP_TASK_DURATION_USEC": "1234",
     }
     journal.close()
 
 
-def test_a_traceback(path: Path, writer: JournalWriter) -> None:
-    journal = Journal(path)
+FORGED = "by\nnothing\n2026-01-01 INFO accepted\r\x1b[2J\u202e"
+
+
+def a_bug(cause: str = FORGED) -> logging.LogRecord:
     try:
-        raise ZeroDivisionError("by nothing")
+        raise ZeroDivisionError(cause)
     except ZeroDivisionError as error:
-        bug = record("a bug")
+        bug = record("a\nbug")
         bug.exc_info = type(error), error, error.__traceback__
-    writer.handle(bug)
-    message = journal.read()["MESSAGE"].splitlines()
-    assert message[:2] == ["a bug", "Traceback (most recent call last):"]
-    assert message[-1] == "ZeroDivisionError: by nothing"
+    return bug
+
+
+def test_a_traceback(path: Path, writer: JournalWriter) -> None:
+    """It has a field of its own, whose lines are printable."""
+    journal = Journal(path)
+    writer.handle(a_bug())
+    fields = journal.read()
+    assert fields["MESSAGE"] == "a\\nbug"
+    lines = fields["NGCP_TRACEBACK"].split("\n")
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-3:] == [
+        "ZeroDivisionError: by",
+        "nothing",
+        "2026-01-01 INFO accepted\\r\\x1b[2J\\u202e",
+    ]
     journal.close()
 
 
-def test_a_message_that_is_too_long(path: Path, writer: JournalWriter) -> None:
+def test_a_traceback_on_standard_error() -> None:
+    """None of its lines looks like a record."""
+    with piped() as pipe:
+        ErrorWriter(lambda count: None).handle(a_bug())
+        first, *lines = os.read(pipe, 65536).decode().rstrip("\n").split("\n")
+    assert first == "a\\nbug"
+    assert all(line.startswith("    ") for line in lines)
+    assert lines[-1] == "    2026-01-01 INFO accepted\\r\\x1b[2J\\u202e"
+
+
+LONG = [
+    pytest.param("x" * 10_000_000, "x" * 16384, id="ascii"),
+    pytest.param("x" + "\u20ac" * 9000, "x" + "\u20ac" * 5461, id="cut"),
+    pytest.param("\n" * 10_000_000, "\\n" * 8192, id="escaped"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), LONG)
+def test_a_message_that_is_too_long(
+    text: str, expected: str, path: Path, writer: JournalWriter
+) -> None:
+    """It is cut between two characters, on every handler."""
     journal = Journal(path)
-    writer.handle(record("x" * 10_000_000))
-    assert set(journal.read()["MESSAGE"]) == {"x"}
+    writer.handle(record(text))
+    assert journal.read()["MESSAGE"] == expected
+    journal.close()
+    with piped() as pipe:
+        error = ErrorWriter(lambda count: None)
+        error.handle(record(text))
+        error.drain(30)
+        assert os.read(pipe, 65536).decode() == f"{expected}\n"
+
+
+def test_a_traceback_that_is_too_long(
+    path: Path, writer: JournalWriter
+) -> None:
+    journal = Journal(path)
+    writer.handle(a_bug("x\n" * 1_000_000))
+    fields = journal.read()
+    assert fields["MESSAGE"] == "a\\nbug"
+    assert "test_handlers.py" in fields["NGCP_TRACEBACK"]
+    assert 16000 < len(fields["NGCP_TRACEBACK"]) < 16384
     journal.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
-from tests.unit.fakes import Records
+from tests.unit.fakes import Records, until
 
 KINDS = {
     name: kind
@@ -81,7 +81,7 @@ def test_one_line_each(
     forged = (
         "x\n2026-01-01 INFO accepted\r\x1b[2J\x85\u2028\u202e\ud800 \u20ac"
     )
-    journal.record(journal.REQUEST_REJECTED, forged)
+    journal.record(journal.TASK_ERROR, forged)
     error = written(capfd)
     assert error.count("\n") == 1
     assert error.rstrip("\n").isprintable()
@@ -89,15 +89,59 @@ def test_one_line_each(
     assert "\u20ac" in error
 
 
-def test_a_traceback_may_have_lines(
+def test_records_of_libraries_are_one_line_too(
     agent_logger: logging.Logger, capfd: pytest.CaptureFixture[str]
 ) -> None:
     journal.set_up("debug")
-    try:
-        raise ZeroDivisionError
-    except ZeroDivisionError:
-        journal.record(journal.BUG, "x", bug=True)
-    assert "Traceback" in written(capfd)
+    logging.getLogger("redis").warning("lost %s", "x\n2026-01-01 INFO x\x1b[m")
+    (line,) = written(capfd).splitlines()
+    assert line.endswith("WARNING lost x\\n2026-01-01 INFO x\\x1b[m")
+
+
+async def test_records_of_strangers_are_bounded(
+    agent_logger: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of other kinds are all there; the stop reports the rest."""
+    journal.set_up("debug")
+    for number in range(1000):
+        journal.record(journal.REQUEST_REJECTED, f"rejected {number}")
+        journal.record(journal.REQUEST_IGNORED, "ignored")
+        journal.record(journal.REJECTION_LOST, "lost")
+        for kind in (journal.REQUEST_ACCEPTED, journal.TASK_ERROR):
+            journal.record(kind, f"{kind.message_id} {number}")
+    lines = written(capfd).splitlines()
+    for kind in (journal.REQUEST_ACCEPTED, journal.TASK_ERROR):
+        found = [line for line in lines if kind.message_id in line]
+        assert len(found) == 1000
+    found = [line for line in lines if "WARNING rejected " in line]
+    assert [int(line.rpartition(" ")[2]) for line in found] == [
+        *range(journal.MOST)
+    ]
+    assert [line[24:] for line in lines[-3:]] == [
+        "WARNING 900 more rejected requests within 60 s are not logged",
+        "WARNING 900 more ignored requests within 60 s are not logged",
+        "WARNING 900 more lost answers to rejected requests within 60 s are "
+        "not logged",
+    ]
+
+
+async def test_the_count_comes_although_nothing_else_does(
+    agent_logger: logging.Logger,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal, "WINDOW", 0.05)
+    journal.set_up("info")
+    for _ in range(journal.MOST + 1):
+        journal.record(journal.REQUEST_REJECTED, "x")
+    seen = ""
+
+    def is_told() -> bool:
+        nonlocal seen
+        seen += capfd.readouterr().err
+        return " 1 more rejected requests" in seen
+
+    await until(is_told)
 
 
 STREAMS: List[Any] = [

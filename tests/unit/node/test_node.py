@@ -292,8 +292,11 @@ async def test_follows_every_change(
         )
         assert len(journal_records.texts(journal.NODE_CHANGED)) == 2
         # While a file is broken, its last good value stays.
-        (changing / "etc/ngcp-config/network.yml").write_text("hosts: [")
+        (changing / "etc/ngcp-config/network.yml").write_text("a: 1\nb: *xyz")
         await until(lambda: journal_records.texts(journal.NODE_UNKNOWN))
+        (text,) = journal_records.texts(journal.NODE_UNKNOWN)
+        # The file may hold secrets.
+        assert text.endswith("network.yml: cannot be read: not YAML in line 2")
         assert node.identity().facts["status"] == ("offline",)
         (changing / "etc/ngcp-config/network.yml").unlink()
         (changing / "etc/default/ngcp-roles").unlink()

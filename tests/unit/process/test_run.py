@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -131,6 +132,32 @@ async def test_only_the_end_of_standard_error_is_kept() -> None:
     ended = await run(sh("seq 100000 >&2"))
     assert len(ended.stderr) == 4096
     assert ended.stderr.endswith(b"99999\n100000\n")
+
+
+async def test_standard_error_as_it_comes() -> None:
+    got: List[bytes] = []
+    script = "seq 100000 >&2; echo out"
+    ended = await run(sh(script, on_stderr=got.append))
+    assert b"".join(got) == b"".join(b"%d\n" % n for n in range(1, 100_001))
+    assert got.index(b"") == len(got) - 1
+    assert ended.stdout == b"out\n"
+
+
+async def test_standard_error_up_to_the_limit() -> None:
+    """The end is told once, also if the command goes on writing."""
+    got: List[bytes] = []
+    endless = sh("cat /dev/zero >&2", max_output=100_000, on_stderr=got.append)
+    assert (await run(endless)).cause is EndCause.OUTPUT
+    assert len(b"".join(got)) == 100_000
+    assert got.count(b"") == 1
+    assert got[-1] == b""
+
+
+async def test_standard_error_of_what_cannot_start() -> None:
+    got: List[bytes] = []
+    with pytest.raises(CannotStart):
+        await run(command("/nowhere/x", on_stderr=got.append))
+    assert got == [b""]
 
 
 async def test_timeout() -> None:
@@ -384,20 +411,43 @@ async def test_a_program_that_another_user_cannot_start(
     assert ended.stderr.decode().endswith(f"execute {path}: {why}\n")
 
 
-def test_the_own_user_needs_no_setpriv(
-    monkeypatch: pytest.MonkeyPatch,
+def own(**fields: Any) -> User:
+    return dataclasses.replace(own_user(), **fields)
+
+
+WRAPPERS: List[Any] = [
+    pytest.param(own(), None, id="own"),
+    pytest.param(own(name="another"), None, id="own-by-another-name"),
+    pytest.param(
+        own(groups=(*own().groups, 4, 7)),
+        "--groups=" + ",".join(map(str, (*own().groups, 4, 7))),
+        id="own-uid-with-other-groups",
+    ),
+    pytest.param(own(gid=7, groups=(7,)), "--groups=7", id="own-uid-only"),
+    pytest.param(own(uid=7, groups=(4, 7)), "--groups=4,7", id="another"),
+    pytest.param(own(uid=7, groups=()), "--clear-groups", id="no-groups"),
+]
+
+
+@pytest.mark.parametrize(("user", "groups"), WRAPPERS)
+def test_setpriv(
+    user: User, groups: Optional[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program itself is started, without setpriv."""
-    started: List[Any] = []
+    """The agent's own rights need none: the program itself is started."""
+    started: List[List[str]] = []
 
     def spawn(path: str, argv: List[str], *args: Any, **more: Any) -> int:
-        started.append(path)
+        assert path == argv[0]
+        started.append(argv)
         raise OSError(2, "x")
 
     monkeypatch.setattr(os, "posix_spawn", spawn)
+    monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: None)
     with pytest.raises(CannotStart):
-        asyncio.run(run(command("/bin/true")))
-    assert started in (["/bin/true"], [b"/bin/true"])
+        asyncio.run(run(command("/bin/true", user=user)))
+    ids = [f"--reuid={user.uid}", f"--regid={user.gid}"]
+    wrapper = ["/usr/bin/setpriv", *ids, groups, "--"] if groups else []
+    assert started == [[*wrapper, "/bin/true"]]
 
 
 FOUND: List[Any] = [

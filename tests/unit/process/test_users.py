@@ -7,7 +7,7 @@ import os
 import pwd
 import threading
 import time
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import pytest
 
@@ -21,6 +21,8 @@ def test_own_user() -> None:
     user = own_user()
     assert user.is_own
     assert user.uid == os.geteuid()
+    assert user.gid == os.getegid()
+    assert set(user.groups) == set(os.getgroups())
 
 
 def test_own_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +51,36 @@ def test_find_user() -> None:
         "LOGNAME": "nobody",
         "SHELL": entry.pw_shell,
     }
+
+
+def test_groups_are_those_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another name of the same uid can have other groups."""
+    asked: List[Any] = []
+
+    def groups(name: str, gid: int) -> List[int]:
+        # A name service can block, here too.
+        asked.append(threading.current_thread().name)
+        return [gid, {"first": 7, "second": 8}[name]]
+
+    def entry(name: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", 1, 2, "", "", ""))
+
+    monkeypatch.setattr(pwd, "getpwnam", entry)
+    monkeypatch.setattr(os, "getgrouplist", groups)
+    assert find_user("first").groups == (2, 7)
+    assert find_user("second").groups == (2, 8)
+    assert asked == ["user", "user"]
+
+
+def test_groups_that_cannot_be_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(name: str, gid: int) -> List[int]:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "getgrouplist", fails)
+    with pytest.raises(CannotStart, match="cannot be looked up: .*memory"):
+        find_user("nobody")
 
 
 @pytest.mark.parametrize("name", ["no-such-user", "", "a\0b", "\ud800", "0"])

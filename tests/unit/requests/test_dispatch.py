@@ -15,13 +15,13 @@ from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests import dispatch
 from ngcp_task_agent.requests.dispatch import Dispatcher
-from ngcp_task_agent.requests.slots import Slots
 from ngcp_task_agent.requests.task import Task
 from tests.unit.fakes import (
     CHANNEL,
     FakeBackend,
     FakeBroker,
     Records,
+    agent_limits,
     body,
     identity,
     message,
@@ -51,7 +51,7 @@ class Bench:
         self.tasks[name] = Task(
             task_config(**fields),
             broker or FakeBroker(result=Result(data="out")),
-            Slots(64),
+            agent_limits(),
         )
         self.dispatcher.set_routes({("fake", CHANNEL): self.tasks})
         return self.tasks[name]
@@ -426,10 +426,10 @@ SECRET = "s3cr3t-w0rd"
         pytest.param(
             {
                 "run": "sh",
-                "args": ["-c", 'echo "$0 $NGCP_TASK_DATA" >&2; exit 1'],
+                "args": ["-c", 'echo "$0 $NGCP_TASK_DATA"; exit 1'],
                 "extra_args": True,
             },
-            id="standard-error",
+            id="standard-output",
         ),
     ],
 )
@@ -467,5 +467,5 @@ async def test_no_line_can_be_forged(
     records = list(journal_records)
     assert records
     for record in records:
-        # The log's formatter escapes a message, but not a traceback.
+        # The log's formatter escapes the message.
         assert not record.exc_info

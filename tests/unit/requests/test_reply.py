@@ -102,10 +102,30 @@ async def test_error(journal_records: Records) -> None:
     assert response["reason"] == "exit status 3: password is 'x'"
     assert response["data"] == "so far"
     assert counts["error"] == 1
-    (text,) = journal_records.texts(journal.TASK_ERROR)
-    assert "exit status 3" in text
-    # The command's own words are only for the client.
-    assert "password" not in text
+    (record,) = journal_records.of(journal.TASK_ERROR)
+    assert record.getMessage().endswith(": exit status 3: password is 'x'")
+    assert record.NGCP_TASK_STDERR == "password is 'x'"
+
+
+async def test_the_start_of_a_long_detail(journal_records: Records) -> None:
+    reply, backend, _ = make()
+    reply.accepted()
+    await reply.ended(Result("", "failed", "\u20ac\n" * 600, 1))
+    reason = backend.responses()[-1]["reason"]
+    assert reason == "failed: " + "\u20ac\n" * 150
+    (record,) = journal_records.of(journal.TASK_ERROR)
+    assert record.NGCP_TASK_STDERR == "\u20ac\n" * 250
+    assert record.getMessage().endswith(record.NGCP_TASK_STDERR)
+
+
+async def test_no_detail(journal_records: Records) -> None:
+    for result in (Result("x"), Result("", "failed"), Result("", "", "hm")):
+        reply, _, _ = make()
+        reply.accepted()
+        await reply.ended(result)
+    for kind in (journal.TASK_ERROR, journal.TASK_DONE):
+        for record in journal_records.of(kind):
+            assert not hasattr(record, "NGCP_TASK_STDERR")
 
 
 async def test_large_output_is_sent_in_chunks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Any, List
@@ -286,6 +287,40 @@ async def test_a_server_that_does_not_describe_itself(
         (arrival,) = await until(lambda: bench.arrivals)
         assert not arrival.via_own_server
         assert not arrival.one_way
+
+
+async def test_trouble_is_the_present_one(server: Server) -> None:
+    """Not the one that began it, and none once it is over."""
+    async with started(server) as bench:
+        assert bench.backend.trouble == ""
+        server.replies["SUBSCRIBE"] = b"-NOPERM no permissions\r\n"
+        server.hang_up()
+        why = "refuses to subscribe to [ab]: .*no permissions"
+        await until(lambda: re.fullmatch(why, bench.backend.trouble))
+        await server.stop()
+        await until(
+            lambda: bench.backend.trouble == "No such file or directory"
+        )
+        assert bench.backend.status == "away"
+        del server.replies["SUBSCRIBE"]
+        await server.start()
+        await until(lambda: bench.backend.trouble == "")
+        assert bench.backend.status == "subscribed"
+    assert bench.backend.trouble == ""
+
+
+async def test_answers_that_cannot_be_sent_are_a_trouble(
+    server: Server,
+) -> None:
+    async with started(server) as bench:
+        server.replies["EVALSHA"] = b"-LOADING Redis is loading\r\n"
+        bench.send("1")
+        await until(lambda: bench.backend.trouble)
+        assert bench.backend.status == "subscribed"
+        why = bench.backend.trouble
+        assert why.startswith("answers cannot be sent: ")
+        del server.replies["EVALSHA"]
+        await until(lambda: not bench.backend.trouble)
 
 
 async def test_a_sentinel_is_refused(

@@ -49,9 +49,11 @@ async def reason(options: Any, journal_records: Records) -> str:
     bench = Bench(options)
     await bench.backend.start(CHANNELS)
     assert bench.backend.status == "away"
+    trouble = bench.backend.trouble
     await bench.stop(0)
     (text,) = journal_records.texts(journal.BACKEND_DOWN)
-    return text.partition(" is away: ")[2]
+    assert text.partition(" is away: ")[2] == trouble
+    return trouble
 
 
 async def test_an_unknown_name(

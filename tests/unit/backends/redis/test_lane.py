@@ -199,6 +199,34 @@ async def test_no_ending_without_its_accepted(
     assert "one before it is" in journal_records.texts(journal.ANSWER_LOST)[-1]
 
 
+async def test_a_lost_rejection_cuts_off_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+) -> None:
+    """Anyone can have a request rejected that has the uuid of another."""
+    monkeypatch.setattr(outbox, "KEEP", 2)
+    async with started(server, is_there=False) as bench:
+        bench.backend.send_rejection("other", [b"rejected"], "a")
+        for message in (b"accepted", b"done"):
+            bench.backend.send("fb", [message], "a")
+        (record,) = journal_records.of(journal.REJECTION_LOST)
+        assert record.NGCP_TASK_UUID == "a"
+        await server.start()
+        await until(lambda: len(server.published) == 2)
+        assert server.messages == [b"accepted", b"done"]
+    assert not journal_records.of(journal.ANSWER_LOST)
+
+
+async def test_a_rejection_is_not_cut_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "KEEP", 1)
+    async with started(server, is_there=False) as bench:
+        bench.backend.send("fb", [b"accepted"], "a")
+        bench.backend.send_rejection("fb", [b"rejected"], "a")
+        await server.start()
+        await until(lambda: server.messages == [b"rejected"])
+
+
 async def test_answers_without_a_request_are_separate(
     server: Server, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:

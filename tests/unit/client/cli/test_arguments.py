@@ -9,9 +9,12 @@ from typing import Any, List
 
 import pytest
 
+from ngcp_task_agent.backends.redis.replies import MAX_REPLY
 from ngcp_task_agent.client import InvalidRequest
 from ngcp_task_agent.client.cli import arguments
 from ngcp_task_agent.client.cli import main as cli
+from ngcp_task_agent.client.client import MAX_DATA
+from ngcp_task_agent.client.responses import MOST_NESTED
 from tests.parts import ROOT
 
 
@@ -177,3 +180,11 @@ def test_man_page_has_all_options_and_exit_statuses() -> None:
     statuses += [v for k, v in vars(cli).items() if k.startswith("EX_")]
     for status in statuses:
         assert f".It {status}\n" in told
+
+
+def test_man_page_has_the_limits() -> None:
+    page = (ROOT / "man/ngcp-invoke-task.1").read_text()
+    assert f"may take {MAX_DATA >> 20} MiB of memory" in page
+    assert f"of more than {MAX_REPLY >> 20} MiB is not read" in page
+    assert f"below {MAX_REPLY >> 20} MiB" in page
+    assert f"of more than {MOST_NESTED >> 20} MiB is ignored" in page

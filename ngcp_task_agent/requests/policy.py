@@ -1,0 +1,49 @@
+"""Policy: which requests a task takes."""
+
+from __future__ import annotations
+
+from ngcp_task_agent.brokers.base import Broker, Work
+from ngcp_task_agent.config.models import TaskConfig
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.protocol.messages import Request
+from ngcp_task_agent.protocol.pattern import Pattern
+from ngcp_task_agent.requests import validate
+from ngcp_task_agent.requests.check_time import CheckTime, LoopTime
+
+
+class Policy:
+    """Checks the source and the data of a task's requests."""
+
+    def __init__(
+        self, config: TaskConfig, broker: Broker, loop_time: LoopTime
+    ) -> None:
+        self._broker = broker
+        self._time = CheckTime(loop_time)
+        self._allow_src = (
+            None
+            if config.allow_src is None
+            else tuple(map(Pattern, config.allow_src))
+        )
+        self._validator = (
+            None
+            if config.data_schema is None
+            else validate.validator(config.data_schema)
+        )
+
+    def check(self, request: Request) -> Work:
+        """Return the work for a request.
+
+        :raises Rejected: naming the rule that the request breaks
+        """
+        allowed = self._allow_src
+        if allowed is not None and not any(
+            pattern.matches(request.src) for pattern in allowed
+        ):
+            raise Rejected(
+                f"allow_src: '{request.src}' may not request this task"
+            )
+        with self._time:
+            if self._validator is not None:
+                data = self._broker.data(request)
+                validate.check_data(self._validator, data)
+            return self._broker.prepare(request)
