@@ -148,7 +148,7 @@ class Agent:
         await self._runtime.apply(config)
         folder = self._loader.folder
         self._faulty = [
-            str(path if path == folder else path.relative_to(folder))
+            str(path.relative_to(folder) if folder in path.parents else path)
             for path in sorted({fault.path for fault in config.faults})
         ]
 
