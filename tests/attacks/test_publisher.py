@@ -292,8 +292,6 @@ INNER = [
     pytest.param('{"x": ' + "1" * 5000 + "}", id="long-number"),
     pytest.param('{"x": ' + "[" * 101 + "]" * 101 + "}", id="deep"),
     pytest.param('{"x": [' + "[]," * 50_000 + "1]}", id="wide"),
-    pytest.param('{"extra_args": "a", "extra_args": "b"}', id="twice"),
-    pytest.param('{"x": {"y": 1, "y": 2}}', id="twice-inside"),
     pytest.param('{"x": 1', id="cut-off"),
     pytest.param('{"x": 1} {"x": 1}', id="two"),
     pytest.param('{"x": \ufeff1}', id="mark"),
@@ -307,6 +305,33 @@ def test_json_in_a_string_obeys_the_rules_of_requests(
     config.shell("show", SHOW, broker_extra_args=True)
     attacked()
     assert statuses(client.ask("show", data=inner)) == ["rejected"]
+
+
+def test_of_equal_keys_all_checks_and_the_command_see_the_last(
+    config: ConfigFolder, attacked: Attacked, client: Client
+) -> None:
+    config.shell(
+        "show",
+        SHOW,
+        broker_extra_args=["fine"],
+        data_schema={"properties": {"n": {"const": "fine"}}},
+    )
+    attacked()
+    for first, last in (("bad", "fine"), ("fine", "bad")):
+        for inner in (
+            f'{{"extra_args": "{first}", "extra_args": "{last}"}}',
+            f'{{"n": "{first}", "n": "{last}"}}',
+        ):
+            for data in (json.dumps(inner), inner):
+                text = json.dumps(client.request("show", data="DATA"))
+                client.publish(text.replace('"DATA"', data))
+                ending = client.ending()
+                if last == "bad":
+                    assert ending["status"] == "rejected"
+                    continue
+                words, environment = shown(ending["data"])
+                assert words == (["fine"] if "extra" in inner else [])
+                assert "bad" not in environment["NGCP_TASK_DATA"]
 
 
 FIELDS = [
