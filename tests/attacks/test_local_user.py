@@ -159,8 +159,8 @@ ODD: List[Any] = [
         ),
         id="aliases",
     ),
-    pytest.param(lambda path: path.write_text("[" * 10_000), id="deep"),
-    pytest.param(lambda path: path.write_text("- " * 10_000), id="lists"),
+    pytest.param(lambda path: path.write_text("[" * 3000), id="deep"),
+    pytest.param(lambda path: path.write_text("- " * 3000), id="lists"),
     pytest.param(
         lambda path: path.write_text("x: &x {<<: *x}\n"), id="itself"
     ),
@@ -743,7 +743,6 @@ def test_no_command_line_shows_a_secret(
         "look",
         "cat /proc/[0-9]*/cmdline /proc/[0-9]*/comm 2>&- | tr '\\0' '\\n' "
         "| grep -c -e s3cret-[pd]",
-        broker_as_user="root" if os.geteuid() == 0 else "",
         data_schema={"type": "object"},
         broker_stdin="data",
     )

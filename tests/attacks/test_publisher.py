@@ -910,7 +910,7 @@ def test_data_of_a_hostile_agent_takes_no_memory_of_the_client(
         ]
 
     scripted(script)
-    done = measured(folder, config.path, "t", "--timeout", "20")
+    done = measured(folder, config.path, "t", "--timeout", "10")
     assert done.megabytes < 300, done
     assert done.status in (1, 5), done
 
