@@ -29,7 +29,7 @@ from tests.attacks.load import (
 from tests.integration.conftest import ConfigFolder
 from tests.parts import Client, Daemon, RedisServer, wait_for
 
-WAIT = 300.0  # seconds for the last pings
+WAIT = 60.0  # seconds for the last pings
 TASKS = 5
 
 
