@@ -42,6 +42,8 @@ class Policy:
             raise Rejected(
                 f"allow_src: '{request.src}' may not request this task"
             )
+        if self._validator is None and request.data is None:
+            return self._broker.prepare(request)  # nothing to check
         with self._time:
             if self._validator is not None:
                 data = self._broker.data(request)
