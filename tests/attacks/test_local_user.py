@@ -159,7 +159,7 @@ ODD: List[Any] = [
         ),
         id="aliases",
     ),
-    pytest.param(lambda path: path.write_text("[" * 1500), id="deep"),
+    pytest.param(lambda path: path.write_text("[" * 600), id="deep"),
     pytest.param(lambda path: path.write_text("- " * 1500), id="lists"),
     pytest.param(
         lambda path: path.write_text("x: &x {<<: *x}\n"), id="itself"
