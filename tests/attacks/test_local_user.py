@@ -159,13 +159,13 @@ ODD: List[Any] = [
         ),
         id="aliases",
     ),
-    pytest.param(lambda path: path.write_text("[" * 3000), id="deep"),
-    pytest.param(lambda path: path.write_text("- " * 3000), id="lists"),
+    pytest.param(lambda path: path.write_text("[" * 600), id="deep"),
+    pytest.param(lambda path: path.write_text("- " * 1500), id="lists"),
     pytest.param(
         lambda path: path.write_text("x: &x {<<: *x}\n"), id="itself"
     ),
     pytest.param(
-        lambda path: path.write_text("x: 9" + "9" * 500_000), id="number"
+        lambda path: path.write_text("x: 9" + "9" * 100_000), id="number"
     ),
     pytest.param(
         lambda path: path.write_text(
