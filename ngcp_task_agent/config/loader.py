@@ -277,8 +277,11 @@ class Loader:
                 others = sorted(holders[claims[path]] - {path})
                 if others:
                     files = ", ".join(map(str, others))
-                    what = f"{files} has a task of this name on this channel"
-                    document.add(("name",), what)
+                    have = "have" if len(others) > 1 else "has"
+                    what = (
+                        f"{files} {have} a task of this name on this channel"
+                    )
+                    document.add(("name",), f"{what}: rename one")
                     told.add(path)
             if len(told) == before:
                 return tuple(in_force.values())

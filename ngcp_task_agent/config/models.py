@@ -215,7 +215,7 @@ def parse_agent(
         return None
     keys, node = dict(value), value.get("node")
     if isinstance(node, dict) and {"state", "state_command"} <= node.keys():
-        what = "only one of state and state_command can be given"
+        what = "give state or state_command, not both"
         document.add(("node", "state_command"), what)
     for key, least in LEAST_SIZES.items():
         if key in value and document.is_sound(key):

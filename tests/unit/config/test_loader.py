@@ -393,7 +393,13 @@ def test_checks_a_new_task_of_a_known_name(
 ) -> None:
     new = task(tmp_path, "ping", file="new")
     (fault,) = check(folder, new)
-    assert f"{folder}/tasks/ping.yml has a task of this name" in fault
+    other = folder / "tasks/ping.yml"
+    assert fault.endswith(
+        f"{other} has a task of this name on this channel: rename one"
+    )
+    task(folder, "ping", file="twin")
+    assert f"ping.yml, {folder}/tasks/twin.yml have a" in check(folder, new)[0]
+    (folder / "tasks/twin.yml").unlink()
     # It would replace the file of its own name.
     assert check(folder, task(tmp_path, "ping")) == []
     assert check(folder, folder / "tasks/ping.yml") == []
