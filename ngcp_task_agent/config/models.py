@@ -254,7 +254,8 @@ def parse_backend(
     document.validate(options, *(kind.options_schema for kind in kinds))
     if document.faults or not kind:
         return None
-    permissions.check_files(document, options, kind.options_schema)
+    schema = kind.options_schema
+    permissions.check_files(document, options, schema, checking=checking)
     for key, what in kind.risks(options).items():
         document.warn((key,), what)
     return BackendConfig(document.path, name, type_name, options)
@@ -376,7 +377,8 @@ def _try_broker(
         return
     if not document.value.get("enabled", True):
         return
-    permissions.check_files(document, options, kind.options_schema, at)
+    schema = kind.options_schema
+    permissions.check_files(document, options, schema, at, checking)
     try:
         for key, program in broker.programs().items():
             permissions.check_program(document, (*at, key), program)

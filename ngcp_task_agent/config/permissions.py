@@ -102,31 +102,40 @@ def check_program(document: Document, steps: Steps, program: Program) -> None:
 
 
 def check_files(
-    document: Document, value: Any, schema: Schema, at: Steps = ()
+    document: Document,
+    value: Any,
+    schema: Schema,
+    at: Steps = (),
+    checking: bool = False,
 ) -> None:
     """As root, warn about files that others may change, or secrets they read.
 
     :param at: the steps to a value that is valid against the schema
+    :param checking: also warn about files that do not exist, as any user
     """
-    if os.geteuid() != 0:
-        return
     if isinstance(value, dict):
         for key, inner in schema.get("properties", {}).items():
             if key in value and isinstance(inner, dict):
-                check_files(document, value[key], inner, (*at, key))
+                steps = (*at, key)
+                check_files(document, value[key], inner, steps, checking)
     kind = schema.get("format")
     if not isinstance(value, str) or kind not in _KINDS:
         return
     path = document.path if kind == "secret" else Path(value)
     try:
-        status, (steps, _) = os.stat(path), _components(path)
-    except OSError:
-        return  # whoever reads it will say so
+        status, (found, _) = os.stat(path), _components(path)
+    except OSError as error:
+        # Else whoever reads it will say so.
+        if checking and not isinstance(error, PermissionError):
+            document.warn(at, f"{path} cannot be read: {error.strerror}")
+        return
+    if os.geteuid() != 0:
+        return
     if kind != "secret":
         for flaw in _flaws(path, status):
             why = flaw.told("others could change what is read there")
             document.warn(at, f"{flaw.path} {why}")
-    folders = [s for s in steps.values() if stat.S_ISDIR(s.st_mode)]
+    folders = [s for s in found.values() if stat.S_ISDIR(s.st_mode)]
     if kind != "file" and status.st_mode & stat.S_IROTH:
         if all(folder.st_mode & stat.S_IXOTH for folder in folders):
             mend = f"fix: chmod o-r {shlex.quote(str(path))}"
