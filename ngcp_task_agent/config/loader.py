@@ -161,12 +161,8 @@ class Loader:
         config = self.load()
         document = next(d for d in self._documents if d.path == file)
         keys = document.value if isinstance(document.value, dict) else {}
-        if (
-            is_guess
-            and kind
-            and keys
-            and not keys.keys() & {*models.TASK_SCHEMA["required"]}
-        ):
+        no_task = keys and not keys.keys() & {*models.TASK_SCHEMA["required"]}
+        if is_guess and kind and no_task:
             what = (
                 "is checked as a task; to check a backend, put it in a folder "
                 "'backends'"
