@@ -392,6 +392,10 @@ BACKEND_OPTIONS = [
         {"tls": {"ca": "/a", "cert": "/b", "key": "/c"}},
         id="tls",
     ),
+    *(
+        pytest.param(f"host: '{host}'", {"host": host}, id=f"host-{host}")
+        for host in ("a-b.c", "10.0.0.1", "::1", "fe80::1%eth0")
+    ),
     pytest.param("tls: {}", {"tls": {}}, id="tls-with-the-system's-ca"),
     pytest.param("ping_interval: 0.5", {"ping_interval": 0.5}, id="ping"),
 ]
