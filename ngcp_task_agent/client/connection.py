@@ -18,6 +18,11 @@ from ngcp_task_agent.backends.redis.dial import Dial
 from ngcp_task_agent.backends.redis.link import Link, LinkError
 from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
 
+_NO_PASSWORD = (
+    "; give the password in REDISCLI_AUTH with a URL, else in the backend's "
+    "file"
+)
+
 
 class Connection:
     """Open until lost or closed.
@@ -140,5 +145,7 @@ class Connection:
 
     def _unavailable(self, error: LinkError) -> RedisUnavailable:
         refuses = str(error).startswith("refuses ")
-        why = error if refuses else f"cannot be reached: {error}"
+        why = f"{error}" if refuses else f"cannot be reached: {error}"
+        if "Authentication required" in why:
+            why = why.rstrip(".") + _NO_PASSWORD
         return RedisUnavailable(f"Redis at {self._server} {why}")

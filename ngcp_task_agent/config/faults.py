@@ -136,6 +136,13 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Finding]:
         yield steps, f"must be {title}: {reason}"
     elif str(error.schema.get("$id")).startswith(_META_SCHEMA):
         yield steps, f"must be a JSON Schema{_hint(error)}"
+    elif error.validator == "dependentRequired":
+        for key, needed in error.validator_value.items():
+            missing = [n for n in needed if n not in error.instance]
+            if key in error.instance and missing:
+                yield (*steps, key), f"needs the key '{missing[0]}'"
+    elif _excluded(error):
+        yield steps, f"give {' or '.join(_excluded(error))}, not both"
     elif error.validator == "anyOf" and _is_types(error):
         names = error.instance
         names = names if isinstance(names, list) else [names]
@@ -163,12 +170,19 @@ def _place_of(error: jsonschema.ValidationError) -> Steps:
     steps: Steps = tuple(error.absolute_path)
     if [None, *error.absolute_schema_path][-2] == "propertyNames":
         return (*steps, error.instance)
-    if error.validator == "not" and isinstance(error.instance, dict):
-        # Of mutually exclusive keys, blame the last one.
-        no = error.validator_value
-        keys = no.get("required", ()) if isinstance(no, dict) else ()
-        return (*steps, *[key for key in error.instance if key in keys][-1:])
+    excluded = _excluded(error)
+    if excluded:  # blame the last one
+        last = [key for key in error.instance if key in excluded][-1]
+        return (*steps, last)
     return steps
+
+
+def _excluded(error: jsonschema.ValidationError) -> List[str]:
+    """Return the keys of which a mapping may have only one."""
+    no = error.validator_value
+    is_rule = error.validator == "not" and isinstance(no, dict)
+    is_rule = is_rule and isinstance(error.instance, dict)
+    return list(no.get("required", ())) if is_rule else []
 
 
 def _properties(schema: Any) -> Mapping[str, Any]:
@@ -208,7 +222,7 @@ def _hint(error: jsonschema.ValidationError) -> str:
     Advice must be right: it is given only if it makes the value valid.
     """
     if error.validator != "type":
-        return ""
+        return "; it is empty" if error.instance == "" else ""
     value, types = error.instance, set(_types(error))
     is_type = _Validator.TYPE_CHECKER.is_type
     kinds = [words for name, words in _TYPES.items() if is_type(value, name)]

@@ -148,16 +148,31 @@ class Loader:
         """Check a file as if it was in the folder, in the place of its name.
 
         A file in a folder ``backends`` is a backend, one elsewhere a task.
+        The faults of a task's backend are also its own.
         """
         if file.is_dir():
             what = "is a folder; to check one: --check --config-dir DIR"
             return unreadable(file, what)
         kind = file.absolute().parent.name
-        if kind not in ("backends", "tasks"):
+        is_guess = kind not in ("backends", "tasks")
+        if is_guess:
             kind = "" if file.name == "agent.yml" else "tasks"
         self._new = {self.folder / kind / file.name: file}
-        self.load()
-        return next(d for d in self._documents if d.path == file)
+        config = self.load()
+        document = next(d for d in self._documents if d.path == file)
+        keys = document.value if isinstance(document.value, dict) else {}
+        no_task = keys and not keys.keys() & {*models.TASK_SCHEMA["required"]}
+        if is_guess and kind and no_task:
+            what = (
+                "is checked as a task; to check a backend, put it in a folder "
+                "'backends'"
+            )
+            document.faults = [Fault(file, 0, "", what)]
+        if kind == "tasks" and not document.is_sound("backend"):
+            folder = self.folder / "backends"
+            causes = self.folder, folder, folder / f"{keys.get('backend')}.yml"
+            document.faults += [f for f in config.faults if f.path in causes]
+        return document
 
     def _look_at_folder(self) -> None:
         """Warn about files that look like configuration but are not read."""
@@ -277,8 +292,11 @@ class Loader:
                 others = sorted(holders[claims[path]] - {path})
                 if others:
                     files = ", ".join(map(str, others))
-                    what = f"{files} has a task of this name on this channel"
-                    document.add(("name",), what)
+                    have = "have" if len(others) > 1 else "has"
+                    what = (
+                        f"{files} {have} a task of this name on this channel"
+                    )
+                    document.add(("name",), f"{what}: rename one")
                     told.add(path)
             if len(told) == before:
                 return tuple(in_force.values())

@@ -215,7 +215,7 @@ def parse_agent(
         return None
     keys, node = dict(value), value.get("node")
     if isinstance(node, dict) and {"state", "state_command"} <= node.keys():
-        what = "only one of state and state_command can be given"
+        what = "give state or state_command, not both"
         document.add(("node", "state_command"), what)
     for key, least in LEAST_SIZES.items():
         if key in value and document.is_sound(key):
@@ -254,7 +254,8 @@ def parse_backend(
     document.validate(options, *(kind.options_schema for kind in kinds))
     if document.faults or not kind:
         return None
-    permissions.check_files(document, options, kind.options_schema)
+    schema = kind.options_schema
+    permissions.check_files(document, options, schema, checking=checking)
     for key, what in kind.risks(options).items():
         document.warn((key,), what)
     return BackendConfig(document.path, name, type_name, options)
@@ -376,7 +377,8 @@ def _try_broker(
         return
     if not document.value.get("enabled", True):
         return
-    permissions.check_files(document, options, kind.options_schema, at)
+    schema = kind.options_schema
+    permissions.check_files(document, options, schema, at, checking)
     try:
         for key, program in broker.programs().items():
             permissions.check_program(document, (*at, key), program)

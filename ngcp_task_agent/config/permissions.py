@@ -32,6 +32,7 @@ _ROOT = frozenset({0})
 # The formats of strings in a plugin's options.
 _KINDS = ("file", "secret-file", "secret")
 _ONLY_ROOT = "only root may decide what root runs"
+_ELSEWHERE = "use a folder where only root can write"
 
 
 def read(path: Path, is_trusted: bool = False) -> Document:
@@ -48,7 +49,10 @@ def read(path: Path, is_trusted: bool = False) -> Document:
             if os.geteuid() == 0 and not is_trusted:
                 flaws = list(_flaws(path, status))
                 if flaws:
-                    faults = [flaw.fault(_ONLY_ROOT) for flaw in flaws]
+                    faults = [
+                        Fault(flaw.path, 0, "", flaw.told(_ONLY_ROOT))
+                        for flaw in flaws
+                    ]
                     return Document(path, FAULTY, faults)
             content = file.read(LARGEST_FILE + 1)
             if content is None:  # it would block, as some of /proc do
@@ -92,9 +96,7 @@ def check_program(document: Document, steps: Steps, program: Program) -> None:
     why = _ONLY_ROOT if is_fault else f"others decide what {user.name} runs"
     for path in _candidates(program.run):
         for flaw in _flaws_of(path, _ROOT | {user.uid}):
-            found = flaw.fault(why)
-            if flaw.path == path:
-                found = document.fault(steps, f"{path} {found.what}")
+            found = document.fault(steps, f"{flaw.path} {flaw.told(why)}")
             if is_fault and not flaw.is_group_of_folder:
                 document.faults.append(found)
             else:
@@ -102,33 +104,40 @@ def check_program(document: Document, steps: Steps, program: Program) -> None:
 
 
 def check_files(
-    document: Document, value: Any, schema: Schema, at: Steps = ()
+    document: Document,
+    value: Any,
+    schema: Schema,
+    at: Steps = (),
+    checking: bool = False,
 ) -> None:
     """As root, warn about files that others may change, or secrets they read.
 
     :param at: the steps to a value that is valid against the schema
+    :param checking: also warn about files that do not exist, as any user
     """
-    if os.geteuid() != 0:
-        return
     if isinstance(value, dict):
         for key, inner in schema.get("properties", {}).items():
             if key in value and isinstance(inner, dict):
-                check_files(document, value[key], inner, (*at, key))
+                steps = (*at, key)
+                check_files(document, value[key], inner, steps, checking)
     kind = schema.get("format")
     if not isinstance(value, str) or kind not in _KINDS:
         return
     path = document.path if kind == "secret" else Path(value)
     try:
-        status, (steps, _) = os.stat(path), _components(path)
-    except OSError:
-        return  # whoever reads it will say so
+        status, (found, _) = os.stat(path), _components(path)
+    except OSError as error:
+        # Else whoever reads it will say so.
+        if checking and not isinstance(error, PermissionError):
+            document.warn(at, f"{path} cannot be read: {error.strerror}")
+        return
+    if os.geteuid() != 0:
+        return
     if kind != "secret":
         for flaw in _flaws(path, status):
-            found = flaw.fault("others could change what is read there")
-            if flaw.path == path:
-                found = document.fault(at, f"{path} {found.what}")
-            document.warnings.append(found)
-    folders = [s for s in steps.values() if stat.S_ISDIR(s.st_mode)]
+            why = flaw.told("others could change what is read there")
+            document.warn(at, f"{flaw.path} {why}")
+    folders = [s for s in found.values() if stat.S_ISDIR(s.st_mode)]
     if kind != "file" and status.st_mode & stat.S_IROTH:
         if all(folder.st_mode & stat.S_IXOTH for folder in folders):
             mend = f"fix: chmod o-r {shlex.quote(str(path))}"
@@ -141,7 +150,7 @@ class _Flaw:
     """How others than its owners could change a file.
 
     :ivar path: what they could change: the file, or what leads to it
-    :ivar mend: a shell command, or empty
+    :ivar mend: a shell command, or empty: in another place it would be safe
     :ivar is_group_of_folder: only a group could, by writing to a folder
     """
 
@@ -150,9 +159,10 @@ class _Flaw:
     mend: str = ""
     is_group_of_folder: bool = False
 
-    def fault(self, why: str) -> Fault:
-        mend = f"; fix: {self.mend}" if self.mend else ""
-        return Fault(self.path, 0, "", f"{self.what}: {why}{mend}")
+    def told(self, why: str) -> str:
+        """Return what a fault says about the path."""
+        mend = f"fix: {self.mend}" if self.mend else _ELSEWHERE
+        return f"{self.what}: {why}; {mend}"
 
 
 def _flaws_of(path: Path, owners: AbstractSet[int]) -> List[_Flaw]:

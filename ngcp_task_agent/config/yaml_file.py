@@ -38,7 +38,20 @@ _MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
 _BLANK = "([^\\S \\t\\r\\n]|[\\u200b-\\u200f\\u2060\\ufeff])"
 _BLANK_IN_KEY = re.compile(_BLANK)
 _BLANK_AS_SPACE = re.compile(f"(?m)(?:^|[:?-]) *{_BLANK}")
-# Where a message of PyYAML begins to quote a file, and not YAML's own tokens.
+# How messages of PyYAML begin, and what to say instead.
+_SENTENCES = (
+    ("could not find expected ':'", "a key needs a ': ' after it"),
+    ("but found another document", "a file must have one document"),
+    ("second occurrence", "two anchors have the same name"),
+    ("expected '>'", "the tag is not closed"),
+    (
+        "expected the node content",
+        "a value is missing, or a [ or { is not closed",
+    ),
+    ("expected ',' or", "the {} is not closed, or a comma is missing"),
+    ("found character", "nothing can begin with this character"),
+)
+# Where another begins to quote a file, and not YAML's own tokens.
 _QUOTATION = re.compile(
     r"""(?:(?:,[ ]but[ ]found)?[ ]|^)
     (?!'(?:<[a-z -]+>|[][{}>,:?.!%@`[ ]-]|\\t)')['"]""",
@@ -267,22 +280,28 @@ def _looks_like_a_space(letter: str) -> str:
     return f"the character {name}, which is not a space: write a space"
 
 
-def _in_quotes(letter: str, where: str = "") -> str:
-    return f"if the {letter}{where} begins a string, put it in quotes"
+def _in_quotes(letter: str) -> str:
+    return f"if the {letter} begins a string, put it in quotes"
 
 
 def _explain_syntax(text: str, error: yaml.MarkedYAMLError) -> Tuple[int, str]:
     """Return the line, 0 if unknown, and what is wrong there."""
     context, problem = error.context or "", error.problem or ""
     mark = error.problem_mark or error.context_mark
-    if error.context_mark and context.startswith("while scanning a"):
+    begins = ("while scanning a", "while parsing a tag")
+    if error.context_mark and context.startswith(begins):
         mark = error.context_mark  # where it begins, not where it was noticed
     reason = _QUOTATION.split(problem)[0] or context
+    for begin, sentence in _SENTENCES:
+        reason = sentence if problem.startswith(begin) else reason
     what = " ".join(f"not YAML: {reason}".split())
     if not mark:
         return 0, what
-    begin = error.context_mark if " flow " in context else mark
-    hint = _advice(text, begin or mark, context, problem)
+    start = error.context_mark if " flow " in context else mark
+    start = start or mark
+    bracket = f"{text[start.index : start.index + 1]} of line {start.line + 1}"
+    hint = _advice(text, start, context, problem)
+    what = what.replace("{}", bracket)
     return mark.line + 1, f"{what}; {hint}" if hint else what
 
 
@@ -321,6 +340,5 @@ def _advice(text: str, mark: yaml.Mark, context: str, problem: str) -> str:
     if letter == "\t":
         return "use spaces, not tabs"
     if letter and letter in "*&!%@`|>[{?":
-        where = f" of line {mark.line + 1}" if " flow " in context else ""
-        return _in_quotes(letter, where)
+        return _in_quotes(letter)
     return ""

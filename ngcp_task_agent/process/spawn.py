@@ -148,7 +148,10 @@ def why(error: OSError, command: Command) -> str:
     if error.errno == errno.EACCES:
         return f"'{program}' is not executable for '{command.user.name}'"
     if error.errno == errno.ENOEXEC:
-        return f"'{program}' is not a program that the system can execute"
+        return (
+            f"'{program}' is not a program that the system can execute; a "
+            "script needs #! in its first line"
+        )
     if error.errno == errno.E2BIG:
         return f"the arguments of '{program}' are too long for the system"
     return f"'{program}': {error.strerror}"

@@ -150,7 +150,7 @@ def test_check_of_a_new_file(config: ConfigFolder, tmp_path: Path) -> None:
     new = config.task("new", "true").rename(tmp_path / "new.yml")
     done = run("--check", str(new), "--config-dir", str(config.path))
     assert (done.returncode, done.stdout) == (0, f"{new}: no fault\n")
-    new.write_text("password: !Xk29secret")
+    new.write_text("name: x\npassword: !Xk29secret")
     done = run("--config-dir", str(config.path), f"--check={new}")
     assert (done.returncode, done.stderr) == (78, "")
     assert "put it in quotes" in done.stdout

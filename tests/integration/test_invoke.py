@@ -280,7 +280,8 @@ def test_wrong_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "wrong" not in one.err
         assert "right" not in one.err
     assert "password" in wrong.err
-    assert "uthentication required" in none.err
+    assert "uthentication required; give " in none.err
+    assert "REDISCLI_AUTH" in none.err
     assert "REDISCLI_AUTH" in env.err
 
 

@@ -10,7 +10,9 @@ from ngcp_task_agent.protocol.messages import SURROGATE
 LONGEST_CHANNEL = 512  # characters
 PING_INTERVAL = 10.0  # seconds, by default
 
-_TEXT = {"type": "string", "minLength": 1}
+_TEXT = {"type": "string", "minLength": 1, "title": "a string"}
+# An address may contain colons, but not just one.
+_HOST = r"^([^:/\[\]\s]+|[^:/\[\]\s]*(:[^:/\[\]\s]*){2,})\Z"
 _PATH = {"type": "string", "pattern": "^/", "title": "an absolute path"}
 
 #: JSON Schema of ``backends/NAME.yml``
@@ -18,14 +20,22 @@ OPTIONS: Mapping[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "host": {**_TEXT, "title": "a host name or an address"},
+        "host": {
+            "type": "string",
+            "pattern": _HOST,
+            "title": "a host name or an address, without a port",
+        },
         "port": {
             "type": "integer",
             "minimum": 1,
             "maximum": 65535,
             "title": "a port number, 1 to 65535",
         },
-        "db": {"type": "integer", "minimum": 0, "title": "a database number"},
+        "db": {
+            "type": "integer",
+            "minimum": 0,
+            "title": "a whole number, at least 0",
+        },
         "unix_socket": _PATH,
         "username": _TEXT,
         "password": {**_TEXT, "format": "secret"},
@@ -39,7 +49,7 @@ OPTIONS: Mapping[str, Any] = {
                 "key": {**_PATH, "format": "secret-file"},
             },
             "dependentRequired": {"key": ["cert"]},
-            "title": "a mapping of ca, cert and key; no key without cert",
+            "title": "a mapping of ca, cert and key",
         },
         "ping_interval": {
             "type": "number",
@@ -50,16 +60,10 @@ OPTIONS: Mapping[str, Any] = {
         "allow_replica": {"type": "boolean", "title": "yes or no"},
     },
     "allOf": [
-        {
-            "not": {"required": [one, other]},
-            "title": f"given only one of {one} and {other}",
-        }
-        for one, other in (
-            ("password", "password_file"),
-            ("host", "unix_socket"),
-            ("port", "unix_socket"),
-            ("tls", "unix_socket"),
-        )
+        {"not": {"required": ["password", "password_file"]}},
+        {"not": {"required": ["host", "unix_socket"]}},
+        {"not": {"required": ["port", "unix_socket"]}},
+        {"not": {"required": ["tls", "unix_socket"]}},
     ],
 }
 

@@ -73,6 +73,7 @@ class Subscriber(Reconnector):
         try:
             self._move(State.UP)
             channels = ", ".join(sorted(subscribed))
+            channels = channels or "no channel, as no task uses it"
             text = f"subscribed at {server.place}: {channels}"
             server.say("subscription", "up", journal.BACKEND_UP, text)
             self._on_up()

@@ -428,6 +428,7 @@ async def test_file_that_is_not_a_program(tmp_path: Path) -> None:
     path.chmod(0o755)
     result = await run(run=str(path))
     assert "not a program that the system can execute" in result.error
+    assert result.error.endswith("; a script needs #! in its first line")
 
 
 async def test_argument_too_long_for_the_system() -> None:

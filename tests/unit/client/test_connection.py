@@ -108,6 +108,11 @@ REFUSALS: List[Any] = [
         "refuses the login: .*no password is set",
         id="no-password",
     ),
+    pytest.param(
+        *("AUTH", b"-NOAUTH Authentication required.\r\n"),
+        "refuses the login: Authentication required; give .* REDISCLI_AUTH",
+        id="login-required",
+    ),
 ]
 
 

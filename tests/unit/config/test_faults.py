@@ -27,7 +27,7 @@ SCHEMA = {
         "short": {"maxLength": 3},
         "command": {"format": "shell-words"},
         "names": {"propertyNames": {"maxLength": 3, "title": "short names"}},
-        "one": {"not": {"required": ["b", "a"]}, "title": "a or b"},
+        "one": {"not": {"required": ["b", "a"]}},
     },
 }
 
@@ -159,7 +159,7 @@ FAULTS = [
     ),
     pytest.param(
         "name: x\none:\n  a: 1\n  b: 1\n  c: 1",
-        "x.yml:4: one.b: must be a or b",
+        "x.yml:4: one.b: give b or a, not both",
         id="keys-that-exclude-each-other",
     ),
     pytest.param(

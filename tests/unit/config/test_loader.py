@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import List
@@ -388,12 +389,68 @@ def test_checks_a_new_task(folder: Path, tmp_path: Path) -> None:
     assert fault.startswith(f"{new}:5: foo: unknown key")
 
 
+def test_checks_whether_files_exist(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    new = write(
+        tmp_path / "backends/redis.yml",
+        f"password_file: {missing}\ntls:\n  ca: {missing}\n",
+    )
+    assert Loader(tmp_path).load().warnings == ()
+    what = f"{missing} cannot be read: No such file or directory"
+    assert check(tmp_path, new) == [
+        f"{new}:1: password_file: {what}",
+        f"{new}:3: tls.ca: {what}",
+    ]
+
+
+def test_says_why_the_backend_of_a_task_cannot_be_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = task(tmp_path, "new")
+    write(folder / "backends/fake.yml", "port: x\n")
+    faults = check(folder, new)
+    assert [fault.partition(": must")[0] for fault in faults] == [
+        f"{new}:2: backend: 'fake' cannot be used: it has faults",
+        f"{folder}/backends/fake.yml:1: port",
+    ]
+    listed = os.listdir
+
+    def refuse(path: Path) -> List[str]:
+        if path == folder / "backends":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    denied = f"{folder}/backends: cannot be read: Permission denied"
+    assert denied in check(folder, new)
+
+
+def test_checks_a_backend_in_another_folder(
+    folder: Path, tmp_path: Path
+) -> None:
+    new = write(tmp_path / "fake.yml", "host: a\nport: 1\n")
+    assert check(folder, new) == [
+        f"{new}: is checked as a task; to check a backend, put it in a folder "
+        "'backends'"
+    ]
+    # Nothing says that these are no tasks.
+    for text in ("", "name: x\n"):
+        new.write_text(text)
+        assert "checked as" not in check(folder, new)[0]
+
+
 def test_checks_a_new_task_of_a_known_name(
     folder: Path, tmp_path: Path
 ) -> None:
     new = task(tmp_path, "ping", file="new")
     (fault,) = check(folder, new)
-    assert f"{folder}/tasks/ping.yml has a task of this name" in fault
+    other = folder / "tasks/ping.yml"
+    assert fault.endswith(
+        f"{other} has a task of this name on this channel: rename one"
+    )
+    task(folder, "ping", file="twin")
+    assert f"ping.yml, {folder}/tasks/twin.yml have a" in check(folder, new)[0]
+    (folder / "tasks/twin.yml").unlink()
     # It would replace the file of its own name.
     assert check(folder, task(tmp_path, "ping")) == []
     assert check(folder, folder / "tasks/ping.yml") == []

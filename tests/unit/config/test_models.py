@@ -287,7 +287,7 @@ AGENT_FAULTS = [
     pytest.param(
         "node: {state: active, state_command: [x]}",
         "node.state_command",
-        "only one",
+        "give state or state_command, not both",
         id="state-and-command",
     ),
     pytest.param("node: {status: 1}", "node.status", "status", id="status"),
@@ -392,6 +392,10 @@ BACKEND_OPTIONS = [
         {"tls": {"ca": "/a", "cert": "/b", "key": "/c"}},
         id="tls",
     ),
+    *(
+        pytest.param(f"host: '{host}'", {"host": host}, id=f"host-{host}")
+        for host in ("a-b.c", "10.0.0.1", "::1", "fe80::1%eth0")
+    ),
     pytest.param("tls: {}", {"tls": {}}, id="tls-with-the-system's-ca"),
     pytest.param("ping_interval: 0.5", {"ping_interval": 0.5}, id="ping"),
 ]
@@ -422,17 +426,36 @@ BACKEND_FAULTS = [
     pytest.param("type:", "1: type: ", "it is empty", id="type-empty"),
     pytest.param("hots: x", "1: hots: ", "mean 'host'?", id="unknown"),
     pytest.param("host: 1", "1: host: ", "host name", id="host"),
-    pytest.param("host: ''", "1: host: ", "host name", id="host-empty"),
+    pytest.param("host: ''", "1: host: ", "it is empty", id="host-empty"),
+    *(
+        pytest.param(
+            f"host: {host}", "1: host: ", "without a port", id=f"host-{host}"
+        )
+        for host in ("redis://a", "a:6379", "'[::1]'", "a b", "redis://a:1")
+    ),
     pytest.param("port: '1'", "1: port: ", "1 to 65535", id="port"),
     pytest.param("port: 0", "1: port: ", "1 to 65535", id="port-0"),
     pytest.param("port: 65536", "1: port: ", "1 to 65535", id="port-high"),
     pytest.param("port: 6379.0", "1: port: ", "1 to 65535", id="port-float"),
-    pytest.param("db: -1", "1: db: ", "database", id="db"),
+    pytest.param("db: -1", "1: db: ", "at least 0", id="db"),
     pytest.param("unix_socket: x", "1: unix_socket: ", "path", id="socket"),
-    pytest.param("username: ''", "1: username: ", "", id="username"),
+    pytest.param(
+        "username: ''", "1: username: ", "; it is empty", id="username"
+    ),
     pytest.param("password: 7", "1: password: ", "quotes", id="password"),
     pytest.param("password_file: p", "1: password_file: ", "path", id="file"),
-    pytest.param("tls: yes", "1: tls: ", "mapping", id="tls"),
+    pytest.param(
+        "tls: yes",
+        "1: tls: ",
+        "must be a mapping of ca, cert and key; write {}",
+        id="tls",
+    ),
+    pytest.param(
+        "tls:\n  key: /x",
+        "2: tls.key: ",
+        "needs the key 'cert'",
+        id="tls-key-alone",
+    ),
     pytest.param("tls: {ca: x}", "1: tls.ca: ", "path", id="tls-ca"),
     pytest.param(
         "tls: {x: /y}", "1: tls.x: ", "unknown key", id="tls-unknown"
@@ -444,25 +467,25 @@ BACKEND_FAULTS = [
     pytest.param(
         "password: x\npassword_file: /y",
         "2: password_file: ",
-        "only one of password",
+        "give password or password_file, not both",
         id="two-passwords",
     ),
     pytest.param(
         "host: x\nunix_socket: /y",
         "2: unix_socket: ",
-        "only one of host",
+        "give host or unix_socket, not both",
         id="two-addresses",
     ),
     pytest.param(
         "unix_socket: /y\nport: 1",
         "2: port: ",
-        "only one of port",
+        "give port or unix_socket, not both",
         id="port-of-a-socket",
     ),
     pytest.param(
         "unix_socket: /y\n\ntls: {}",
         "3: tls: ",
-        "only one of tls",
+        "give tls or unix_socket, not both",
         id="tls-on-a-socket",
     ),
 ]
@@ -580,6 +603,9 @@ COMMAND_FAULTS = [
     pytest.param("run: echo hello", ".run: ", "go into args", id="run-args"),
     pytest.param("{run: a, rum: b}", ".rum: ", "unknown key", id="unknown"),
     pytest.param("{run: a, as_user: 0}", ".as_user: ", "user", id="user"),
+    pytest.param(
+        "{run: a, as_user: ''}", ".as_user: ", "it is empty", id="nobody"
+    ),
     pytest.param("{run: a, args: 1}", ".args: ", "shell", id="args"),
     pytest.param(
         "{run: a, args: [1]}", ".args[0]: ", "string", id="args-item"
@@ -714,6 +740,9 @@ TASK_FAULTS = [
         "max_queued", "100001", "6: max_queued: ", "0 to", id="queued-many"
     ),
     pytest.param("allow_src", "web*", "6: allow_src: ", "list", id="allow"),
+    pytest.param(
+        "allow_src", "['']", "6: allow_src[0]: ", "it is empty", id="src"
+    ),
     pytest.param(
         "allow_src", "[1]", "6: allow_src[0]: ", "string", id="allow-item"
     ),

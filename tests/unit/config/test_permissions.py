@@ -133,6 +133,7 @@ def test_folder_writable_by_everyone(file: Path, mode: int) -> None:
 def test_folder_of_another_user(file: Path, tmp_path: Path) -> None:
     os.chown(file.parent, SOMEBODY, 0)
     assert f"{file.parent}: belongs to" in fault(file)
+    assert fault(file).endswith("; use a folder where only root can write")
 
 
 @needs_root
@@ -267,8 +268,10 @@ def test_a_program_writable_by_others(program: Path, mode: int) -> None:
 def test_a_program_in_a_folder_of_another_user(program: Path) -> None:
     os.chown(program.parent, SOMEBODY, 0)
     ((fault,), _) = look_at(str(program))
+    # No command: it may be the user's home.
     assert fault == (
-        f"{program.parent}: belongs to the user {SOMEBODY}: {_ONLY_ROOT}"
+        f"x.yml:1: run: {program.parent} belongs to the user {SOMEBODY}: "
+        f"{_ONLY_ROOT}; use a folder where only root can write"
     )
 
 
@@ -278,7 +281,9 @@ def test_a_program_in_a_folder_of_a_group(program: Path) -> None:
     program.parent.chmod(0o775)
     faults, (warning,) = look_at(str(program))
     assert faults == []
-    assert warning.startswith(f"{program.parent}: is writable by the group ")
+    assert warning.startswith(
+        f"x.yml:1: run: {program.parent} is writable by the group "
+    )
     assert warning.endswith(
         f"fix: chmod go-w {shlex.quote(str(program.parent))}"
     )
@@ -318,7 +323,7 @@ def test_a_program_that_anyone_may_create(
     assert look_at(f"{place}/{missing}") == ([], [])
     place.chmod(0o757)
     ((fault,), _) = look_at(f"{place}/{missing}")
-    assert fault.startswith(f"{place}: is writable by everyone: ")
+    assert fault.startswith(f"x.yml:1: run: {place} is writable by everyone: ")
 
 
 @needs_root
@@ -334,7 +339,7 @@ def test_a_program_that_is_looked_up(
     assert look_at("program") == ([], [])
     folders[0].chmod(0o777)
     ((fault,), _) = look_at("program")
-    assert fault.startswith(f"{folders[0]}: is writable by everyone")
+    assert f" run: {folders[0]} is writable by everyone" in fault
     assert len(look_at("missing")[0]) == 2
 
 
@@ -350,8 +355,8 @@ def test_a_program_that_another_user_runs(program: Path) -> None:
     assert warnings == [
         f"x.yml:1: run: {program} is writable by everyone: others decide what "
         f"them runs; fix: chmod go-w {quoted}",
-        f"{folder}: belongs to the user {SOMEBODY + 1}: others decide what "
-        "them runs",
+        f"x.yml:1: run: {folder} belongs to the user {SOMEBODY + 1}: others "
+        "decide what them runs; use a folder where only root can write",
     ]
 
 

@@ -168,10 +168,6 @@ def _text(letter: str) -> str:
     return f"if the {letter} begins a string, put it in quotes"
 
 
-def _open(letter: str) -> str:
-    return f"if the {letter} of line 1 begins a string, put it in quotes"
-
-
 def _space(code: str) -> str:
     return f"here or above is the character U+{code}, which is not a space"
 
@@ -196,13 +192,14 @@ HINTS = [
     pytest.param("a: @b", 1, _text("@"), id="at"),
     pytest.param("a: `b`", 1, _text("`"), id="backtick"),
     pytest.param("a: !b", 1, _text("!"), id="exclamation-mark"),
+    pytest.param("a: !<b c", 1, _text("!"), id="tag"),
     pytest.param("a: |b", 1, _text("|"), id="bar"),
     pytest.param("a: >b", 1, _text(">"), id="greater"),
     pytest.param("a: ? b", 1, _text("?"), id="question-mark"),
     pytest.param("a: [b]+", 1, _REST, id="expression"),
-    pytest.param("a: [[b]+]", 1, _open("["), id="expression-in-a-list"),
-    pytest.param("a: [b\nc: d", 2, _open("["), id="list-without-end"),
-    pytest.param("a: {b: 1\nc: d", 2, _open("{"), id="mapping-without-end"),
+    pytest.param("a: [[b]+]", 1, _text("["), id="expression-in-a-list"),
+    pytest.param("a: [b\nc: d", 2, _text("["), id="list-without-end"),
+    pytest.param("a: {b: 1\nc: d", 2, _text("{"), id="mapping-without-end"),
     pytest.param("a: {b}+", 1, _REST, id="braces"),
     pytest.param("a: 'it's'", 1, _OTHER, id="quote-in-quotes"),
     pytest.param('a: "b" c', 1, _OTHER, id="more-after-quotes"),
@@ -229,6 +226,44 @@ HINTS = [
 def test_advice(text: str, line: int, hint: str) -> None:
     (fault,) = read(text).faults
     assert (fault.line, fault.what.partition("; ")[2]) == (line, hint)
+
+
+_KEY = "a key needs a ': ' after it"
+_VALUE = "a value is missing, or a [ or { is not closed"
+_ANCHORS = "two anchors have the same name"
+_FIRST = "nothing can begin with this character"
+
+
+def _unclosed(bracket: str) -> str:
+    return f"the {bracket} of line 1 is not closed, or a comma is missing"
+
+
+SENTENCES = [
+    pytest.param("a: [b, c\nd: e", 2, _unclosed("["), id="list"),
+    pytest.param("a: [b, c", 1, _unclosed("["), id="last-list"),
+    pytest.param("a: {b: [c]\nd: e", 2, _unclosed("{"), id="mapping"),
+    pytest.param("a: {b: [c\nd: e", 2, _unclosed("["), id="inner-list"),
+    pytest.param("a: [b", 1, _unclosed("["), id="list-of-one"),
+    pytest.param("a: [", 1, _VALUE, id="list-of-none"),
+    pytest.param("a: ,b", 1, _VALUE, id="comma"),
+    pytest.param("a: 1\nb:2\nc: 3", 2, _KEY, id="no-space"),
+    pytest.param("a: 1\nb 2", 2, _KEY, id="no-colon"),
+    pytest.param("a: %b", 1, _FIRST, id="percent"),
+    pytest.param("a: [|b]", 1, _FIRST, id="bar-in-a-list"),
+    pytest.param("a:\n\tb: 1", 2, _FIRST, id="tab"),
+    pytest.param(
+        "a: 1\n---\nb: 2", 2, "a file must have one document", id="two"
+    ),
+    pytest.param("a: !<b c", 1, "the tag is not closed", id="tag"),
+    pytest.param("a: &b c\nd: &b e", 2, _ANCHORS, id="anchors"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "sentence"), SENTENCES)
+def test_says_what_is_wrong(text: str, line: int, sentence: str) -> None:
+    (fault,) = read(text).faults
+    what = fault.what.partition("; ")[0]
+    assert (fault.line, what) == (line, f"not YAML: {sentence}")
 
 
 SECRET = "Xk29secret"

@@ -90,7 +90,7 @@ def test_check_of_a_new_file(
     said = capfd.readouterr().out.splitlines()
     assert said == [
         f"{new}:1: name: {folder}/tasks/x.yml has a task of this name on this "
-        "channel",
+        "channel: rename one",
         f"{new}:5: broker_options.run: there is no program 'no-such-program' "
         f"in {PATH} (a warning)",
     ]

@@ -82,6 +82,14 @@ async def test_receives_and_answers(journal_records: Records) -> None:
     assert not journal_records.of(journal.BACKEND_DOWN)
 
 
+async def test_says_that_there_is_no_task(journal_records: Records) -> None:
+    bench = Bench({}, FakeServer().dial)
+    await bench.backend.start(frozenset())
+    await bench.stop(5)
+    (up,) = journal_records.texts(journal.BACKEND_UP)
+    assert up.endswith(" 127.0.0.1:6379: no channel, as no task uses it")
+
+
 async def test_the_channels_can_change() -> None:
     server = FakeServer()
     async with started(server) as bench:
