@@ -232,10 +232,10 @@ class CommandWork(Work):
 
     async def run(self) -> Result:
         try:
-            command = await self._broker.command(self._request)
+            # No other reference: standard input can be large.
+            self._process = Process(await self._broker.command(self._request))
             if self._stopped:
                 return Result(error="the agent is stopping")
-            self._process = Process(command)
             ended = await self._process.run()
         except CannotStart as error:
             return Result(error=f"the command cannot be started: {error}")

@@ -147,12 +147,14 @@ def find(
             named = [t for t in tasks if t.name == task]
             notes.append(f"{backends[wanted[0]].path}: says where Redis is")
         else:
-            faults = config and _faults_in(config, config_dir / "backends")
-            if faults or backends:
-                raise NoAddress(
-                    "this node's configuration has no usable backend: "
-                    f"{faults[0] if faults else f'none is a {_TYPE}'}"
-                )
+            why = [f"none is a {_TYPE}"] if backends else []
+            if config:
+                # A file that is not read was meant to say something.
+                faults = _faults_in(config, config_dir / "backends")
+                why = [*map(str, [*faults, *config.warnings]), *why]
+            if why:
+                what = "this node's configuration has no usable backend"
+                raise NoAddress(f"{what}: {why[0]}")
             assumed = True
             notes.append(
                 f"nothing says where Redis is: trying {describe_server({})}"

@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Iterable, List, NoReturn, Optional, TextIO
@@ -43,6 +44,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     wrong command line; 74 when standard output cannot be written; 78 for a
     configuration with faults or with nothing to run.
     """
+    # Python would write them to standard error, past the log and its bounds:
+    # one for each regular expression that a client sends, for example.
+    warnings.simplefilter("ignore")
     out, err = io.StringIO(), io.StringIO()
     try:
         # argparse and print() do not report that these cannot be written.

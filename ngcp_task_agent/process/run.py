@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import enum
 import os
 import signal
@@ -138,6 +139,8 @@ class Process:
                     "contains NUL or cannot be encoded"
                 ) from None
             undo.pop_all()
+        # It has its own copy of what it reads.
+        self._command = dataclasses.replace(command, stdin=None)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)

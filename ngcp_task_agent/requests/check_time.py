@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType, TracebackType
-from typing import Optional, Type
+from types import FrameType
+from typing import Callable, Optional, TypeVar
 
 from ngcp_task_agent.errors import Rejected
 
@@ -19,11 +19,17 @@ LONGEST = 0.03  # seconds that a check may take
 SHARE = 0.2  # seconds of a task's checks, per second
 SHORT = 0.001  # seconds that no other request notices
 LONG_COSTS = 4  # a longer check takes this much more of the task's share
-# One that has to be ended takes all of it.
-# While the loop does the work that a long check delayed.
-_HURRIED = 0.004  # seconds that a check may take
-_PAUSE = 4  # times the length of the long check
+PROBATION = 10.0  # seconds after a check of a task had to be ended
+
+# After a long check, the loop has other work for this many times its length.
+_PAUSE = 4
+# Meanwhile, seconds that a check of another task may take: of the first few
+# tasks that use them up, within a second, and of those that follow.
+_SHORTER, _SHORTEST = LONGEST / 2, 0.004
+_FEW = 3
 _AGAIN = 0.01  # seconds to the next interrupt, should one have no effect
+
+_Checked = TypeVar("_Checked")
 
 
 class LoopTime:
@@ -31,14 +37,30 @@ class LoopTime:
 
     def __init__(self) -> None:
         self._free_at = 0.0
+        self._ended, self._since = 0, 0.0  # checks of good tasks, since when
 
-    def limit(self) -> float:
-        """Return the seconds that a check may take now."""
-        return LONGEST if time.monotonic() >= self._free_at else _HURRIED
+    def limit(self, is_good: bool) -> float:
+        """Return the seconds that a check may take now; 0 for none.
 
-    def spend(self, seconds: float) -> None:
+        :param is_good: whether the task is not on probation
+        """
+        if time.monotonic() >= self._free_at:
+            return LONGEST
+        if not is_good:
+            return 0.0
+        return _SHORTER if self._ended < _FEW else _SHORTEST
+
+    def spend(self, seconds: float, is_new: bool) -> None:
+        """Take the time of a check.
+
+        :param is_new: whether it put its task on probation
+        """
+        now = time.monotonic()
         if seconds > SHORT:
-            self._free_at = time.monotonic() + _PAUSE * seconds
+            self._free_at = max(self._free_at, now + _PAUSE * seconds)
+        if now - self._since > 1.0:
+            self._ended, self._since = 0, now
+        self._ended += is_new
 
 
 class Overrun(BaseException):
@@ -49,60 +71,60 @@ class Overrun(BaseException):
 
 
 class CheckTime:
-    """The time for one task's checks: ``with check_time:`` limits a check.
-
-    Works in the main thread only.  Interrupts Python code, and Python's
-    regular expressions, which look for signals.
-
-    :raises Rejected: when the time is used up
-    """
+    """The time for one task's checks."""
 
     def __init__(self, loop_time: LoopTime) -> None:
         self._loop_time = loop_time
         # What was left of the task's share, and when.
         self._left, self._at = SHARE, time.monotonic()
-        self._begin = self._limit = 0.0
-        self._is_on = False
+        self._good_from = 0.0
+        self._end: Optional[float] = None  # of the check that runs
 
-    def __enter__(self) -> None:
+    def run(self, check: Callable[[], _Checked]) -> _Checked:
+        """Check, and return what the check returns.
+
+        Works in the main thread only.  Interrupts Python code, and Python's
+        regular expressions, which look for signals; other C code delays the
+        interrupt.
+
+        :raises Rejected: when the time is used up
+        """
         now = time.monotonic()
         gained = SHARE * (now - self._at)
         self._left, self._at = min(SHARE, self._left + gained), now
-        if self._left <= 0:
+        is_good = now >= self._good_from
+        limit = self._loop_time.limit(is_good)
+        if self._left <= 0 or not limit:
             raise _busy()
-        self._limit = self._loop_time.limit()
-        self._begin = time.thread_time()
-        self._is_on = True
+        begin = time.thread_time()
+        overrun = False
         signal.signal(signal.SIGVTALRM, self._interrupt)
-        signal.setitimer(signal.ITIMER_VIRTUAL, self._limit, _AGAIN)
+        self._end = begin + limit
+        signal.setitimer(signal.ITIMER_VIRTUAL, limit, _AGAIN)
+        try:
+            return check()
+        except Overrun:
+            overrun = True
+        finally:
+            self._end = None
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            took = time.thread_time() - begin
+            self._left -= took if took <= SHORT else took * LONG_COSTS
+            self._loop_time.spend(took, is_new=overrun and is_good)
+        self._left = min(self._left, 0.0) - SHARE
+        self._good_from = self._at + PROBATION
+        if limit < LONGEST:
+            raise _busy()
+        raise Rejected(f"the data takes more than {LONGEST:g} s to check")
 
     def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
-        # The timer counts the time of other threads, too, and the signal can
-        # still arrive just after the check has ended.
-        if self._is_on and self._took() >= self._limit:
+        # The timer counts the time of other threads, too.
+        if self._end is None or time.thread_time() < self._end:
+            return
+        # Not in run() itself: it could then not clean up.  If the check is
+        # still to begin, the next interrupt ends it.
+        if frame and frame.f_code is not CheckTime.run.__code__:
             raise Overrun
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self._is_on = False
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        took = self._took()
-        self._left -= took if took <= SHORT else took * LONG_COSTS
-        self._loop_time.spend(took)
-        if kind is Overrun:
-            self._left = min(self._left, 0.0) - SHARE
-            if self._limit < LONGEST:
-                raise _busy() from None
-            raise Rejected(
-                f"the data takes more than {LONGEST:g} s to check"
-            ) from None
-
-    def _took(self) -> float:
-        return time.thread_time() - self._begin
 
 
 def _busy() -> Rejected:

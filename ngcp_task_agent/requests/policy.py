@@ -44,8 +44,10 @@ class Policy:
             )
         if self._validator is None and request.data is None:
             return self._broker.prepare(request)  # nothing to check
-        with self._time:
-            if self._validator is not None:
-                data = self._broker.data(request)
-                validate.check_data(self._validator, data)
-            return self._broker.prepare(request)
+        return self._time.run(lambda: self._check_data(request))
+
+    def _check_data(self, request: Request) -> Work:
+        if self._validator is not None:
+            data = self._broker.data(request)
+            validate.check_data(self._validator, data)
+        return self._broker.prepare(request)

@@ -30,8 +30,34 @@ def _exact(number: Union[int, float]) -> Union[int, Fraction]:
     return number if isinstance(number, int) else Fraction(repr(number))
 
 
+def _unique_items(
+    validator: Any, is_unique: bool, items: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    """Check in linear time, and never long without looking for signals.
+
+    jsonschema sorts the items, or compares each with all others.
+    """
+    if is_unique and validator.is_type(items, "array"):
+        seen = set()
+        for item in map(_hashable, items):
+            if item in seen:
+                yield jsonschema.ValidationError("not unique")
+                return
+            seen.add(item)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(v)) for key, v in value.items())
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    # 1 and 1.0 are equal, but 1 and true are not.
+    return (bool, value) if isinstance(value, bool) else value
+
+
 _Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator, {"multipleOf": _multiple_of}
+    jsonschema.Draft202012Validator,
+    {"multipleOf": _multiple_of, "uniqueItems": _unique_items},
 )
 
 # The formats mean the same everywhere: since 3.11, Python takes dates such as
@@ -51,7 +77,8 @@ _FORMATS.checks("regex", (re.error, OverflowError, RecursionError))(
 # To Python, "$" matches before a final line feed, too.
 _END = "(?!(?s:.))"
 _CLASS = r"\[\^?\]?(?:\\.|[^]\\])*\]"
-_END_OR_OTHER = re.compile(rf"(?s:\\.|{_CLASS}|(\$))")
+_COMMENT = r"\(\?#[^)]*\)"
+_END_OR_OTHER = re.compile(rf"(?s:\\.|{_CLASS}|{_COMMENT}|(\$))")
 
 
 def _exact_end(pattern: str) -> str:
@@ -91,7 +118,7 @@ def validator(schema: Union[bool, Mapping[str, Any]]) -> Any:
 def check_data(validator: Any, data: Any) -> None:
     """Find the first broken rule.
 
-    Not bounded in time: ``uniqueItems`` and ``pattern`` can run forever.
+    Not bounded in time: a ``pattern`` can run forever.
 
     :raises Rejected: naming the rule
     """

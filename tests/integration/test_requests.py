@@ -201,6 +201,17 @@ def test_allow_src(config: ConfigFolder, start: Start, client: Client) -> None:
     assert statuses(client.ask("true", src="WEB01a"))[-1] == "done"
 
 
+def test_warnings_of_python_are_no_records(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    """Past the log, they would be unbounded and could block."""
+    config.task("true", "true", data_schema={"format": "regex"})
+    daemon = start()
+    for number in range(3):
+        client.ask("true", data=f"x{number}[[a]")
+    assert "Warning" not in daemon.text()
+
+
 def test_data_schema(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError, InvalidResponse
 
-MAX_REPLY = 64 << 20  # bytes of a message; Redis' own limit is usually 32 MB
+MAX_REPLY = 64 << 20  # bytes of a reply; Redis' own limit is usually 32 MB
 _MOST_ITEMS = 200  # of all arrays in a reply; this also bounds their depth
 _LONGEST_ERROR = 1000  # bytes that are kept
 
@@ -29,7 +29,7 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
 
     def __init__(self, socket_read_size: int) -> None:
         super().__init__(socket_read_size)
-        self._items = 0
+        self._items = self._room = 0
 
     def on_connect(self, connection: Any) -> None:
         self._stream = connection._reader
@@ -42,7 +42,7 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
         :raises ConnectionError: when the server has closed the connection
         :raises InvalidResponse: for a reply that is too large, or is none
         """
-        self._items = 0
+        self._items, self._room = 0, MAX_REPLY
         try:
             if self._stream:
                 return await self._read(self._stream)
@@ -68,10 +68,10 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
                 return None
             if kind == b"*":
                 return [await self._read(stream) for _ in range(size)]
-            if size > MAX_REPLY:
+            self._room -= size
+            if self._room < 0:
                 raise InvalidResponse(
-                    f"it sends a message of {size} bytes: the limit is "
-                    f"{MAX_REPLY >> 20} MiB"
+                    f"it sends a reply of more than {MAX_REPLY >> 20} MiB"
                 )
             return (await stream.readexactly(size + 2))[:-2]
         if kind == b"+":

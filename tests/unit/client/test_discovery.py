@@ -237,6 +237,16 @@ def test_no_backend_is_a_redis(
         folder.find("t")
 
 
+@pytest.mark.parametrize("name", ["backends/redis.yaml", "backend/redis.yml"])
+def test_no_server_is_guessed_beside_a_misnamed_file(
+    name: str, folder: Folder
+) -> None:
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    folder.write(name, {"host": "r"})
+    with pytest.raises(NoAddress, match="no usable backend: .* is not read: "):
+        folder.find("t")
+
+
 def forbid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody read a path; root may read all files."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
+import time
 from typing import Callable
 
 import pytest
 
 from ngcp_task_agent.errors import Rejected
-from ngcp_task_agent.requests.check_time import CheckTime, LoopTime
+from ngcp_task_agent.requests import check_time
+from ngcp_task_agent.requests.check_time import LONGEST, CheckTime, LoopTime
 
 
 def spin() -> None:
@@ -32,8 +35,7 @@ def careless() -> None:
 @pytest.mark.parametrize("work", [spin, match, careless])
 def test_interrupts_slow_work(work: Callable[[], None]) -> None:
     with pytest.raises(Rejected, match="takes more than 0.03 s to check"):
-        with CheckTime(LoopTime()):
-            work()
+        CheckTime(LoopTime()).run(work)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -46,21 +48,83 @@ def test_an_interrupt_that_is_lost_is_repeated() -> None:
         Swallowing()
         spin()
 
-    with pytest.raises(Rejected), CheckTime(LoopTime()):
-        work()
+    with pytest.raises(Rejected):
+        CheckTime(LoopTime()).run(work)
+
+
+def test_no_interrupt_comes_after_the_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Checks that end when their time is up, more or less."""
+    monkeypatch.setattr(check_time, "LONGEST", 0.004)
+    monkeypatch.setattr(check_time, "SHARE", 1e9)
+
+    def spend(seconds: float) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    ended = 0
+    for number in range(300):
+        try:
+            CheckTime(LoopTime()).run(
+                functools.partial(spend, number % 12 / 1000)
+            )
+        except Rejected:
+            ended += 1
+    spend(0.05)  # an interrupt now would be an error
+    assert 0 < ended < 300
 
 
 def test_does_not_interrupt_fast_work() -> None:
     time_left = CheckTime(LoopTime())
-    for _ in range(100):
-        with time_left:
-            pass
+    assert [time_left.run(lambda: "done") for _ in range(100)] == [
+        "done"
+    ] * 100
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
-def test_errors_pass() -> None:
+@pytest.mark.parametrize("error", [ValueError("mine"), Rejected("mine")])
+def test_errors_pass(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
     time_left = CheckTime(LoopTime())
-    with pytest.raises(ValueError, match="mine"), time_left:
-        raise ValueError("mine")
-    with pytest.raises(Rejected, match="mine"), time_left:
-        raise Rejected("mine")
+    with pytest.raises(type(error), match="mine"):
+        time_left.run(fail)
+    assert time_left.run(lambda: True)
+
+
+def test_many_tasks_do_not_take_the_loop_at_once() -> None:
+    loop_time, begin = LoopTime(), time.thread_time()
+    for _ in range(40):
+        with pytest.raises(Rejected):
+            CheckTime(loop_time).run(spin)
+    assert time.thread_time() - begin < 40 * LONGEST / 2
+
+
+def test_others_may_take_some_time_meanwhile() -> None:
+    def some() -> str:
+        end = time.thread_time() + LONGEST / 4
+        while time.thread_time() < end:
+            pass
+        return "done"
+
+    loop_time = LoopTime()
+    with pytest.raises(Rejected):
+        CheckTime(loop_time).run(spin)
+    assert CheckTime(loop_time).run(some) == "done"
+
+
+def test_a_task_is_on_probation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it has no check while the loop has other work."""
+    loop_time = LoopTime()
+    bad, other = CheckTime(loop_time), CheckTime(loop_time)
+    monkeypatch.setattr(check_time, "SHARE", 1e9)  # that is no limit here
+    for each in (bad, other):
+        with pytest.raises(Rejected):
+            each.run(spin)
+    with pytest.raises(Rejected, match="busy: "):
+        bad.run(lambda: "done")
+    monkeypatch.setattr(check_time, "PROBATION", 0.0)
+    assert CheckTime(loop_time).run(lambda: "done") == "done"

@@ -265,6 +265,31 @@ async def test_data_schema(data: Any, rule: Optional[str]) -> None:
     assert reason == f"data_schema: data does not satisfy {rule}"
 
 
+@pytest.mark.parametrize(
+    ("items", "is_unique"),
+    [
+        ([], True),
+        ([1, 2, "1", None, False, "", [], {}, 0], True),
+        ([1, True], True),
+        ([[1], [True], [1, 2], [2, 1]], True),
+        ([{"a": 1}, {"a": 1, "b": 1}, {"a": True}, ["a", 1]], True),
+        ([1, 1.0], False),
+        (["x", "y", "x"], False),
+        ([[{"a": [1, {}]}], [{"a": [1.0, {}]}]], False),
+        ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], False),
+        ([None, None], False),
+        ("xx", True),
+    ],
+)
+async def test_unique_items(items: Any, is_unique: bool) -> None:
+    bench = Bench(
+        FakeBroker(result=Result()), data_schema={"uniqueItems": True}
+    )
+    asked = bench.take(items)
+    await bench.task.finished()
+    assert bench.answers(asked)[-1] == ("done" if is_unique else "rejected")
+
+
 async def test_multiple_of_behind_a_reference() -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -472,9 +497,6 @@ async def test_multiple_of_is_decimal(
 
 ENDLESS: List[Any] = [
     pytest.param({"pattern": "^(a|a)*b$"}, "a" * 60, id="pattern"),
-    pytest.param(
-        {"uniqueItems": True}, [{"n": n} for n in range(40_000)], id="unique"
-    ),
 ]
 
 
@@ -507,6 +529,12 @@ async def test_a_long_check_does_not_delay_those_of_other_tasks() -> None:
     await quick.task.finished()
 
 
+def quick_one(bench: Bench) -> Optional[Request]:
+    """Take a quick request; return it if it is accepted."""
+    asked = bench.take("b")
+    return asked if bench.answers(asked) == ["accepted"] else None
+
+
 async def test_a_task_has_a_share_of_the_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -515,13 +543,14 @@ async def test_a_task_has_a_share_of_the_processor(
         FakeBroker(result=Result()), data_schema={"pattern": "^(a|a)*b$"}
     )
     bench.take("a" * 60)
-    quick = bench.take("b")
+    bench.take("b")
     assert bench.backend.statuses() == ["rejected"] * 2
     assert [r.startswith("busy: ") for r in bench.reasons()] == [False, True]
     monkeypatch.setattr(check_time, "SHARE", 1e9)
-    quick = bench.take("b")
+    # For a moment, the loop has other work.
+    again = await until(lambda: quick_one(bench))
     await bench.task.finished()
-    assert bench.answers(quick) == ["accepted", "done"]
+    assert bench.answers(again) == ["accepted", "done"]
 
 
 async def test_the_brokers_checks_are_limited_too() -> None:

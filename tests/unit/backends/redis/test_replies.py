@@ -18,11 +18,18 @@ from tests.unit.resp import Server
 pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 PATIENCE = Patience(timeout=WITHIN, answer_timeout=WITHIN, settle=0.05)
-LARGEST = 64 << 20  # bytes of a message
+LARGEST = 64 << 20  # bytes of a reply
 LITTLE = 32 << 20  # bytes of memory, most of it the replies in this process
 REPLIES: List[Any] = [
-    pytest.param(b"$600000000\r\n", "message of 600000000 bytes", id="bulk"),
-    pytest.param(b"$%d\r\n" % (LARGEST + 1), "limit is 64 MiB", id="one-more"),
+    pytest.param(b"$600000000\r\n", "reply of more than 64 MiB", id="bulk"),
+    pytest.param(
+        b"$%d\r\n" % (LARGEST + 1), "more than 64 MiB", id="one-more"
+    ),
+    pytest.param(
+        b"*9\r\n$4\r\nmany\r\n$%d\r\n" % LARGEST,
+        "more than 64 MiB",
+        id="together",
+    ),
     pytest.param(b"+" + b"x" * (4 << 20), "sends an endless line", id="line"),
     pytest.param(b"*1\r\n" * 500_000, "more than 200 items", id="deep"),
     pytest.param(
@@ -108,7 +115,7 @@ async def test_a_long_error_is_cut(
 
 
 async def test_the_largest_message(server: Server) -> None:
-    body = bytes(LARGEST)
+    body = bytes(LARGEST - len("message" + "a"))
     async with started(server, ping_interval=60) as bench:
         server.push("a", body)
         await until(lambda: bench.bodies)
