@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,29 +44,40 @@ def measured(
     )
 
 
+# Runs a program, and writes its status and memory to standard output.  A child
+# of the tests themselves would begin with the most memory that these have had.
+_MEASURE = """
+import os, sys
+report = os.dup(1)
+os.dup2(int(sys.argv[1]), 1)
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+code = os.waitstatus_to_exitcode(status)
+os.write(report, b"%d %d" % (code, usage.ru_maxrss))
+"""
+
+
 def measured_program(folder: Path, *words: str, **options: Any) -> Measured:
     begin = time.monotonic()
     out, err = folder / "stdout", folder / "stderr"
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        process = subprocess.Popen(
-            words,
+        report = subprocess.run(
+            [sys.executable, "-c", _MEASURE, str(stdout.fileno()), *words],
             stdin=subprocess.DEVNULL,
-            stdout=stdout,
+            stdout=subprocess.PIPE,
             stderr=stderr,
+            pass_fds=[stdout.fileno()],
             env=environment(),
+            check=True,
             **options,
-        )
-        # Unlike Popen.wait(), this says how much memory it has had.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.WEXITSTATUS(status)
-        if os.WIFSIGNALED(status):
-            process.returncode = -os.WTERMSIG(status)
+        ).stdout
+    status, kilobytes = map(int, report.split())
     done = Measured(
-        process.returncode,
+        status,
         out.read_text(errors="replace"),
         err.read_text(errors="replace"),
         time.monotonic() - begin,
-        usage.ru_maxrss // 1024,
+        kilobytes // 1024,
     )
     assert "Traceback" not in done.err, done.err
     assert "a bug:" not in done.err, done.err

@@ -20,7 +20,7 @@ PATIENCE = 2.0
 # 2**60 steps to find out that it does not match.
 REGEX_BOMB = "a" * 60
 REGEX_SCHEMA: Dict[str, Any] = {"properties": {"n": {"pattern": "^(a|a)*b$"}}}
-# Each is compared with each, as they cannot be sorted; the last is the fault.
+# They cannot be sorted, and the last is the fault.
 UNIQUE_BOMB = [None, *range(700), 699]
 UNIQUE_SCHEMA: Dict[str, Any] = {"properties": {"n": {"uniqueItems": True}}}
 
