@@ -21,19 +21,20 @@ class Limits:
         self.max_request_memory = 0
         self._memory = 0
 
-    def hold(self, size: int) -> None:
-        """Make room for a request that waits or runs, until release().
-
-        :param size: bytes of its text
-        :raises Rejected: when there is too little
+    def check_memory(self, size: int) -> None:
         """
-        size = max(size, LEAST)
-        if self._memory + size > self.max_request_memory:
+        :param size: bytes of a request's text
+        :raises Rejected: when there is too little room for it
+        """
+        if self._memory + max(size, LEAST) > self.max_request_memory:
             raise Rejected(
                 f"busy: the requests that wait and run take {self._memory} "
                 f"of at most {self.max_request_memory} bytes"
             )
-        self._memory += size
+
+    def hold(self, size: int) -> None:
+        """Count a request that waits or runs, until release()."""
+        self._memory += max(size, LEAST)
 
     def release(self, size: int) -> None:
         self._memory -= max(size, LEAST)

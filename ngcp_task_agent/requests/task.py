@@ -60,7 +60,7 @@ class Task:
         try:
             work = self._policy.check(request)
             self._check_room()
-            self._limits.hold(request.size)
+            self._limits.check_memory(request.size)
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
@@ -70,6 +70,7 @@ class Task:
         # At once: every round of the loop delays "accepted".
         reply.accepted()
         self._admitted += 1
+        self._limits.hold(request.size)
         request.forget()
         step = self._run(work, request, reply)
         job = asyncio.get_running_loop().create_task(step)

@@ -665,7 +665,12 @@ async def test_data_schema_that_is_true_or_false(
 async def test_backend_that_fails_takes_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bench = Bench(FakeBroker(result=Result()), max_running=1, max_queued=0)
+    bench = Bench(
+        FakeBroker(result=Result()),
+        agent_limits(memory=LEAST),
+        max_running=1,
+        max_queued=0,
+    )
     with monkeypatch.context() as broken:
         broken.setattr(bench.backend, "send", None)
         with pytest.raises(TypeError):
