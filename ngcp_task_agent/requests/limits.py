@@ -6,7 +6,7 @@ from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.requests.check_time import LoopTime
 from ngcp_task_agent.requests.slots import Slots
 
-LEAST = 4096  # bytes that a request takes besides its text
+LEAST = 4096  # bytes: a request takes some besides its text
 
 
 class Limits:
