@@ -221,8 +221,9 @@ def _finite_number(text: str) -> float:
     return number
 
 
-# A function of ours for each number takes five times as long, so it is called
-# only where one may be too large.
+# A function of ours for each number takes five times as long: for a large
+# message, it is called only if a number may be too large.
+_LARGE = 4096  # characters
 _FAST = json.JSONDecoder(parse_constant=_no_constant)
 _STRICT = json.JSONDecoder(
     parse_constant=_no_constant, parse_float=_finite_number
@@ -244,8 +245,10 @@ def load_json(text: str, what: str = "the message") -> Mapping[str, Any]:
     if nested > MAX_NESTED:
         raise Rejected(f"{what} has more than {MAX_NESTED} arrays and objects")
     try:
-        is_large = _PERHAPS_TOO_LARGE.search(text)
-        value = (_STRICT if is_large else _FAST).decode(text)
+        decoder = _STRICT
+        if len(text) > _LARGE and not _PERHAPS_TOO_LARGE.search(text):
+            decoder = _FAST
+        value = decoder.decode(text)
         is_deep = nested > MAX_DEPTH and _is_deep(value, nested)
     except RecursionError:
         is_deep = True
