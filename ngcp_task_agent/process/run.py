@@ -27,6 +27,7 @@ from ngcp_task_agent.process.spawn import Command, spawn, why
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
 CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
+WATCH_AFTER = 0.005  # seconds until the output of a command is read
 _POLL = 0.02  # seconds between checks of a process that should end
 _READ = 65536  # bytes, a pipe's usual size
 _STDERR_KEPT = 4096  # bytes
@@ -127,10 +128,12 @@ class Process:
                     os.fchown(out, command.user.uid, command.user.gid)
                     os.fchown(err, command.user.uid, command.user.gid)
                 self._pid, self._pidfd = spawn(command, out, err)
+                # Most commands end before that, and are read then.
+                self._watching = self._loop.call_later(
+                    WATCH_AFTER, self._watch
+                )
                 undo.callback(self._close)
                 self._loop.add_reader(self._pidfd, self._on_exit)
-                self._stdout.watch()
-                self._stderr.watch()
             except OSError as error:
                 raise CannotStart(why(error, command)) from None
             except ValueError:
@@ -139,10 +142,21 @@ class Process:
                     "contains NUL or cannot be encoded"
                 ) from None
             undo.pop_all()
-        # It has its own copy of what it reads.
-        self._command = dataclasses.replace(command, stdin=None)
+        if command.stdin:
+            # It has its own copy of what it reads.
+            self._command = dataclasses.replace(command, stdin=None)
+
+    def _watch(self) -> None:
+        try:
+            self._stdout.watch()
+            self._stderr.watch()
+        except OSError:
+            # The system allows no more watches: look again and again.
+            self._read_all()
+            self._watching = self._loop.call_later(_POLL, self._watch)
 
     def _on_exit(self) -> None:
+        self._watching.cancel()
         self._loop.remove_reader(self._pidfd)
         self._set_end(EndCause.EXITED)
 
@@ -202,6 +216,7 @@ class Process:
 
         Returns None for a process that is still there; it is reaped later.
         """
+        self._watching.cancel()
         self._signal(signal.SIGKILL)
         self._stdout.close()
         self._stderr.close()
@@ -241,6 +256,7 @@ class _Pipe:
         self._left, self._kept = limit, kept
         self._on_full = on_full
         self._on_data = on_data
+        self._is_watched = False
         self._loop = asyncio.get_running_loop()
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._reader, False)
@@ -250,7 +266,9 @@ class _Pipe:
 
         :raises OSError: when it cannot be watched
         """
-        self._loop.add_reader(self._reader, self._read)
+        if self._is_open:
+            self._loop.add_reader(self._reader, self._read)
+            self._is_watched = True
 
     def read_all(self) -> bool:
         """Read what is there, up to the limit; return whether it is closed."""
@@ -283,7 +301,8 @@ class _Pipe:
         """Close the reading end."""
         if self._is_open:
             self._is_open = False
-            self._loop.remove_reader(self._reader)
+            if self._is_watched:
+                self._loop.remove_reader(self._reader)
             os.close(self._reader)
             if self._on_data:
                 self._on_data(b"")

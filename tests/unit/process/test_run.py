@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import itertools
 import os
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+)
 
 import pytest
 
@@ -495,25 +504,38 @@ async def test_out_of_descriptors(
         await run(sh("sleep 600"))
 
 
-@pytest.mark.parametrize("call", [1, 2, 3])
-async def test_a_process_that_cannot_be_watched_is_killed(
-    call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the command nor a descriptor is left."""
+def no_watches(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    """Let the system allow no more watches, at these calls."""
     loop = asyncio.get_running_loop()
-    add_reader, calls = loop.add_reader, 0
+    add_reader, numbers = loop.add_reader, itertools.count(1)
 
     def fails(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
+        if next(numbers) in calls:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         add_reader(*args)
 
     monkeypatch.setattr(loop, "add_reader", fails)
+
+
+async def test_a_process_that_cannot_be_watched_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the command nor a descriptor is left."""
+    no_watches(monkeypatch, 1)
     with pytest.raises(CannotStart, match="No space left"):
         await run(sh("sleep 600"))
     await until(lambda: not has_children())
+
+
+@pytest.mark.parametrize("calls", [(2,), (3,), range(2, 1000)])
+async def test_output_that_cannot_be_watched_is_read_all_the_same(
+    calls: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_watches(monkeypatch, *calls)
+    # More than fits in the pipes.
+    script = "head -c 200000 /dev/zero; head -c 200000 /dev/zero >&2; echo x"
+    ended = await run(sh(f"sleep 0.05; {script}"))
+    assert ended.stdout == bytes(200000) + b"x\n"
 
 
 async def test_a_process_that_survives_a_kill(
