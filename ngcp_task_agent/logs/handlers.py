@@ -165,8 +165,7 @@ def write_all(fd: int, data: bytes) -> None:
 class JournalWriter(LogWriter):
     """Writes records with fields to the journal.
 
-    The fields are the record's upper-case attributes and its source location,
-    see systemd.journal-fields(7).
+    The fields are the record's upper-case attributes.
 
     ``systemd.journal.sendv`` blocks the whole interpreter, from any thread,
     until the journal has room.  So this class first polls a second socket for
@@ -203,9 +202,6 @@ class JournalWriter(LogWriter):
             "PRIORITY": _PRIORITIES.get(record.levelno, 7),
             "SYSLOG_IDENTIFIER": self._identifier,
             "LOGGER": record.name,
-            "CODE_FILE": record.pathname,
-            "CODE_LINE": record.lineno,
-            "CODE_FUNC": record.funcName,
         }
         for name, value in vars(record).items():
             if name.isupper():
