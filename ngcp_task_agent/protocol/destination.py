@@ -14,6 +14,7 @@ parts do not matter, and all work is linear in the length of the text.
 
 from __future__ import annotations
 
+import functools
 from typing import Iterable, NamedTuple, Tuple
 
 from ngcp_task_agent.errors import DestinationError
@@ -71,11 +72,20 @@ def parse(dst: str) -> Destination:
 
     :raises DestinationError: quoting the faulty part
     """
+    return _recent(dst) if len(dst) <= _SHORT else _parse(dst)
+
+
+def _parse(dst: str) -> Destination:
     targets = [target.strip() for target in dst.split(",")]
     if not all(targets):
         number = targets.index("") + 1
         raise DestinationError(f"dst: target {number}, '', is empty")
     return Destination(tuple(map(_target, dict.fromkeys(targets))))
+
+
+# Clients use few, and the long ones of a flood would take much memory.
+_SHORT = 64  # characters
+_recent = functools.lru_cache(maxsize=256)(_parse)
 
 
 def _target(text: str) -> Target:

@@ -141,7 +141,7 @@ def parse_request(body: bytes, limit: int) -> Request:
     message: Any = None
     try:
         message = _load_message(body, limit)
-        _check_fields(message)
+        _check_fields(message, body)
     except Rejected as fault:
         fields = _first_fields(body) if message is None else message
         raise Malformed(str(fault), fields) from None
@@ -168,7 +168,9 @@ def _load_message(body: bytes, limit: int) -> Mapping[str, Any]:
     return load_json(text)
 
 
-def _check_fields(message: Mapping[str, Any]) -> None:
+def _check_fields(message: Mapping[str, Any], body: bytes) -> None:
+    # Without an escape, JSON can contain neither of what is not usable.
+    has_escapes = b"\\" in body
     for name, longest in LONGEST.items():
         value = message.get(name)
         if name == "uuid":
@@ -181,7 +183,7 @@ def _check_fields(message: Mapping[str, Any]) -> None:
             raise Rejected(
                 f"{name} must be a string of 1 to {longest} characters"
             )
-        elif UNUSABLE.search(value):
+        elif has_escapes and UNUSABLE.search(value):
             raise Rejected(
                 f"{name} must not contain NUL or half a surrogate pair"
             )

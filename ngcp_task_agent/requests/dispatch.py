@@ -68,17 +68,21 @@ class Dispatcher:
             reply, _ = self._reply(arrival, fault, node)
             reply.rejected(str(fault))
             return
-        reply, nowhere = self._reply(arrival, request, node)
         try:
-            target = destination.parse(request.dst)
-            if not target.matches(node, request.src, arrival.via_own_server):
-                reply.ignored(f"{request.dst[:200]!r} is not this node")
-                return
-            if arrival.one_way and not node.is_called(request.src):
-                reply.ignored(
-                    "Redis is a replica, and the request is not from this node"
-                )
-                return
+            why = _why_foreign(arrival, request, node)
+        except Rejected as refusal:
+            reply, _ = self._reply(arrival, request, node)
+            reply.rejected(str(refusal))
+            return
+        if why and not journal.is_logged(journal.REQUEST_IGNORED):
+            # Most messages are for other nodes: no work beyond this.
+            self.counts["ignored"] += 1
+            return
+        reply, nowhere = self._reply(arrival, request, node)
+        if why:
+            reply.ignored(f"{request.dst[:200]!r}: {why}")
+            return
+        try:
             if nowhere:
                 raise Rejected(nowhere)
             place = (arrival.backend.name, arrival.channel)
@@ -122,3 +126,16 @@ class Dispatcher:
             arrival.backend, address, sent.origin, node.name, limit, counts
         )
         return reply, nowhere
+
+
+def _why_foreign(arrival: Arrival, request: Request, node: Identity) -> str:
+    """Say why a request is not for this node; empty if it is.
+
+    :raises DestinationError: when its ``dst`` is malformed
+    """
+    target = destination.parse(request.dst)
+    if not target.matches(node, request.src, arrival.via_own_server):
+        return "not this node"
+    if arrival.one_way and not node.is_called(request.src):
+        return "Redis is a replica, and the request is not from this node"
+    return ""
