@@ -29,7 +29,7 @@ help:
 	@echo "make lintian      check the packages; RELEASE=bookworm or trixie"
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
-	@echo "                  bench/floor.py"
+	@echo "                  bench/floor.py; -m bench --help lists options"
 	@echo "make attack-latency"
 	@echo "                  measure how long others wait during a flood"
 	@echo "make clean        remove everything that the other targets made"
@@ -66,7 +66,7 @@ chaos: $(VENV)/test
 	$(RUN) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(CHAOS)
 
 bench: $(VENV)/demo
-	$(RUN) bench/compare.py
+	$(RUN) -m bench
 
 # Builds from a copy without ignored files, so that the tree stays clean.
 deb:

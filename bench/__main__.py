@@ -1,0 +1,310 @@
+"""Measure the agent against the bare minimum of its work.
+
+The minimum, floor.py, subscribes, starts processes and publishes, and does
+nothing else.  Both do the same in turn, in each round, on the same private
+Redis: absolute figures depend on the machine and its load, ratios less.  The
+column "control" is the ratio of the minimum to itself.
+
+    make bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence
+
+import yaml
+
+from bench import chart, load, processes
+from bench.processes import Contender
+from tests.parts import ROOT, RedisServer
+
+AT_ONCE = (1, 8, 64, 256)
+IDLE = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the agent, and of what it is compared with.
+
+    :ivar ratio: median of the rounds' ratios
+    :ivar low: the least of them
+    :ivar high: the greatest of them
+    :ivar control: the median ratio of the minimum to itself; 0 for none
+    """
+
+    name: str
+    agent: float
+    floor: float
+    ratio: float
+    low: float
+    high: float
+    control: float = 0.0
+
+    def __str__(self) -> str:
+        control = f"{self.control:7.2f}" if self.control else ""
+        return (
+            f"{self.name:42}{self.agent:10.2f}{self.floor:10.2f}"
+            f"{self.ratio:7.2f} ({self.low:.2f} to {self.high:.2f}){control}"
+        )
+
+
+def figure(
+    name: str,
+    agent: Sequence[float],
+    floor: Sequence[float],
+    control: Sequence[float] = (),
+) -> Figure:
+    """Compare rounds.
+
+    :param control: the minimum again, in the same rounds
+    """
+    ratios = sorted(a / f for a, f in zip(agent, floor))
+    controls = [c / f for c, f in zip(control, floor)]
+    return Figure(
+        name,
+        statistics.median(agent),
+        statistics.median(floor),
+        statistics.median(ratios),
+        ratios[0],
+        ratios[-1],
+        statistics.median(controls) if controls else 0.0,
+    )
+
+
+def in_turn(
+    rounds: int, measures: Sequence[Callable[[], load.Figures]]
+) -> List[Dict[str, List[float]]]:
+    """Measure each in each round; return the figures of each, by name."""
+    found: List[Dict[str, List[float]]] = [{} for _ in measures]
+    for _ in range(rounds):
+        for measure, into in zip(measures, found):
+            for name, value in measure().items():
+                into.setdefault(name, []).append(value)
+    return found
+
+
+class Bench:
+    """One run on a private Redis."""
+
+    def __init__(
+        self, folder: Path, rounds: int, requests: int, log: Dict[str, str]
+    ) -> None:
+        self._folder = folder
+        self._rounds = rounds
+        self._requests = requests
+        self._log = log
+        self._server = RedisServer(folder)
+        self._server.start()
+        self.figures: List[Figure] = []
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def add(self, *figures: Figure) -> None:
+        for one in figures:
+            print(one, flush=True)
+            self.figures.append(one)
+
+    def agent(self, name: str, **more: object) -> Contender:
+        return processes.agent(
+            self._server, self._folder / name, self._log, **more
+        )
+
+    def _load(self, who: Contender, at_once: int) -> load.Figures:
+        requests = max(self._requests, 2 * at_once)
+        return load.run(self._server, who.channel, "bench0", at_once, requests)
+
+    def requests(self) -> None:
+        """Throughput, latency, memory and idling."""
+        agent, floor, again = (
+            self.agent("agent"),
+            processes.floor(self._server, "floor"),
+            processes.floor(self._server, "again"),
+        )
+        for who in (agent, floor, again):
+            self._load(who, 8)
+        for n in AT_ONCE:
+            found = in_turn(
+                self._rounds,
+                [partial(self._load, who, n) for who in (agent, floor, again)],
+            )
+            for name in found[0]:
+                self.add(
+                    figure(f"{n} at once: {name}", *(f[name] for f in found))
+                )
+        pss = [[who.pss()] for who in (agent, floor, again)]
+        self.add(figure("PSS, MB", *pss))
+        before = [who.cpu() for who in (agent, floor)]
+        time.sleep(IDLE)
+        idle = [
+            (who.cpu() - was) / IDLE * 100
+            for who, was in zip((agent, floor), before)
+        ]
+        self.add(Figure("idle, % of a core", idle[0], idle[1], 0, 0, 0))
+        for who in (agent, floor, again):
+            who.stop()
+
+    def as_user(self) -> None:
+        """Commands of another user, against those of the agent's own."""
+        own = self.agent("own")
+        other = self.agent("other", as_user="nobody")
+        for n in (8, 64):
+            found = in_turn(
+                self._rounds,
+                [partial(self._load, who, n) for who in (other, own)],
+            )
+            name = "requests/s"
+            self.add(
+                figure(
+                    f"{n} at once: {name}, as nobody/own user",
+                    *(f[name] for f in found),
+                )
+            )
+        own.stop()
+        other.stop()
+
+    def foreign(self) -> None:
+        """Messages for other nodes, against reading and parsing alone."""
+        agent = self.agent("foreign")
+        reader = processes.reader(self._server, "reader")
+        found = in_turn(
+            self._rounds,
+            [
+                partial(
+                    load.drain, self._server, who.channel, "bench0", 20_000
+                )
+                for who in (agent, reader)
+            ],
+        )
+        name = "messages/s"
+        self.add(
+            figure("for other nodes: messages/s", *(f[name] for f in found))
+        )
+        agent.stop()
+        reader.stop()
+
+    def start(self) -> None:
+        """Time to the subscription; with many tasks, against their parse."""
+        times: List[List[float]] = [[], [], []]
+        for _ in range(self._rounds):
+            for into, begin in zip(
+                times,
+                (
+                    lambda: self.agent("start"),
+                    lambda: processes.floor(self._server, "floor"),
+                    lambda: processes.floor(self._server, "floor"),
+                ),
+            ):
+                who = begin()
+                into.append(who.started * 1e3)
+                who.stop()
+        self.add(figure("start, ms", *times))
+
+    def many_tasks(self) -> None:
+        few, many = self.agent("few", tasks=10), self.agent("many", tasks=1000)
+
+        def cost(who: Contender) -> load.Figures:
+            before = who.cpu()
+            self._load(who, 8)
+            return {"us": (who.cpu() - before) / self._requests * 1e6}
+
+        found = in_turn(self._rounds, [lambda: cost(many), lambda: cost(few)])
+        name = "us of processor for a request, 1000/10 tasks"
+        self.add(figure(name, *(f["us"] for f in found)))
+        begin = time.perf_counter()
+        for path in (self._folder / "many/tasks").iterdir():
+            yaml.load(path.read_text(), yaml.CSafeLoader)
+        parse = (time.perf_counter() - begin) * 1e3
+        started = many.started * 1e3
+        name = "start with 1000 tasks/their parse, ms"
+        self.add(figure(name, [started], [parse]))
+        few.stop()
+        many.stop()
+
+    def client(self) -> None:
+        """Processor time of a short call, against the import of redis-py."""
+        agent = self.agent("client")
+        script = str(ROOT / "bin/ngcp-invoke-task")
+        options = ["--config-dir", str(self._folder / "client")]
+        call = [script, *options, "--task", "bench0"]
+        times: List[List[float]] = [[], []]
+        for _ in range(self._rounds):
+            for into, words in zip(
+                times, (call, ["-c", "import redis.asyncio"])
+            ):
+                into.append(_processor_time([sys.executable, *words]) * 1e3)
+        name = "ngcp-invoke-task/import redis, ms of processor"
+        self.add(figure(name, *times))
+        agent.stop()
+
+
+def _processor_time(words: List[str]) -> float:
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.WEXITSTATUS(status)
+    assert status == 0, words
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=PARTS,
+        default=PARTS,
+        help="parts to measure",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--svg", type=Path, help="draw them there")
+    arguments = parser.parse_args()
+    print(f"{'':42}{'agent':>10}{'floor':>10}{'ratio':>7}{'control':>22}")
+    with tempfile.TemporaryDirectory() as name, processes.journal() as log:
+        # Other users must be able to run what is below.
+        Path(name).chmod(0o755)
+        bench = Bench(Path(name), arguments.rounds, arguments.requests, log)
+        try:
+            for part in arguments.only:
+                if part == "as_user" and os.geteuid() != 0:
+                    print("as_user: not measured, needs root")
+                    continue
+                getattr(bench, part)()
+        finally:
+            bench.stop()
+    found = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": "make bench",
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "figures": [asdict(one) for one in bench.figures],
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.svg:
+        arguments.svg.write_text(chart.draw(found))
+    return 0
+
+
+PARTS = ("requests", "as_user", "foreign", "start", "many_tasks", "client")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
