@@ -156,7 +156,6 @@ class Process:
             self._watching = self._loop.call_later(_POLL, self._watch)
 
     def _on_exit(self) -> None:
-        self._watching.cancel()
         self._loop.remove_reader(self._pidfd)
         self._set_end(EndCause.EXITED)
 
