@@ -224,9 +224,9 @@ class Loader:
         new = self._new.get(path)
         if not new:
             return permissions.read(path)
-        # Elsewhere, it decides nothing yet, whoever can change it.
+        # Outside the folder it decides nothing, so its owner does not matter.
         is_there = os.path.realpath(new) == os.path.realpath(path)
-        document = permissions.read(new, is_trusted=not is_there)
+        document = permissions.read(new, is_in_force=is_there)
         is_named = new.suffix == ".yml" and new.name[0] != "."
         if not is_named and not document.faults:
             what = "is not read under this name: call it NAME.yml"
@@ -272,7 +272,7 @@ class Loader:
         Then the last good version of each is in force, if it has one, and that
         can clash with yet another file.
         """
-        told: Set[Path] = set()
+        faulty: Set[Path] = set()
         while True:
             in_force: Dict[models.Place, TaskConfig] = {}
             holders: Dict[models.Place, Set[Path]] = {}
@@ -284,10 +284,10 @@ class Loader:
                     holders.setdefault(held.place, set()).add(path)
                 if path in claims:
                     holders.setdefault(claims[path], set()).add(path)
-            before = len(told)
+            before = len(faulty)
             for document, _ in parsed:
                 path = document.path
-                if path in told or path not in claims:
+                if path in faulty or path not in claims:
                     continue
                 others = sorted(holders[claims[path]] - {path})
                 if others:
@@ -297,8 +297,8 @@ class Loader:
                         f"{files} {have} a task of this name on this channel"
                     )
                     document.add(("name",), f"{what}: rename one")
-                    told.add(path)
-            if len(told) == before:
+                    faulty.add(path)
+            if len(faulty) == before:
                 return tuple(in_force.values())
 
 

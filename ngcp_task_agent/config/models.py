@@ -18,8 +18,10 @@ from ngcp_task_agent.config.faults import (
     Fault,
     Schema,
     Steps,
-    explain_schema,
     meant,
+)
+from ngcp_task_agent.config.json_schema import (
+    explain_schema,
     unchecked_formats,
 )
 from ngcp_task_agent.config.plugins import Plugins

@@ -35,10 +35,10 @@ _ONLY_ROOT = "only root may decide what root runs"
 _ELSEWHERE = "use a folder where only root can write"
 
 
-def read(path: Path, is_trusted: bool = False) -> Document:
+def read(path: Path, is_in_force: bool = True) -> Document:
     """Read a YAML file; as root, refuse one that other users can change.
 
-    :param is_trusted: it decides nothing yet
+    :param is_in_force: whether it decides anything yet
     """
     try:
         # One descriptor: the file that is checked is the one that is read.
@@ -46,11 +46,11 @@ def read(path: Path, is_trusted: bool = False) -> Document:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return unreadable(path, "must be a file")
-            if os.geteuid() == 0 and not is_trusted:
+            if os.geteuid() == 0 and is_in_force:
                 flaws = list(_flaws(path, status))
                 if flaws:
                     faults = [
-                        Fault(flaw.path, 0, "", flaw.told(_ONLY_ROOT))
+                        Fault(flaw.path, 0, "", flaw.explain(_ONLY_ROOT))
                         for flaw in flaws
                     ]
                     return Document(path, FAULTY, faults)
@@ -96,7 +96,7 @@ def check_program(document: Document, steps: Steps, program: Program) -> None:
     why = _ONLY_ROOT if is_fault else f"others decide what {user.name} runs"
     for path in _candidates(program.run):
         for flaw in _flaws_of(path, _ROOT | {user.uid}):
-            found = document.fault(steps, f"{flaw.path} {flaw.told(why)}")
+            found = document.fault(steps, f"{flaw.path} {flaw.explain(why)}")
             if is_fault and not flaw.is_group_of_folder:
                 document.faults.append(found)
             else:
@@ -127,7 +127,7 @@ def check_files(
     try:
         status, (found, _) = os.stat(path), _components(path)
     except OSError as error:
-        # Else whoever reads it will say so.
+        # Otherwise, its reader reports that.
         if checking and not isinstance(error, PermissionError):
             document.warn(at, f"{path} cannot be read: {error.strerror}")
         return
@@ -135,7 +135,7 @@ def check_files(
         return
     if kind != "secret":
         for flaw in _flaws(path, status):
-            why = flaw.told("others could change what is read there")
+            why = flaw.explain("others could change what is read there")
             document.warn(at, f"{flaw.path} {why}")
     folders = [s for s in found.values() if stat.S_ISDIR(s.st_mode)]
     if kind != "file" and status.st_mode & stat.S_IROTH:
@@ -159,7 +159,7 @@ class _Flaw:
     mend: str = ""
     is_group_of_folder: bool = False
 
-    def told(self, why: str) -> str:
+    def explain(self, why: str) -> str:
         """Return what a fault says about the path."""
         mend = f"fix: {self.mend}" if self.mend else _ELSEWHERE
         return f"{self.what}: {why}; {mend}"

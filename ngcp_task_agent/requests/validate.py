@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, Mapping, Union
 
 import jsonschema
 
-from ngcp_task_agent.config.faults import DATA_FORMATS, subschemas
+from ngcp_task_agent.config.json_schema import DATA_FORMATS, subschemas
 from ngcp_task_agent.errors import Rejected
 
 QUOTED_RULE = 200  # characters of a rule's value that a reason quotes
