@@ -66,9 +66,10 @@ class Backend(ABC):
     :param receive: called with each arrival; neither blocks nor raises
     """
 
-    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``.  A string
-    #: of the format ``file`` is the path of one that nobody else may change,
-    #: ``secret-file`` one that not everybody may read, ``secret`` a password.
+    #: JSON Schema (an object) of the keys of ``backends/NAME.yml``.  As root,
+    #: the agent warns if other users can change a file named by a string of
+    #: the format ``file``, or read a ``secret-file`` or a file with a
+    #: ``secret``.
     options_schema: ClassVar[Mapping[str, Any]]
     #: JSON Schema (an object) of a task's ``backend_options``
     task_options_schema: ClassVar[Mapping[str, Any]]

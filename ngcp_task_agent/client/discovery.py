@@ -82,9 +82,9 @@ def find(
     the channel; a task that only other nodes have is sent where this node's
     tasks listen.
 
-    Only without any backend in the configuration is the server guessed: where
-    this user may not read it, whoever listens at the guessed address would get
-    the data, and could make up the answers.
+    The server is guessed only if no configuration says where it is.  If this
+    user merely cannot read that, another user could listen at the guessed
+    address, get the data and forge the answers.
 
     :param backend: the name of a file in the folder ``backends``
     :param url: the server, see parse_url(), instead of a backend; its password
