@@ -200,9 +200,6 @@ class CommandBroker(Broker):
         """Build the result for the client."""
         error = self._error(ended)
         detail = _last_line(ended.stderr) if error else ""
-        if ended.exit_status in (126, 127) and detail.startswith("setpriv: "):
-            # The statuses of setpriv(1) when it cannot start the command.
-            error, detail = f"the command cannot be started: {detail}", ""
         return Result(ended.stdout, error, detail, ended.exit_status)
 
     def _error(self, ended: Exit) -> str:

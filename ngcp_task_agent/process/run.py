@@ -22,7 +22,12 @@ from functools import partial
 from typing import Callable, Optional
 
 from ngcp_task_agent.errors import CannotStart
-from ngcp_task_agent.process.spawn import Command, spawn, why
+from ngcp_task_agent.process.spawn import (
+    Command,
+    check_started,
+    spawn,
+    why,
+)
 
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
@@ -90,14 +95,15 @@ class Process:
             if timer:
                 timer.cancel()
             status = self._close()
-        exit_status = number = None
-        if status and status.si_code == os.CLD_EXITED:
-            exit_status = status.si_status
-        elif status:
-            number = status.si_status
         stdout, stderr = bytes(self._stdout.data), bytes(self._stderr.data)
         # Free the output now: the pipes refer to this object.
         del self._stdout, self._stderr
+        exit_status = number = None
+        if status and status.si_code == os.CLD_EXITED:
+            exit_status = status.si_status
+            check_started(self._command, exit_status, stderr)
+        elif status:
+            number = status.si_status
         return Exit(cause, exit_status, number, stdout, stderr)
 
     def _set_end(self, cause: EndCause) -> None:

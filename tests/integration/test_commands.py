@@ -290,8 +290,8 @@ def test_programs_that_another_user_cannot_start(
     error = client.ask("script")[-1]
     assert error["status"] == "error"
     assert error["reason"] == (
-        "the command cannot be started: setpriv: failed to execute "
-        f"{script}: No such file or directory"
+        f"the command cannot be started: '{script}', or the interpreter it "
+        "names, does not exist"
     )
 
 

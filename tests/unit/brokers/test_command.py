@@ -537,7 +537,7 @@ async def test_script_that_another_user_cannot_read() -> None:
         os.chmod(folder, 0o755)
         script = Path(folder) / "script"
         script.write_text("#!/bin/sh\n")
-        script.chmod(0o700)
+        script.chmod(0o711)
         result = await run(run=str(script), as_user="nobody")
     assert result.error.startswith("the command ended with exit status ")
     assert str(script) in result.detail

@@ -292,8 +292,8 @@ async def test_many_at_once() -> None:
 
 
 CANNOT_START: List[Any] = [
-    pytest.param("/nowhere/x", [], "does not exist", id="missing"),
-    pytest.param("/", [], "not executable", id="a-folder"),
+    pytest.param("/nowhere/x", [], "there is no program", id="missing"),
+    pytest.param("/", [], "is not a file", id="a-folder"),
     pytest.param("/bin/true", ["x" * 3_000_000], "too long", id="too-long"),
 ]
 
@@ -390,34 +390,125 @@ def open_program() -> Iterator[Program]:
 
 @needs_root
 @pytest.mark.parametrize("interpreter", ["/bin/sh", "/bin/bash"])
-@pytest.mark.parametrize("mode", [0o700, 0o711])
 async def test_a_script_that_another_user_cannot_read(
-    interpreter: str, mode: int, open_program: Program
+    interpreter: str, open_program: Program
 ) -> None:
     """It starts, but its interpreter fails, and says why."""
-    path = open_program(f"#!{interpreter}\n", mode=mode)
+    path = open_program(f"#!{interpreter}\n", mode=0o711)
     ended = await run(command(path, user=find_user("nobody")))
     assert ended.exit_status not in (0, None)
     assert path in ended.stderr.decode()
     assert b"Permission denied" in ended.stderr
 
 
+UNCHANGED = 2**32 - 1  # what setuid(2) and setgid(2) take for "as before"
+
+NOT_STARTED: List[Any] = [
+    pytest.param(
+        "#!/nowhere/interpreter\n",
+        0o755,
+        "'{}', or the interpreter it names, does not exist",
+        id="interpreter",
+    ),
+    pytest.param(
+        "#!/bin/sh\n", 0o700, "'{}' is not executable for 'nobody'", id="mode"
+    ),
+    pytest.param("#!/bin/sh\n", 0o644, "'{}' is not executable", id="plain"),
+]
+
+
 @needs_root
-@pytest.mark.parametrize(
-    ("text", "mode", "why", "status"),
-    [
-        ("#!/nowhere/interpreter\n", 0o755, "No such file or directory", 127),
-        ("#!/bin/sh\n", 0o644, "Permission denied", 126),
-    ],
-)
+@pytest.mark.parametrize(("text", "mode", "why"), NOT_STARTED)
 async def test_a_program_that_another_user_cannot_start(
-    text: str, mode: int, why: str, status: int, open_program: Program
+    text: str, mode: int, why: str, open_program: Program
 ) -> None:
-    """It fails, and says why."""
     path = open_program(text, mode=mode)
-    ended = await run(command(path, user=find_user("nobody")))
-    assert (ended.cause, ended.exit_status) == (EndCause.EXITED, status)
-    assert ended.stderr.decode().endswith(f"execute {path}: {why}\n")
+    with pytest.raises(CannotStart) as caught:
+        await run(command(path, user=find_user("nobody")))
+    assert str(caught.value) == why.format(path)
+
+
+@needs_root
+async def test_a_program_of_another_user_that_is_missing() -> None:
+    for path, why in (("/nowhere/x", "no program"), ("/", "not a file")):
+        with pytest.raises(CannotStart, match=why):
+            await run(command(path, user=find_user("nobody")))
+
+
+REFUSED: List[Any] = [
+    pytest.param(UNCHANGED, 7, (), "invalid user", id="user"),
+    pytest.param(7, UNCHANGED, (), "invalid group", id="group"),
+    pytest.param(
+        *(7, 7, (UNCHANGED,)),
+        "failed to set supplemental groups: Invalid argument",
+        id="groups",
+    ),
+]
+
+
+@needs_root
+@pytest.mark.parametrize(("uid", "gid", "groups", "why"), REFUSED)
+async def test_a_user_that_the_system_refuses(
+    uid: int, gid: int, groups: Any, why: str
+) -> None:
+    """Above all, the command does not run as root."""
+    user = User("x", uid, gid, "/", "/bin/sh", groups)
+    with pytest.raises(CannotStart) as caught:
+        await run(command("/bin/true", user=user))
+    assert str(caught.value) == f"'/bin/true' as 'x': {why}"
+
+
+@needs_root
+@pytest.mark.parametrize("status", [1, 125, 126, 127])
+async def test_a_command_that_fails_like_its_wrapper(status: int) -> None:
+    """With the same statuses, and even with the messages of chroot(8)."""
+    user = find_user("nobody")
+    script = f"echo out; chroot / true; exit {status}"
+    path = {"PATH": "/usr/sbin:/usr/bin:/bin"}
+    ended = await run(sh(script, user=user, environment=path))
+    assert (ended.exit_status, ended.stdout) == (status, b"out\n")
+    assert b"Operation not permitted" in ended.stderr
+
+
+@needs_root
+async def test_another_user_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The folder, the mask, the words; and no signal ignored or blocked."""
+    monkeypatch.chdir("/usr")
+    before = os.umask(0o027)
+    try:
+        words = ["--", "-n", "--help", "+1", "", "\u20ac"]
+        script = (
+            'pwd; umask; printf "%s|" "$@"; echo; exec cat /proc/$$/status'
+        )
+        ended = await run(sh(script, *words, user=find_user("nobody")))
+    finally:
+        os.umask(before)
+    folder, mask, got, *status = ended.stdout.decode().splitlines()
+    assert (folder, mask) == ("/usr", "0027")
+    assert got == "".join(f"{word}|" for word in words)
+    fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    assert int(fields["SigBlk"], 16) == 0
+    assert int(fields["SigIgn"], 16) & 0x7FFFFFFF == 0
+    assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+
+
+@needs_root
+@pytest.mark.parametrize("groups", [(), (7,), (4, 7, 2**31)])
+async def test_exactly_the_groups_of_another_user(
+    groups: Sequence[int],
+) -> None:
+    user = User("x", 65533, 65532, "/", "/bin/sh", tuple(groups))
+    ended = await run(command("/bin/cat", "/proc/self/status", user=user))
+    fields = dict(
+        line.split(":\t", 1)
+        for line in ended.stdout.decode().splitlines()
+        if ":\t" in line
+    )
+    assert fields["Uid"].split() == ["65533"] * 4
+    assert fields["Gid"].split() == ["65532"] * 4
+    assert fields["Groups"].split() == [str(group) for group in groups]
 
 
 def own(**fields: Any) -> User:
@@ -429,17 +520,17 @@ WRAPPERS: List[Any] = [
     pytest.param(own(name="another"), None, id="own-by-another-name"),
     pytest.param(
         own(groups=(*own().groups, 4, 7)),
-        "--groups=" + ",".join(map(str, (*own().groups, 4, 7))),
+        "--groups=" + ",".join(f"+{g}" for g in (*own().groups, 4, 7)),
         id="own-uid-with-other-groups",
     ),
-    pytest.param(own(gid=7, groups=(7,)), "--groups=7", id="own-uid-only"),
-    pytest.param(own(uid=7, groups=(4, 7)), "--groups=4,7", id="another"),
-    pytest.param(own(uid=7, groups=()), "--clear-groups", id="no-groups"),
+    pytest.param(own(gid=7, groups=(7,)), "--groups=+7", id="own-uid-only"),
+    pytest.param(own(uid=7, groups=(4, 7)), "--groups=+4,+7", id="another"),
+    pytest.param(own(uid=7, groups=()), "--groups=", id="no-groups"),
 ]
 
 
 @pytest.mark.parametrize(("user", "groups"), WRAPPERS)
-def test_setpriv(
+def test_wrapper(
     user: User, groups: Optional[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's own rights need none: the program itself is started."""
@@ -454,8 +545,9 @@ def test_setpriv(
     monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: None)
     with pytest.raises(CannotStart):
         asyncio.run(run(command("/bin/true", user=user)))
-    ids = [f"--reuid={user.uid}", f"--regid={user.gid}"]
-    wrapper = ["/usr/bin/setpriv", *ids, groups, "--"] if groups else []
+    ids = f"--userspec=+{user.uid}:+{user.gid}"
+    options = [ids, groups, "--skip-chdir"]
+    wrapper = ["/usr/sbin/chroot", *options, "/"] if groups else []
     assert started == [[*wrapper, "/bin/true"]]
 
 
