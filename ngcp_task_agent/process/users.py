@@ -24,6 +24,8 @@ ASK_WITHIN = 10.0
 FIND_WITHIN = 3.0
 _LEAST_WITHIN = 0.1  # for each name, even if others used up the time
 
+KEPT_FOR = 1.0  # seconds for which requests take an answer for granted
+
 
 @dataclass(frozen=True)
 class User:
@@ -92,10 +94,13 @@ def find_user(name: str) -> User:
 
 
 async def ask_user(name: str) -> User:
-    """Look up a user.
+    """Look up a user, unless that was done within KEPT_FOR.
 
     :raises CannotStart: when there is no such user, or no answer
     """
+    known = _known.get(name)
+    if known and time.monotonic() < known[1] + KEPT_FOR:
+        return known[0]
     try:
         return await asyncio.wait_for(
             asyncio.wrap_future(_ask(name)), ASK_WITHIN
@@ -110,6 +115,9 @@ def _no_answer(name: str, within: float) -> CannotStart:
         f"'{name}'"
     )
 
+
+# The last answers and their times, by name.
+_known: Dict[str, Tuple[User, float]] = {}
 
 # Running lookups and their start times, by name.  A name service can take very
 # long, and a lookup cannot be stopped.  So each has its own thread, which
@@ -149,6 +157,10 @@ def _look_up(name: str, answer: futures.Future[User]) -> None:
         error = _cannot_look_up(name, failed)
     with _lock:
         del _lookups[name]
+        if user:
+            _known[name] = user, time.monotonic()
+        else:
+            _known.pop(name, None)
     if user:
         answer.set_result(user)
     else:

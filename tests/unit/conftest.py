@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from ngcp_task_agent.backends import backoff
+from ngcp_task_agent.process import users
 from tests.unit.fakes import Records
 
 try:
@@ -29,6 +30,12 @@ def journal_records(caplog: pytest.LogCaptureFixture) -> Records:
     """The agent's journal records, from DEBUG on."""
     caplog.set_level(logging.DEBUG, "ngcp_task_agent")
     return Records(caplog)
+
+
+@pytest.fixture
+def users_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the users of another one's name service."""
+    monkeypatch.setattr(users, "KEPT_FOR", 0.0)
 
 
 @pytest.fixture

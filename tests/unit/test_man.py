@@ -430,6 +430,8 @@ def test_limits_of_files_and_times() -> None:
     assert f"by {2 * process.CLOSE_WITHIN:g} seconds at most" in tasks
     assert f"waits {users.FIND_WITHIN:g} seconds for it when" in tasks
     assert f"and {users.ASK_WITHIN:g} seconds for a request" in tasks
+    assert users.KEPT_FOR == 1
+    assert "For a second, further requests use its answer" in tasks
     stop = keys("AGENT.YML")["stop_timeout"]
     more = 2 * runtime.END + (base.LEAVING + 1) * runtime.FLUSH
     assert f"{more:g} seconds more" in plain(stop)

@@ -42,6 +42,8 @@ from tests.unit.fakes import (
 Program = Callable[..., str]
 UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
 
+pytestmark = pytest.mark.usefixtures("users_looked_up_each_time")
+
 
 async def run(data: Any = None, **options: Any) -> Result:
     asked = request(data, uuid=UUID, src="cl\u00efent", dst="*|state=active")

@@ -16,6 +16,8 @@ from ngcp_task_agent.process import users
 from ngcp_task_agent.process.users import PATH, ask_user, find_user, own_user
 from tests.unit.fakes import until
 
+pytestmark = pytest.mark.usefixtures("users_looked_up_each_time")
+
 
 def test_own_user() -> None:
     user = own_user()
@@ -136,6 +138,48 @@ async def test_lookups_of_one_name_share_the_answer(
     # An answered name is looked up again: the user may have changed.
     await ask_user("slow")
     assert service.asked.count("slow") == 2
+
+
+async def test_requests_take_a_fresh_answer_for_granted(
+    service: NameService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "KEPT_FOR", 60.0)
+    user = await ask_user("quick1")
+    assert await ask_user("quick1") is user
+    assert await ask_user("quick2") != user
+    assert service.asked == ["quick1", "quick2"]
+    # Reading a configuration always looks them up, and requests see that.
+    found = find_user("quick1")
+    assert found is not user
+    assert await ask_user("quick1") is found
+    assert service.asked == ["quick1", "quick2", "quick1"]
+    monkeypatch.setattr(users, "KEPT_FOR", 0.0)
+    assert await ask_user("quick1") is not found
+
+
+async def test_a_user_that_is_missing_is_looked_up_each_time(
+    service: NameService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was just created can be used at once."""
+    monkeypatch.setattr(users, "KEPT_FOR", 60.0)
+
+    def missing(name: str) -> pwd.struct_passwd:
+        raise KeyError(name)
+
+    before = await ask_user("quick-old")
+    with monkeypatch.context() as patched:
+        patched.setattr(pwd, "getpwnam", missing)
+        with pytest.raises(CannotStart, match="there is no user"):
+            await ask_user("quick-new")
+        assert await ask_user("quick-old") is before
+        # Once it is known to be missing, requests know it too.
+        for _ in range(2):
+            with pytest.raises(CannotStart, match="there is no user"):
+                find_user("quick-old")
+            with pytest.raises(CannotStart, match="there is no user"):
+                await ask_user("quick-old")
+    for name in ("quick-new", "quick-old"):
+        assert (await ask_user(name)).name == name
 
 
 async def test_the_name_service_does_not_answer(
