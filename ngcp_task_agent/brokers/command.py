@@ -160,13 +160,17 @@ class CommandBroker(Broker):
     async def command(self, request: Request) -> Command:
         """Build the command for a request.
 
-        :raises CannotStart: when the program or the user does not exist
+        :raises CannotStart: when there is no such user, or no such name in
+            ``PATH``
         """
         user = self._own_user
         if self._as_user:
             user = await ask_user(self._as_user)
             self._check_user(user)
-        program = find_program(self._run)
+        # A path is started as it is: if that fails, Process finds out why.
+        program = self._run
+        if "/" not in program:
+            program = find_program(program)
         # A large message takes long to parse: only if its data is used.
         is_small = request.size <= IN_ENVIRONMENT
         data, encoded = None, ""
