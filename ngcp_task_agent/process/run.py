@@ -19,9 +19,10 @@ import os
 import signal
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from ngcp_task_agent.errors import CannotStart
+from ngcp_task_agent.process.exits import exits_of
 from ngcp_task_agent.process.spawn import (
     Command,
     check_started,
@@ -32,7 +33,7 @@ from ngcp_task_agent.process.spawn import (
 KILL_AFTER = 2.0  # seconds from TERM to KILL
 REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
 CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
-WATCH_AFTER = 0.005  # seconds until the output of a command is read
+WATCH_AFTER = 0.005  # seconds until output and timeout are watched
 _POLL = 0.02  # seconds between checks of a process that should end
 _READ = 65536  # bytes, a pipe's usual size
 _STDERR_KEPT = 4096  # bytes
@@ -69,6 +70,8 @@ class Process:
         self._command = command
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[EndCause] = self._loop.create_future()
+        self._status: Optional[os.waitid_result] = None
+        self._timeout: Optional[asyncio.TimerHandle] = None
 
     def stop(self) -> None:
         """End the command; run() returns soon, with ``EndCause.STOPPED``."""
@@ -84,26 +87,20 @@ class Process:
         :raises CannotStart: when the command could not be started
         """
         self._start()
-        timer = None
-        if self._command.timeout is not None:
-            timer = self._loop.call_later(
-                self._command.timeout, self._set_end, EndCause.TIMEOUT
-            )
         try:
+            self._watch()
             cause = await self._finish()
         finally:
-            if timer:
-                timer.cancel()
-            status = self._close()
+            self._close()
         stdout, stderr = bytes(self._stdout.data), bytes(self._stderr.data)
         # Free the output now: the pipes refer to this object.
         del self._stdout, self._stderr
         exit_status = number = None
-        if status and status.si_code == os.CLD_EXITED:
-            exit_status = status.si_status
+        if self._status and self._status.si_code == os.CLD_EXITED:
+            exit_status = self._status.si_status
             check_started(self._command, exit_status, stderr)
-        elif status:
-            number = status.si_status
+        elif self._status:
+            number = self._status.si_status
         return Exit(cause, exit_status, number, stdout, stderr)
 
     def _set_end(self, cause: EndCause) -> None:
@@ -111,78 +108,77 @@ class Process:
             self._end.set_result(cause)
 
     def _start(self) -> None:
-        command, too_much = (
-            self._command,
-            partial(self._set_end, EndCause.OUTPUT),
-        )
-        with contextlib.ExitStack() as undo, contextlib.ExitStack() as writers:
-            try:
-                self._stdout = _Pipe(command.max_output, None, too_much)
-                undo.callback(self._stdout.close)
-                writers.callback(os.close, self._stdout.writer)
-                self._stderr = _Pipe(
-                    command.max_output,
-                    _STDERR_KEPT,
-                    too_much,
-                    command.on_stderr,
-                )
-                undo.callback(self._stderr.close)
-                writers.callback(os.close, self._stderr.writer)
-                out, err = self._stdout.writer, self._stderr.writer
-                if not command.user.is_own:
-                    # The command may reopen /dev/stdout as its own user.
-                    os.fchown(out, command.user.uid, command.user.gid)
-                    os.fchown(err, command.user.uid, command.user.gid)
-                self._pid, self._pidfd = spawn(command, out, err)
-                # Most commands end before that, and are read then.
-                self._watching = self._loop.call_later(
-                    WATCH_AFTER, self._watch
-                )
-                undo.callback(self._close)
-                self._loop.add_reader(self._pidfd, self._on_exit)
-            except OSError as error:
-                raise CannotStart(why(error, command)) from None
-            except ValueError:
-                raise CannotStart(
-                    f"an argument or a variable for '{command.argv[0]}' "
-                    "contains NUL or cannot be encoded"
-                ) from None
-            undo.pop_all()
+        command, loop = self._command, self._loop
+        limit, on_stderr = command.max_output, command.on_stderr
+        too_much = partial(self._set_end, EndCause.OUTPUT)
+        self._stdout = _Pipe(loop, limit, None, too_much)
+        self._stderr = _Pipe(loop, limit, _STDERR_KEPT, too_much, on_stderr)
+        writers: List[int] = []
+        try:
+            writers.append(self._stdout.open())
+            writers.append(self._stderr.open())
+            if not command.user.is_own:
+                # The command may reopen /dev/stdout as its own user.
+                for writer in writers:
+                    os.fchown(writer, command.user.uid, command.user.gid)
+            self._pid, self._pidfd = spawn(command, *writers)
+        except (OSError, ValueError) as error:
+            self._stdout.close()
+            self._stderr.close()
+            raise CannotStart(why(error, command)) from None
+        finally:
+            for writer in writers:
+                os.close(writer)
         if command.stdin:
             # It has its own copy of what it reads.
             self._command = dataclasses.replace(command, stdin=None)
 
     def _watch(self) -> None:
+        # Most commands end before that, and need nothing else.
+        self._watching = self._loop.call_later(WATCH_AFTER, self._watch_long)
+        try:
+            exits_of(self._loop).add(
+                self._pidfd, partial(self._set_end, EndCause.EXITED)
+            )
+        except OSError as error:
+            raise CannotStart(why(error, self._command)) from None
+
+    def _watch_long(self) -> None:
+        """Watch a command that takes longer than others."""
+        if self._command.timeout is not None:
+            self._timeout = self._loop.call_at(
+                self._watching.when() - WATCH_AFTER + self._command.timeout,
+                self._set_end,
+                EndCause.TIMEOUT,
+            )
+        self._watch_output()
+
+    def _watch_output(self) -> None:
         try:
             self._stdout.watch()
             self._stderr.watch()
         except OSError:
             # The system allows no more watches: look again and again.
             self._read_all()
-            self._watching = self._loop.call_later(_POLL, self._watch)
-
-    def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        self._set_end(EndCause.EXITED)
+            self._watching = self._loop.call_later(_POLL, self._watch_output)
 
     async def _finish(self) -> EndCause:
         """Wait for a reason to end the command, then end it."""
         cause = await self._end
-        if self._is_reapable():
-            # Perhaps it ended by itself first.
-            cause = EndCause.EXITED
-        elif cause is not EndCause.EXITED:
-            self._signal(signal.SIGTERM)
-            if not await self._poll(self._is_reapable, KILL_AFTER):
-                self._signal(signal.SIGKILL)
+        if cause is not EndCause.EXITED:
+            if self._is_reapable():
+                # It ended by itself first.
+                cause = EndCause.EXITED
+            else:
+                self._signal(signal.SIGTERM)
+                if not await self._poll(self._is_reapable, KILL_AFTER):
+                    self._signal(signal.SIGKILL)
         if not await self._poll(self._read_all, CLOSE_WITHIN):
             # A grandchild keeps a pipe open.
             self._signal(signal.SIGKILL)
             await self._poll(self._read_all, CLOSE_WITHIN)
-        if not self._is_reapable():
-            # A debugger, perhaps in the same group, may hold it.
-            self._signal(signal.SIGKILL)
-            await self._poll(self._is_reapable, REAP_WITHIN)
+        # A debugger, perhaps in the same group, may hold it.
+        await self._poll(self._reap, REAP_WITHIN)
         has_overflowed = self._stdout.is_full or self._stderr.is_full
         if cause is EndCause.EXITED and has_overflowed:
             return EndCause.OUTPUT
@@ -201,11 +197,8 @@ class Process:
 
     def _is_reapable(self) -> bool:
         """Whether it has ended, and no debugger holds it."""
-        return self._wait_status(os.WNOWAIT) is not None
-
-    def _wait_status(self, more: int = 0) -> Optional[os.waitid_result]:
-        flags = os.WEXITED | os.WNOHANG | more
-        return os.waitid(os.P_PIDFD, self._pidfd, flags)
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PIDFD, self._pidfd, flags) is not None
 
     def _read_all(self) -> bool:
         """Read what the pipes hold; return whether both are closed."""
@@ -216,25 +209,30 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, number)
 
-    def _close(self) -> Optional[os.waitid_result]:
-        """Kill what is left of the group, close everything, and reap.
-
-        Returns None for a process that is still there; it is reaped later.
-        """
-        self._watching.cancel()
+    def _reap(self) -> bool:
+        """Kill what is left of the group and reap, if that is possible."""
         self._signal(signal.SIGKILL)
+        flags = os.WEXITED | os.WNOHANG
+        self._status = os.waitid(os.P_PIDFD, self._pidfd, flags)
+        if not self._status:
+            return False
+        exits_of(self._loop).discard(self._pidfd)
+        os.close(self._pidfd)
+        return True
+
+    def _close(self) -> None:
+        """Close everything; reap, later if it is still there."""
+        self._watching.cancel()
+        if self._timeout:
+            self._timeout.cancel()
         self._stdout.close()
         self._stderr.close()
-        self._loop.remove_reader(self._pidfd)
-        return self._reap()
+        if not self._status:
+            self._reap_later()
 
-    def _reap(self) -> Optional[os.waitid_result]:
-        status = self._wait_status()
-        if status:
-            os.close(self._pidfd)
-        else:
-            self._loop.call_later(_POLL, self._reap)
-        return status
+    def _reap_later(self) -> None:
+        if not self._reap():
+            self._loop.call_later(_POLL, self._reap_later)
 
 
 class _Pipe:
@@ -245,11 +243,11 @@ class _Pipe:
     :param limit: bytes to accept
     :param kept: how many of the last bytes to keep; None for all
     :param on_data: see ``Command.on_stderr``
-    :ivar writer: the command's end; the caller closes it
     """
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
         limit: int,
         kept: Optional[int],
         on_full: Callable[[], None],
@@ -257,14 +255,19 @@ class _Pipe:
     ) -> None:
         self.data = bytearray()
         self.is_full = False
-        self._is_open = True
+        self._is_open = False
+        self._loop = loop
         self._left, self._kept = limit, kept
         self._on_full = on_full
         self._on_data = on_data
         self._is_watched = False
-        self._loop = asyncio.get_running_loop()
-        self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
+
+    def open(self) -> int:
+        """Open it; return the command's end, which the caller closes."""
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._is_open = True
         os.set_blocking(self._reader, False)
+        return writer
 
     def watch(self) -> None:
         """Read whenever there is something.

@@ -160,9 +160,17 @@ def check_started(command: Command, status: int, stderr: bytes) -> None:
     raise CannotStart(why(OSError(number, text), command))
 
 
-def why(error: OSError, command: Command) -> str:
-    """Explain why a program could not be started."""
+def why(error: Exception, command: Command) -> str:
+    """Explain why a program could not be started.
+
+    :param error: OSError or ValueError
+    """
     program = command.argv[0]
+    if not isinstance(error, OSError):
+        return (
+            f"an argument or a variable for '{program}' contains NUL or "
+            "cannot be encoded"
+        )
     try:
         find_program(program)
     except CannotStart as flaw:

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import itertools
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -176,6 +177,16 @@ async def test_timeout() -> None:
     assert ended.stdout == b"begun\n"
 
 
+async def test_timeout_of_an_instant() -> None:
+    ended = await run(sh("exec sleep 600", timeout=1e-9))
+    assert ended.cause is EndCause.TIMEOUT
+
+
+async def test_no_timeout() -> None:
+    ended = await run(sh("exec sleep 0.1", timeout=None))
+    assert ended.cause is EndCause.EXITED
+
+
 async def test_stubborn_child(hurry: None) -> None:
     script = "trap '' TERM; echo begun; while :; do sleep 600; done"
     ended = await run(sh(script, timeout=0.2))
@@ -282,6 +293,18 @@ async def test_group_is_ended_with_its_leader(tmp_path: Path) -> None:
     ended = await run(sh(script, str(file), timeout=0.3))
     assert ended.cause is EndCause.TIMEOUT
     await until(lambda: not is_running(int(file.read_text())))
+
+
+async def test_quick_commands_beside_a_long_one() -> None:
+    """Descriptors of those that have ended are used again."""
+    process = Process(sh("exec sleep 600"))
+    long = asyncio.create_task(process.run())
+    for n in range(20):
+        ended = await run(sh('echo "$1"', str(n)))
+        assert ended.stdout == b"%d\n" % n
+    assert not long.done()
+    process.stop()
+    assert (await long).cause is EndCause.STOPPED
 
 
 async def test_many_at_once() -> None:
@@ -616,6 +639,30 @@ async def test_a_process_that_cannot_be_watched_is_killed(
     no_watches(monkeypatch, 1)
     with pytest.raises(CannotStart, match="No space left"):
         await run(sh("sleep 600"))
+    await until(lambda: not has_children())
+
+
+EPOLL = select.epoll
+
+
+class FullEpoll:
+    """One more than the system allows."""
+
+    def __init__(self) -> None:
+        self._epoll = EPOLL()
+        self.fileno = self._epoll.fileno
+
+    def register(self, *args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_process_whose_end_cannot_be_watched_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(select, "epoll", FullEpoll)
+        with pytest.raises(CannotStart, match="No space left"):
+            await run(sh("sleep 600"))
     await until(lambda: not has_children())
 
 
