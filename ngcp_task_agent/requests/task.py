@@ -19,7 +19,7 @@ from ngcp_task_agent.requests.slots import Slots
 # Rounds of the event loop before the work begins.  They let the backend send
 # "accepted" and other requests be accepted first: starting a process takes as
 # long as all of that.
-_LET_OTHERS = 3
+_LET_OTHERS = 0
 
 
 class Task:
