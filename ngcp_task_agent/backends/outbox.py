@@ -107,7 +107,6 @@ class Outbox:
         self._losses = losses
         self._waiting: deque[Answer] = deque()
         self._bytes = 0
-        self._filled = _future()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -116,20 +115,11 @@ class Outbox:
     def first(self) -> Optional[Answer]:
         return self._waiting[0] if self._waiting else None
 
-    @property
-    def filled(self) -> asyncio.Future[None]:
-        """Done when there is something to take."""
-        if self._filled.done() and not self._waiting:
-            self._filled = _future()
-        return self._filled
-
     def put(self, answer: Answer) -> None:
         if not self._losses.drop_if_cut_off(answer):
             self.last = answer.settled
             self._waiting.append(answer)
             self._bytes += answer.size
-            if not self._filled.done():
-                self._filled.set_result(None)
 
     def take(self, most: int, most_bytes: int) -> list[Answer]:
         """The next batch; its last answer may exceed the bytes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Callable, Optional
+import functools
+from typing import Callable, Dict, Optional
 
 
 class Bound:
@@ -43,3 +44,28 @@ class Bound:
         others, self._passed, self._others = self._others, 0, 0
         if others:
             self._report(others)
+
+
+class Bounds:
+    """A bound for each kind of record.
+
+    :param report: called with the kind and the count
+    """
+
+    def __init__(
+        self, most: int, window: float, report: Callable[[str, int], None]
+    ) -> None:
+        self._most, self._window, self._report = most, window, report
+        self._bounds: Dict[str, Bound] = {}
+
+    def let_pass(self, kind: str) -> bool:
+        """Count one of a kind; return whether it passes."""
+        if kind not in self._bounds:
+            report = functools.partial(self._report, kind)
+            self._bounds[kind] = Bound(self._most, self._window, report)
+        return self._bounds[kind].take() > 0
+
+    def end(self) -> None:
+        """End all windows now."""
+        for bound in self._bounds.values():
+            bound.end()

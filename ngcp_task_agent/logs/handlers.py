@@ -1,12 +1,15 @@
 """Handlers that write log records and never block the event loop.
 
-A record is written at once if that cannot block.  Otherwise it is queued for
-a thread, which exists only while records wait.  When the queue is full,
+Records are queued, and written in the next round of the event loop: after the
+answers that they are about, and several in a row, as each wakes the journal.
+Where there is no loop, they are written at once.  If writing would block, a
+thread does it, which exists only while records wait.  When the queue is full,
 records are lost, and counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import select
@@ -14,8 +17,9 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Callable, Deque, Dict, Optional, Sequence
+from typing import Callable, Deque, Mapping, Optional, Sequence
 
+from ngcp_task_agent.logs.bound import Bounds
 from ngcp_task_agent.logs.lines import OneLine
 
 _RETRY = 1.0  # seconds between attempts to write
@@ -37,17 +41,22 @@ class LogWriter(logging.Handler, ABC):
     :param report_lost: logs the number of lost records; called once writing
         works again
     :cvar max_queued: bytes that may wait to be written
+    :ivar bounds: of the records that strangers can cause
     """
 
     max_queued = 1 << 23
+    bounds: Bounds
 
     def __init__(self, report_lost: Callable[[int], None]) -> None:
         super().__init__()
         self.setFormatter(OneLine())
         self._report_lost = report_lost
-        # The handler's lock guards all attributes below.
+        assert self.lock
+        # Guards all attributes below.
+        self._guard = self.lock
         self._queue: Deque[Parts] = deque()
         self._queued = 0  # bytes
+        self._will_flush = False
         self._thread: Optional[threading.Thread] = None
         self._lost = 0
 
@@ -67,49 +76,74 @@ class LogWriter(logging.Handler, ABC):
         """
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Called by handle(), which holds the lock.
         try:
-            parts = self.render(record)
-            if self._thread or not self.write(parts, 0):
-                self._enqueue(parts)
-            else:
-                self._report()
+            self.put(self.render(record))
         except Exception:
             # There is no way to report it now.
             self._lost += 1
 
-    def _enqueue(self, parts: Parts) -> None:
+    def put(self, parts: Parts) -> None:
+        """Write this soon."""
         size = sum(map(len, parts))
-        if self._queued + size > self.max_queued:
-            raise BlockingIOError
-        if not self._thread:
-            thread = threading.Thread(
-                target=self._write_queue, name="log", daemon=True
-            )
-            thread.start()
-            self._thread = thread
-        self._queue.append(parts)
-        self._queued += size
+        with self._guard:
+            if self._queued + size > self.max_queued:
+                self._lost += 1
+                return
+            self._queue.append(parts)
+            self._queued += size
+            if self._will_flush or self._thread:
+                return
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+                self._will_flush = True
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is queued, or have a thread do it."""
+        with self._guard:
+            self._will_flush = False
+            while self._queue and not self._thread:
+                try:
+                    if not self.write(self._queue[0], 0):
+                        self._start_thread()
+                        return
+                except Exception:
+                    self._take()
+                    self._lost += 1
+                else:
+                    self._take()
+                    self._report()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(
+            target=self._write_queue, name="log", daemon=True
+        )
+        thread.start()
+        self._thread = thread
 
     def _write_queue(self) -> None:
-        assert self.lock
-        written, lost = 0, 0
         while True:
-            with self.lock:
-                self._queued -= written
-                self._lost += lost
+            with self._guard:
                 if not self._queue:
                     self._thread = None
-                    if not lost:
-                        self._report()
                     return
-                parts = self._queue.popleft()
-            written, lost = sum(map(len, parts)), 0
+                parts = self._queue[0]
+            lost = False
             try:
                 while not self.write(parts, _RETRY):
                     pass
             except Exception:
-                lost = 1
+                lost = True
+            with self._guard:
+                self._take()
+                if lost:
+                    self._lost += 1
+                else:
+                    self._report()
+
+    def _take(self) -> None:
+        self._queued -= sum(map(len, self._queue.popleft()))
 
     def _report(self) -> None:
         if self._lost:
@@ -118,6 +152,7 @@ class LogWriter(logging.Handler, ABC):
 
     def drain(self, within: float) -> None:
         """Wait until all records are written, at most ``within`` seconds."""
+        self.flush()
         thread = self._thread
         if thread:
             thread.join(within)
@@ -197,20 +232,26 @@ class JournalWriter(LogWriter):
 
     def render(self, record: logging.LogRecord) -> Parts:
         message, _, traceback = self.format(record).partition("\n")
-        fields: Dict[str, object] = {
-            "MESSAGE": message,
-            "PRIORITY": _PRIORITIES.get(record.levelno, 7),
-            "SYSLOG_IDENTIFIER": self._identifier,
-            "LOGGER": record.name,
-        }
-        for name, value in vars(record).items():
-            if name.isupper():
-                fields[name] = value
+        fields = {n: v for n, v in vars(record).items() if n.isupper()}
         if traceback:
             fields["NGCP_TRACEBACK"] = traceback
+        return self.parts(record.levelno, record.name, message, fields)
+
+    def parts(
+        self, level: int, logger: str, line: str, fields: Mapping[str, object]
+    ) -> Parts:
+        """Return what to write for a record that logging did not make."""
+        priority = _PRIORITIES.get(level, 7)
+        all_fields = {
+            "MESSAGE": line,
+            "PRIORITY": priority,
+            "SYSLOG_IDENTIFIER": self._identifier,
+            "LOGGER": logger,
+            **fields,
+        }
         return [
             f"{name}={value}".encode(errors="backslashreplace")
-            for name, value in fields.items()
+            for name, value in all_fields.items()
         ]
 
     def write(self, parts: Parts, wait: float) -> bool:

@@ -13,13 +13,14 @@ import functools
 import logging
 import os
 from dataclasses import dataclass
-from typing import Dict, Union
+from typing import Optional, Union
 
-from ngcp_task_agent.logs.bound import Bound
+from ngcp_task_agent.logs.bound import Bounds
 from ngcp_task_agent.logs.handlers import ErrorWriter, JournalWriter, LogWriter
-from ngcp_task_agent.logs.lines import OneLine
+from ngcp_task_agent.logs.lines import OneLine, one_line
 
 logger = logging.getLogger("ngcp_task_agent")
+_root = logging.getLogger()
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,30 @@ def record(
     """
     if not is_logged(kind):
         return
-    extra: Dict[str, object] = {
-        f"NGCP_{name.upper()}": value
-        for name, value in fields.items()
-        if value is not None
-    }
-    extra.update(MESSAGE_ID=kind.message_id, kind=kind)
-    logger.log(kind.level, message, extra=extra, exc_info=bug)
+    writer = _writer()
+    if kind.flood and writer and not writer.bounds.let_pass(kind.flood):
+        return
+    named = {_field(n): v for n, v in fields.items() if v is not None}
+    named["MESSAGE_ID"] = kind.message_id
+    if isinstance(writer, JournalWriter) and not bug:
+        # All that logging does takes as long as to write the record.
+        line = one_line(message)
+        writer.put(writer.parts(kind.level, logger.name, line, named))
+    else:
+        logger.log(kind.level, message, extra=named, exc_info=bug)
+
+
+def _writer() -> Optional[LogWriter]:
+    """Return what set_up() has set up."""
+    handlers = _root.handlers
+    if handlers and isinstance(handlers[0], LogWriter):
+        return handlers[0]
+    return None
+
+
+@functools.lru_cache
+def _field(name: str) -> str:
+    return f"NGCP_{name.upper()}"
 
 
 def set_up(level: str) -> None:
@@ -119,54 +137,30 @@ def set_up(level: str) -> None:
         handler.setFormatter(
             OneLine("%(asctime)s %(levelname)-7s %(message)s")
         )
-    handler.addFilter(_Bounds())
-    root = logging.getLogger()
-    root.handlers = [handler]
+    handler.bounds = Bounds(MOST, WINDOW, _report_left_out)
+    _root.handlers = [handler]
     # No record shows these, and they take a fifth of the time to log; see
     # "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
     # Of libraries, administrators need only the warnings.
-    root.setLevel(logging.WARNING)
+    _root.setLevel(logging.WARNING)
     logger.setLevel(level.upper())
 
 
 def drain(within: float) -> None:
     """Wait until all records are written, at most ``within`` seconds."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, LogWriter):
-            for each in handler.filters:
-                if isinstance(each, _Bounds):
-                    each.end()
-            handler.drain(within)
+    writer = _writer()
+    if writer:
+        writer.bounds.end()
+        writer.drain(within)
 
 
-class _Bounds(logging.Filter):
-    """Bounds the records that strangers can cause, each kind by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bounds: Dict[Kind, Bound] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind = getattr(record, "kind", None)
-        if not isinstance(kind, Kind) or not kind.flood:
-            return True
-        if kind not in self._bounds:
-            report = functools.partial(_report_left_out, kind)
-            self._bounds[kind] = Bound(MOST, WINDOW, report)
-        return self._bounds[kind].take() > 0
-
-    def end(self) -> None:
-        for bound in self._bounds.values():
-            bound.end()
-
-
-def _report_left_out(kind: Kind, count: int) -> None:
+def _report_left_out(what: str, count: int) -> None:
     record(
         RECORDS_LEFT_OUT,
-        f"{count} more {kind.flood} within {WINDOW:g} s are not logged",
+        f"{count} more {what} within {WINDOW:g} s are not logged",
     )
 
 

@@ -17,21 +17,28 @@ def printable(text: str) -> str:
 
 def cut(text: str, longest: int) -> str:
     """Return the start of a text that has at most so many bytes of UTF-8."""
+    if len(text) <= longest and text.isascii():
+        return text
     start = text[:longest].encode(errors="backslashreplace")
     return start[:longest].decode(errors="ignore")
+
+
+#: Bytes of a record.  A full journal queue, 512 records as systemd sets it,
+#: must fit in the send buffer of libsystemd's socket; see JournalWriter.
+LONGEST = 16384
+
+
+def one_line(text: str) -> str:
+    """Return the start of a text in one printable line."""
+    return cut(printable(text[:LONGEST]), LONGEST)
 
 
 class OneLine(logging.Formatter):
     """Formats a record as one printable line, then those of its traceback."""
 
-    #: Bytes of a record.  A full journal queue, 512 records as systemd sets
-    #: it, must fit in the send buffer of libsystemd's socket; see
-    #: JournalWriter.
-    longest = 16384
-
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record)[: self.longest])
+        return printable(super().formatMessage(record)[:LONGEST])
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = super().format(record)[: self.longest].split("\n")
-        return cut("\n".join(map(printable, lines)), self.longest)
+        lines = super().format(record)[:LONGEST].split("\n")
+        return cut("\n".join(map(printable, lines)), LONGEST)

@@ -325,12 +325,16 @@ class Response:
             "reason": self.reason[:MAX_REASON],
             "data": "",
         }
-        if self.data is None:
-            fields["data"] = None
-            return [_json(fields)]
+        data = self.data
+        if data is None or len(data) <= _BLOCK:
+            if isinstance(data, bytes):
+                data = data.decode(errors="replace")
+            message = _json({**fields, "data": data})
+            if len(message) <= limit:
+                return [message]
         start = _json(fields)[:-2]
         room = limit - len(start) - 22  # two larger numbers, and the end
-        pieces = _pieces(self.data, room)
+        pieces = _pieces(self.data or "", room)
         messages = []
         for chunk, piece in enumerate(pieces, 1):
             if len(pieces) > 1:

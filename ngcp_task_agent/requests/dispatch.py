@@ -43,8 +43,9 @@ class Dispatcher:
         self.counts: Counter[str] = collections.Counter()
         self._routes: Routes = {}
         self._channels: FrozenSet[str] = frozenset()
-        # When each uuid was seen, the oldest first.
-        self._seen: Dict[Tuple[str, str, str], float] = {}
+        # When each uuid was seen, as a number, the oldest first.
+        self._seen: Dict[int, float] = {}
+        self._places: Dict[Tuple[str, str], int] = {}
 
     def set_routes(self, routes: Routes) -> None:
         self._routes = routes
@@ -86,7 +87,7 @@ class Dispatcher:
             if nowhere:
                 raise Rejected(nowhere)
             place = (arrival.backend.name, arrival.channel)
-            self._check_new((*place, request.uuid.lower()))
+            self._check_new(place, request.uuid)
             task = self._routes.get(place, {}).get(request.task)
             if task is None:
                 raise Rejected(f"unknown task '{request.task}'")
@@ -95,8 +96,11 @@ class Dispatcher:
             return
         task.take(request, reply)
 
-    def _check_new(self, key: Tuple[str, str, str]) -> None:
+    def _check_new(self, place: Tuple[str, str], uuid: str) -> None:
         seen, now = self._seen, time.monotonic()
+        # Texts would take three times the memory.
+        number = self._places.setdefault(place, len(self._places))
+        key = number << 128 | int(uuid.replace("-", ""), 16)
         while seen:
             oldest = next(iter(seen))
             if now - seen[oldest] <= REMEMBER and len(seen) < REMEMBER_MOST:

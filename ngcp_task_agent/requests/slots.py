@@ -12,8 +12,8 @@ class Slots:
 
     Unlike a semaphore's, the limit can change; after it is lowered, slots are
     granted only when fewer are taken.  Each round of the event loop grants one
-    slot: its holder starts a process, which delays everything else, such as
-    other answers.
+    slot: its holder starts a process, which takes as long as to accept several
+    requests.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,8 +32,10 @@ class Slots:
         self._grant()
 
     async def __aenter__(self) -> None:
-        if self.taken < self._limit and not self._waiters:
+        is_free = self.taken < self._limit and not self._waiters
+        if is_free and not self._is_granting:
             self.taken += 1
+            self._grant_later()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
@@ -54,8 +56,11 @@ class Slots:
 
     def _grant(self) -> None:
         if not self._is_granting and self._waiters:
-            self._is_granting = True
-            asyncio.get_running_loop().call_soon(self._grant_next)
+            self._grant_later()
+
+    def _grant_later(self) -> None:
+        self._is_granting = True
+        asyncio.get_running_loop().call_soon(self._grant_next)
 
     def _grant_next(self) -> None:
         self._is_granting = False

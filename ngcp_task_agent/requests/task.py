@@ -16,11 +16,6 @@ from ngcp_task_agent.requests.policy import Policy
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.slots import Slots
 
-# Rounds of the event loop before the work begins.  They let the backend send
-# "accepted" and other requests be accepted first: starting a process takes as
-# long as all of that.
-_LET_OTHERS = 3
-
 
 class Task:
     """Runs the requests for one task, some at once, the others queued.
@@ -72,6 +67,7 @@ class Task:
         self._admitted += 1
         self._limits.hold(request.size)
         request.forget()
+        # It begins in the next round of the loop, after "accepted" has left.
         step = self._run(work, request, reply)
         job = asyncio.get_running_loop().create_task(step)
         self._jobs.add(job)
@@ -101,8 +97,6 @@ class Task:
 
     async def _run(self, work: Work, request: Request, reply: Reply) -> None:
         try:
-            for _ in range(_LET_OTHERS):
-                await asyncio.sleep(0)
             async with self._slots, self._limits.slots:
                 self.running += 1
                 try:

@@ -51,7 +51,7 @@ from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.logs.lines import OneLine
+from ngcp_task_agent.logs.lines import LONGEST
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
@@ -608,7 +608,7 @@ def test_journal_fields() -> None:
     # The handlers add the traceback.
     assert shown == used | {"NGCP_TRACEBACK"}
     text = plain(part(DAEMON, "JOURNAL"))
-    assert f"at most {OneLine.longest} bytes" in text
+    assert f"at most {LONGEST} bytes" in text
     figures = f"{journal.MOST} records are logged within {journal.WINDOW:g} s"
     assert figures in text
     bounded = {

@@ -58,10 +58,12 @@ class Lane(Reconnector):
         self._batch: list[outbox.Answer] = []  # what is on its way
         self._failures = 0
         self._until = 0.0  # when the batch is given up
+        self._wake = asyncio.Event()
 
     def send(self, answer: outbox.Answer) -> None:
         """Publish an answer; never waits."""
         self.outbox.put(answer)
+        self._wake.set()
         if self.state is State.AWAY:
             self.outbox.drop_excess()
 
@@ -72,12 +74,14 @@ class Lane(Reconnector):
         self.outbox.clear()
 
     async def _open(self) -> Link:
-        if self._rate and not self._batch:
-            await wait_for_any(self.outbox.filled)
+        while self._rate and not self._batch and not self.outbox.first:
+            self._wake.clear()
+            await self._wake.wait()
         server, address = self._server, self._subscriber.address
         return await Link.open(server.dial, server.timeout, address=address)
 
     async def _use(self, link: Link) -> None:
+        link.closed.add_done_callback(lambda _: self._wake.set())
         await self._server.select_database(link)
         due = time.monotonic()
         while True:
@@ -93,10 +97,18 @@ class Lane(Reconnector):
                 except NotPublished as error:
                     await self._pause(error)
             else:
-                seconds = max(0.0, due - time.monotonic())
-                filled = self.outbox.filled
-                await wait_for_any(filled, link.closed, timeout=seconds)
                 link.check()
+                await self._sleep(due - time.monotonic())
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for an answer, or the end of the link."""
+        # No wait_for() or wait(): they take as long as all else.
+        self._wake.clear()
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
     async def _refresh(self, link: Link) -> None:
         address = self._subscriber.address

@@ -49,6 +49,30 @@ async def wait_for_any(
     )
 
 
+class _Call:
+    """Commands that were sent together, and their replies so far.
+
+    :ivar ended: done when there are no more to come
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.replies: list[Any] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def add(self, reply: Any) -> bool:
+        """Add a reply; return whether it is the last one."""
+        self.replies.append(reply)
+        is_last = len(self.replies) == self.size
+        if is_last:
+            self.end()
+        return is_last
+
+    def end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
 class Link:
     """A connection of redis-py, closed for good at its first error.
 
@@ -64,7 +88,7 @@ class Link:
         self._connected: asyncio.Future[None] = loop.create_future()
         self._connection: Any = None
         self._take = take
-        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self._calls: deque[_Call] = deque()
         self._heard = time.monotonic()
         self._task = background.start(self._run(dial, address))
 
@@ -116,15 +140,14 @@ class Link:
         self, commands: Sequence[Sequence[Any]], timeout: float
     ) -> list[Any]:
         """Send commands at once; return their replies, as ask() does."""
-        loop = asyncio.get_running_loop()
-        replies = [loop.create_future() for _ in commands]
-        self._waiters.extend(replies)
+        call = _Call(len(commands))
+        self._calls.append(call)
         with self._deadline(timeout):
             await self._send(commands)
-            await wait_for_any(replies[-1], self.closed)
-        if not replies[-1].done():
+            await call.ended
+        if len(call.replies) < call.size:
             self.check()
-        return [reply.result() for reply in replies]
+        return call.replies
 
     async def subscribe(self, channels: Iterable[str], timeout: float) -> None:
         """Return when messages of these channels arrive."""
@@ -197,8 +220,8 @@ class Link:
             self._heard = time.monotonic()
             if _is_message(reply):
                 self._take(*reply[1:])
-            elif self._waiters:
-                self._waiters.popleft().set_result(reply)
+            elif self._calls and self._calls[0].add(reply):
+                self._calls.popleft()
             if count % _BURST == 0:
                 # What is already here must not starve the others.
                 await asyncio.sleep(0)
@@ -221,14 +244,18 @@ class Link:
     def _end(self, error: LinkError) -> None:
         if not self.closed.done():
             self.closed.set_result(error)
+            for call in self._calls:
+                call.end()
         abort = getattr(self._transport, "abort", None)  # not in fakeredis
         if abort:
             abort()  # a polite close waits for a server that is stalled
 
 
 def _is_message(reply: Any) -> bool:
-    is_list = isinstance(reply, list) and reply[:1] == [b"message"]
-    return is_list and [type(part) for part in reply] == [bytes] * 3
+    if not isinstance(reply, list) or len(reply) != 3:
+        return False
+    kind, channel, body = reply
+    return kind == b"message" and type(channel) is type(body) is bytes
 
 
 def _link_error(error: BaseException, is_opening: bool = False) -> LinkError:

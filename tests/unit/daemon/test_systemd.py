@@ -46,10 +46,12 @@ class Systemd:
 
     def fill(self) -> None:
         """Send other notices until no more fit; ``notices`` reads them."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-            other.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                # The queue of the socket is to be full, not a send buffer.
+                other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                with other:
+                    other.setblocking(False)
                     other.sendto(b"another", self.socket.getsockname())
 
 

@@ -232,28 +232,29 @@ def reported() -> List[int]:
 class Sender:
     """Sends fields like ``systemd.journal.sendv``, to another socket.
 
+    Its send buffer never fills up, like that of libsystemd as root.
+
     :ivar blocked: how often it would have blocked the interpreter
     """
 
     def __init__(self, path: Path) -> None:
         self.blocked = 0
         self._path = str(path)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.setblocking(False)
 
     def send(self, *fields: bytes) -> None:
-        try:
-            self.socket.sendto(b"\0".join(fields), self._path)
-        except BlockingIOError:
-            self.blocked += 1
-            raise
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            try:
+                sock.sendto(b"\0".join(fields), self._path)
+            except BlockingIOError:
+                self.blocked += 1
+                raise
 
 
 @pytest.fixture
 def sender(path: Path) -> Iterator[Sender]:
     sender = Sender(path)
     yield sender
-    sender.socket.close()
     assert not sender.blocked
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from typing import Any, List, Type
+from typing import Any, Iterator, List, Type
 
 import pytest
 
@@ -207,3 +208,85 @@ def test_lost_records_are_reported(
         "WARNING 3",
         "INFO    next",
     ]
+
+
+@pytest.fixture
+def in_journal(
+    agent_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[List[List[bytes]]]:
+    """Log to the journal; yields what is written."""
+    found: List[List[bytes]] = []
+
+    def write(writer: JournalWriter, parts: List[bytes], wait: float) -> bool:
+        found.append(parts)
+        return True
+
+    status = os.fstat(2)
+    stream = f"{status.st_dev}:{status.st_ino}"
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    monkeypatch.setattr(JournalWriter, "write", write)
+    journal.set_up("info")
+    yield found
+    agent_logger.handlers[0].close()
+
+
+def test_what_the_journal_gets(in_journal: List[List[bytes]]) -> None:
+    kind = journal.TASK_ERROR
+    journal.record(journal.NODE_CHANGED, "one")
+    journal.record(
+        kind, "t\nwo\u20ac", task="x\n", task_exit_status=7, task_src=None
+    )
+    assert in_journal[0][0] == b"MESSAGE=one"
+    assert sorted(in_journal[1]) == sorted(
+        [
+            *("MESSAGE=t\\nwo\u20ac".encode(), b"PRIORITY=4"),
+            *(b"SYSLOG_IDENTIFIER=ngcp-task-agent", b"LOGGER=ngcp_task_agent"),
+            *(f"MESSAGE_ID={kind.message_id}".encode(), b"NGCP_TASK=x\n"),
+            b"NGCP_TASK_EXIT_STATUS=7",
+        ]
+    )
+
+
+def test_bugs_in_the_journal(in_journal: List[List[bytes]]) -> None:
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        journal.record(journal.BUG, "x", bug=True, task="y")
+    (parts,) = in_journal
+    fields = dict(part.split(b"=", 1) for part in parts)
+    assert fields[b"MESSAGE"] == b"x"
+    assert fields[b"NGCP_TASK"] == b"y"
+    assert fields[b"NGCP_TRACEBACK"].endswith(b"\nZeroDivisionError")
+
+
+def test_a_level_in_the_journal(in_journal: List[List[bytes]]) -> None:
+    journal.record(journal.REQUEST_IGNORED, "a debug line")
+    assert not in_journal
+
+
+async def test_answers_leave_before_records(
+    in_journal: List[List[bytes]],
+) -> None:
+    """And the records of a moment are written one after the other."""
+    journal.record(journal.REQUEST_ACCEPTED, "1")
+    asyncio.get_running_loop().call_soon(
+        lambda: in_journal.append([b"another callback"])
+    )
+    journal.record(journal.REQUEST_ACCEPTED, "2")
+    assert not in_journal
+    await asyncio.sleep(0)
+    assert [parts[0] for parts in in_journal] == [
+        *(b"MESSAGE=1", b"MESSAGE=2", b"another callback")
+    ]
+
+
+async def test_records_of_the_last_moment(
+    in_journal: List[List[bytes]],
+) -> None:
+    journal.record(journal.STOPPED, "1")
+    journal.drain(30)
+    assert [parts[0] for parts in in_journal] == [b"MESSAGE=1"]
+    await asyncio.sleep(0)
+    journal.record(journal.STOPPED, "2")
+    await asyncio.sleep(0)
+    assert len(in_journal) == 2

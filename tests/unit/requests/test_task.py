@@ -641,13 +641,14 @@ async def test_cancelled_while_a_large_answer_is_sent() -> None:
     assert bench.answers(asked) == ["accepted", "done"]
 
 
-async def test_cancelled_before_it_has_begun() -> None:
+async def test_cancelled_at_once() -> None:
     bench = Bench(FakeBroker())
     asked = bench.take()
     bench.task.cancel()
     await bench.task.finished()
     assert bench.answers(asked) == ["accepted", "error"]
-    assert not any(work.begun for work in bench.broker.works)
+    for work in bench.broker.works:
+        assert work.end.cancelled() or not work.begun
 
 
 @pytest.mark.parametrize(
