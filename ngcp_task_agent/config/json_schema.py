@@ -9,7 +9,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
 
 import jsonschema
 
-from ngcp_task_agent.config.faults import Finding, Steps, explain
+from ngcp_task_agent.config.explain import explain
+from ngcp_task_agent.config.faults import Finding, Steps
 
 # JSON Schema keywords that name a schema, refer to one, hold one for the same
 # value, or hold several of these.

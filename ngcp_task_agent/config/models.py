@@ -20,11 +20,8 @@ from ngcp_task_agent.config.faults import (
     Steps,
     meant,
 )
-from ngcp_task_agent.config.json_schema import (
-    explain_schema,
-    unchecked_formats,
-)
 from ngcp_task_agent.config.plugins import Plugins
+from ngcp_task_agent.config.quick_check import is_surely_valid
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process.spawn import find_program
@@ -108,7 +105,7 @@ AGENT_SCHEMA: Schema = {
     },
 }
 
-_BACKEND_SCHEMA: Schema = {
+BACKEND_SCHEMA: Schema = {
     "type": "object",
     "properties": {"type": _text("the name of a type")},
 }
@@ -242,7 +239,7 @@ def parse_backend(
     document: Document, plugins: Plugins, checking: bool = False
 ) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
-    document.validate(value, _BACKEND_SCHEMA)
+    document.validate(value, BACKEND_SCHEMA)
     if not isinstance(value, dict):
         return None
     options = dict(value)
@@ -302,8 +299,11 @@ def parse_task(
         channel = receiver.channel(value.get("backend_options", {}))
         if name and document.is_sound("name") and value.get("enabled", True):
             claims[document.path] = backend.name, channel, name
-    if checking:
-        for steps, what in unchecked_formats(value.get("data_schema")):
+    if checking and "data_schema" in value:
+        # Takes long to load.
+        from ngcp_task_agent.config.json_schema import unchecked_formats
+
+        for steps, what in unchecked_formats(value["data_schema"]):
             document.warn(("data_schema", *steps), what)
     if broker and not document.faults:
         _try_broker(document, broker, checking)
@@ -356,8 +356,12 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
         properties[key] = {**properties[key], "properties": inner}
         if any(fault.where == key for fault in document.faults):
             value = {**value, key: FAULTY}
-    document.validate(value, {**TASK_SCHEMA, "properties": properties})
+    if not is_surely_valid(value, TASK_SCHEMA):
+        document.explain(value, {**TASK_SCHEMA, "properties": properties})
     if isinstance(value.get("data_schema"), (dict, bool)):
+        # Takes long to load.
+        from ngcp_task_agent.config.json_schema import explain_schema
+
         for steps, what in explain_schema(value["data_schema"]):
             document.add(("data_schema", *steps), what)
 

@@ -7,8 +7,6 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Type, TypeVar
 
-import jsonschema
-
 from ngcp_task_agent import backends, brokers
 from ngcp_task_agent.backends.base import Backend
 from ngcp_task_agent.brokers.base import Broker
@@ -64,6 +62,8 @@ def _raise_if_unfit(plugin: Any, interface: Any) -> None:
     missing: Any = getattr(plugin, "__abstractmethods__", ())
     if missing:
         raise TypeError(f"it does not implement {', '.join(sorted(missing))}")
+    import jsonschema  # takes long to load
+
     for name in ("options_schema", "task_options_schema"):
         if name in interface.__annotations__:
             schema = getattr(plugin, name)

@@ -24,8 +24,8 @@ from ngcp_task_agent.config.faults import (
     Schema,
     Steps,
     Unshown,
-    explain,
 )
+from ngcp_task_agent.config.quick_check import is_surely_valid
 from ngcp_task_agent.protocol.messages import UNUSABLE
 
 DEEPEST = 20  # levels
@@ -102,8 +102,16 @@ class Document:
 
         :param at: the steps to the value
         """
+        if schemas and not any(is_surely_valid(value, s) for s in schemas):
+            self.explain(value, *schemas, at=at)
+
+    def explain(self, value: Any, *schemas: Schema, at: Steps = ()) -> None:
+        """Do the same for a value that is not surely valid."""
+        # Takes long to load.
+        from ngcp_task_agent.config.explain import explain
+
         found = [set(explain(value, schema)) for schema in schemas]
-        for steps, what in set.intersection(*found) if found else ():
+        for steps, what in set.intersection(*found):
             self.add((*at, *steps), what)
 
     def is_sound(self, key: str) -> bool:
