@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import yaml
 
@@ -30,7 +30,9 @@ from ngcp_task_agent.protocol.messages import UNUSABLE
 
 DEEPEST = 20  # levels
 MOST_VALUES = 100_000  # counted again wherever an alias repeats them
+_LARGEST_SIMPLE = 8192  # characters, each of which may begin a level
 _LARGEST_INT = 1 << 63  # Python refuses to print much larger ones
+_NOT_SIMPLE = re.compile(r"[!%]|[|>][^ \n]*#")
 # YAML's escapes can produce them, but no path, argument or JSON text can
 # contain them.
 _MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
@@ -140,13 +142,49 @@ def unreadable(path: Path, what: str, line: int = 0) -> Document:
 
 def parse_yaml(path: Path, text: str) -> Document:
     """Parse a file's text; all faults go into the document."""
+    document = _parse_quickly(path, text) if _is_simple(text) else None
+    return document or _parse_with_faults(path, text)
+
+
+def _is_simple(text: str) -> bool:
+    """Whether libyaml, if it accepts a text, reads it as PyYAML's parser does.
+
+    They differ in tabs, in unusual spaces and line breaks, in tags and
+    directives, in comments after a block scalar's mark, and in question marks
+    between brackets.  Deep nesting would overflow libyaml's stack.
+    """
+    is_flow = "[" in text or "{" in text
+    return (
+        len(text) <= _LARGEST_SIMPLE
+        and text.replace("\n", "").isprintable()
+        and not _NOT_SIMPLE.search(text)
+        and not (is_flow and "?" in text)
+    )
+
+
+def _parse_quickly(path: Path, text: str) -> Optional[Document]:
+    """Parse with libyaml, ten times as fast; return None for any fault."""
+    document = Document(path)
+    try:
+        loader = yaml.CSafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            values = _Values(document, loader, text, is_quick=True)
+            document.value = values.value_of(node, ())
+    except Exception:
+        return None  # also where there is no libyaml
+    return None if document.faults else document
+
+
+def _parse_with_faults(path: Path, text: str) -> Document:
     document = Document(path)
     loader = None
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
-            document.value = _Values(document, loader).value_of(node, ())
+            values = _Values(document, loader, text)
+            document.value = values.value_of(node, ())
         return document
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -171,11 +209,23 @@ class _TooMuch(Exception):
 
 
 class _Values:
-    """Makes values from nodes; records their lines and faults."""
+    """Makes values from nodes; records their lines and faults.
 
-    def __init__(self, document: Document, loader: Any) -> None:
+    :param is_quick: libyaml made the nodes, and does not always know where an
+        empty value is: it is a fault
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        loader: Any,
+        text: str,
+        is_quick: bool = False,
+    ) -> None:
         self._document = document
         self._loader = loader
+        self._text = text
+        self._is_quick = is_quick
 
     def value_of(self, node: yaml.Node, steps: Steps) -> Any:
         lines = self._document.lines
@@ -195,7 +245,7 @@ class _Values:
             value = self._mapping(node, steps)
             if node.tag == f"{_TAG}map":
                 return value
-        elif node.tag in _SCALARS:
+        elif isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, steps)
         what = "a tag cannot be used here; " + _in_quotes("!")
         if node.tag in (f"{_TAG}value", _MERGE):
@@ -207,7 +257,7 @@ class _Values:
         merged: List[Dict[str, Any]] = []
         seen: Set[str] = set()
         for key_node, value_node in node.value:
-            why = _fault_of_key(key_node, value_node)
+            why = self._fault_of_key(key_node, value_node)
             key = "?" if why else str(key_node.value)
             at = (*steps, key)
             self._document.lines[at] = key_node.start_mark.line + 1
@@ -231,14 +281,14 @@ class _Values:
             found = {**mapping, **found}
         return found
 
-    def _scalar(self, node: yaml.Node, steps: Steps) -> Any:
-        make = self._loader.yaml_constructors[node.tag]
-        if (
-            not node.value
-            and _source(node.start_mark, node.end_mark)[:1] == "&"
-        ):
-            return self._faulty(steps, "is empty; " + _in_quotes("&"))
+    def _scalar(self, node: yaml.ScalarNode, steps: Steps) -> Any:
+        if not node.value:
+            is_unsure = self._is_quick and not node.style
+            source = self._source(node.start_mark, node.end_mark)
+            if is_unsure or source[:1] == "&":
+                return self._faulty(steps, "is empty; " + _in_quotes("&"))
         try:
+            make = self._loader.yaml_constructors[node.tag]
             value = make(self._loader, node)
         except Exception:
             # PyYAML raises almost anything for values such as "!!bool maybe".
@@ -253,34 +303,32 @@ class _Values:
             return self._faulty(steps, _MUST_BE_USABLE)
         return value
 
+    def _fault_of_key(self, key: yaml.Node, value: yaml.Node) -> str:
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in (
+            f"{_TAG}str",
+            _MERGE,
+        ):
+            return "the key must be a string, perhaps in quotes"
+        if UNUSABLE.search(key.value):
+            return f"the key {_MUST_BE_USABLE}"
+        blank = None if key.style else _BLANK_IN_KEY.search(key.value)
+        if blank:
+            return f"the key contains {_looks_like_a_space(blank[1])}"
+        if (
+            value.start_mark.index == value.end_mark.index
+            and value.start_mark.index >= key.end_mark.index
+            and ":" not in self._source(key.end_mark, value.start_mark)
+        ):
+            return "lacks a ': '"
+        return ""
+
+    def _source(self, begin: yaml.Mark, end: yaml.Mark) -> str:
+        """Return the file's text between two marks."""
+        return self._text[begin.index : end.index]
+
     def _faulty(self, steps: Steps, what: str) -> Any:
         self._document.add(steps, what)
         return FAULTY
-
-
-def _source(begin: yaml.Mark, end: yaml.Mark) -> str:
-    """Return the file's text between two marks."""
-    return (begin.buffer or "")[begin.pointer : end.pointer]
-
-
-def _fault_of_key(key: yaml.Node, value: yaml.Node) -> str:
-    if not isinstance(key, yaml.ScalarNode) or key.tag not in (
-        f"{_TAG}str",
-        _MERGE,
-    ):
-        return "the key must be a string, perhaps in quotes"
-    if UNUSABLE.search(key.value):
-        return f"the key {_MUST_BE_USABLE}"
-    blank = None if key.style else _BLANK_IN_KEY.search(key.value)
-    if blank:
-        return f"the key contains {_looks_like_a_space(blank[1])}"
-    if (
-        value.start_mark.pointer == value.end_mark.pointer
-        and value.start_mark.pointer >= key.end_mark.pointer
-        and ":" not in _source(key.end_mark, value.start_mark)
-    ):
-        return "lacks a ': '"
-    return ""
 
 
 def _looks_like_a_space(letter: str) -> str:
