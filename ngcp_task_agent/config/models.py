@@ -206,7 +206,9 @@ class TaskConfig:
 
 
 def parse_agent(
-    document: Document, checking: bool = False
+    document: Document,
+    checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[AgentConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, AGENT_SCHEMA)
@@ -223,7 +225,8 @@ def parse_agent(
                 document.add((key,), f"must be at least {least} bytes")
     if document.is_sound("node") and node and "state_command" in node:
         at, run = ("node", "state_command"), node["state_command"][0]
-        permissions.check_program(document, at, Program(run, own_user()))
+        program = Program(run, own_user())
+        permissions.check_program(document, at, program, seen)
         if checking:
             _warn_if_missing(document, at, run)
     if document.faults:
@@ -236,7 +239,10 @@ def parse_agent(
 
 
 def parse_backend(
-    document: Document, plugins: Plugins, checking: bool = False
+    document: Document,
+    plugins: Plugins,
+    checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, BACKEND_SCHEMA)
@@ -266,6 +272,7 @@ def parse_task(
     backends: Mapping[str, Optional[BackendConfig]],
     claims: Dict[Path, Place],
     checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[TaskConfig]:
     """
     :param backends: by name; None for one that has faults
@@ -306,7 +313,7 @@ def parse_task(
         for steps, what in unchecked_formats(value["data_schema"]):
             document.warn(("data_schema", *steps), what)
     if broker and not document.faults:
-        _try_broker(document, broker, checking)
+        _try_broker(document, broker, checking, seen)
     if document.faults:
         return None
     keys = _frozen(value)
@@ -367,7 +374,10 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
 
 
 def _try_broker(
-    document: Document, kind: Type[Broker], checking: bool
+    document: Document,
+    kind: Type[Broker],
+    checking: bool,
+    seen: Optional[permissions.Seen],
 ) -> None:
     """Let a broker refuse its options, or warn about problems."""
     at = ("broker_options",)
@@ -387,7 +397,7 @@ def _try_broker(
     permissions.check_files(document, options, schema, at, checking)
     try:
         for key, program in broker.programs().items():
-            permissions.check_program(document, (*at, key), program)
+            permissions.check_program(document, (*at, key), program, seen)
         for key, what in (broker.problems() if checking else {}).items():
             document.warn((*at, key), what)
     except Exception as error:
