@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import signal
 from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
@@ -50,10 +49,11 @@ def find_program(run: str) -> str:
     :raises CannotStart: when it is missing, not a file or not executable
     """
     if "/" not in run:
-        found = shutil.which(run, path=PATH)
-        if not found:
-            raise CannotStart(f"there is no program '{run}' in {PATH}")
-        return found
+        for folder in PATH.split(":"):
+            path = f"{folder}/{run}"
+            if os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+        raise CannotStart(f"there is no program '{run}' in {PATH}")
     if not os.path.exists(run):
         raise CannotStart(f"there is no program '{run}'")
     if not os.path.isfile(run):
