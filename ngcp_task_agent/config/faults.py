@@ -5,9 +5,8 @@ explain.py words them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Tuple, Union
+from typing import Any, Iterable, Mapping, NamedTuple, Tuple, Union
 
 Schema = Mapping[str, Any]
 # The keys and indexes that lead to a value.
@@ -23,8 +22,7 @@ class Unshown(str):
     """A key that no fault repeats: it may be a value that lacks its key."""
 
 
-@dataclass(frozen=True, order=True)
-class Fault:
+class Fault(NamedTuple):
     """What is wrong in a file.
 
     :ivar line: counted from 1; 0 for the file as a whole

@@ -7,7 +7,6 @@ files are not affected.  All faults of all files are reported at once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Any,
@@ -16,6 +15,7 @@ from typing import (
     Dict,
     List,
     Mapping,
+    NamedTuple,
     Optional,
     Sequence,
     Set,
@@ -39,8 +39,7 @@ DEFAULT_DIR = Path("/etc/ngcp-task-agent")
 FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The usable part of all files, and the faults of the rest.
 
     :ivar tasks: the enabled tasks whose backend is usable; no two have the

@@ -1,4 +1,4 @@
-"""The contents of each configuration file, as frozen dataclasses.
+"""The contents of each configuration file, as named tuples.
 
 Each parse function takes the document of one file, adds the faults that it
 finds, and returns None if the document has any.  With ``checking``, it also
@@ -7,9 +7,19 @@ warns about what does not exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from types import MappingProxyType
+from typing import (
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 from ngcp_task_agent.brokers.base import Broker, Program
 from ngcp_task_agent.config import permissions
@@ -136,12 +146,13 @@ TASK_SCHEMA: Schema = {
 }
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 #: The state or status of a node when it cannot be determined.
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class NodeConfig:
+class NodeConfig(NamedTuple):
     """The ``node`` section of agent.yml; None for keys that are not given."""
 
     name: Optional[str] = None
@@ -150,14 +161,13 @@ class NodeConfig:
     state: Optional[str] = None
     state_command: Optional[Tuple[str, ...]] = None
     status: Optional[str] = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = _NOTHING
 
 
-@dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(NamedTuple):
     """``agent.yml``; sizes in bytes, times in seconds."""
 
-    node: NodeConfig = field(default_factory=NodeConfig)
+    node: NodeConfig = NodeConfig()
     max_request: int = 1 << 20
     max_response: int = 8 << 20
     max_request_memory: int = 64 << 20
@@ -169,8 +179,7 @@ class AgentConfig:
 UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
 
 
-@dataclass(frozen=True)
-class BackendConfig:
+class BackendConfig(NamedTuple):
     """``backends/NAME.yml``; the options are for the backend."""
 
     path: Path
@@ -183,8 +192,7 @@ class BackendConfig:
 Place = Tuple[str, str, str]
 
 
-@dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(NamedTuple):
     """A file of ``tasks/``; the options are for the broker."""
 
     path: Path
@@ -192,7 +200,7 @@ class TaskConfig:
     backend: str
     channel: str
     broker: str
-    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    broker_options: Mapping[str, Any] = _NOTHING
     description: str = ""
     enabled: bool = True
     max_running: int = 8

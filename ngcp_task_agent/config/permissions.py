@@ -8,7 +8,6 @@ import os
 import pwd
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     AbstractSet,
@@ -18,6 +17,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    NamedTuple,
     Optional,
     Tuple,
 )
@@ -183,8 +183,7 @@ def check_files(
             document.warn(at, what)
 
 
-@dataclass(frozen=True)
-class _Flaw:
+class _Flaw(NamedTuple):
     """How others than its owners could change a file.
 
     :ivar path: what they could change: the file, or what leads to it
@@ -244,8 +243,7 @@ def _flaws(
             yield _Flaw(path, what)
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """The folders and links that lead to a file, from the root on.
 
     Anyone who can change one of them chooses which file is read.

@@ -6,8 +6,7 @@ import contextlib
 import inspect
 import os
 import sys
-from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Type, TypeVar
+from typing import Any, Dict, Mapping, NamedTuple, Type, TypeVar
 
 from ngcp_task_agent import backends, brokers
 from ngcp_task_agent.backends.base import Backend
@@ -17,8 +16,7 @@ from ngcp_task_agent.logs import journal
 Plugin = TypeVar("Plugin", Backend, Broker)
 
 
-@dataclass(frozen=True)
-class Plugins:
+class Plugins(NamedTuple):
     """The classes that files can name."""
 
     backends: Mapping[str, Type[Backend]]
