@@ -48,3 +48,7 @@ def meant(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def in_quotes(letter: str) -> str:
+    return f"if the {letter} begins a string, put it in quotes"

@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Set
 
 import yaml
 
@@ -24,6 +24,7 @@ from ngcp_task_agent.config.faults import (
     Schema,
     Steps,
     Unshown,
+    in_quotes,
 )
 from ngcp_task_agent.config.quick_check import is_surely_valid
 from ngcp_task_agent.protocol.messages import UNUSABLE
@@ -36,29 +37,6 @@ _NOT_SIMPLE = re.compile(r"[!%]|[|>][^ \n]*#")
 # YAML's escapes can produce them, but no path, argument or JSON text can
 # contain them.
 _MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
-# They look like a space, or like nothing.
-_BLANK = "([^\\S \\t\\r\\n]|[\\u200b-\\u200f\\u2060\\ufeff])"
-_BLANK_IN_KEY = re.compile(_BLANK)
-_BLANK_AS_SPACE = re.compile(f"(?m)(?:^|[:?-]) *{_BLANK}")
-# How messages of PyYAML begin, and what to say instead.
-_SENTENCES = (
-    ("could not find expected ':'", "a key needs a ': ' after it"),
-    ("but found another document", "a file must have one document"),
-    ("second occurrence", "two anchors have the same name"),
-    ("expected '>'", "the tag is not closed"),
-    (
-        "expected the node content",
-        "a value is missing, or a [ or { is not closed",
-    ),
-    ("expected ',' or", "the {} is not closed, or a comma is missing"),
-    ("found character", "nothing can begin with this character"),
-)
-# Where another begins to quote a file, and not YAML's own tokens.
-_QUOTATION = re.compile(
-    r"""(?:(?:,[ ]but[ ]found)?[ ]|^)
-    (?!'(?:<[a-z -]+>|[][{}>,:?.!%@`[ ]-]|\\t)')['"]""",
-    re.VERBOSE,
-)
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _SCALARS = {
@@ -192,7 +170,9 @@ def _parse_with_faults(path: Path, text: str) -> Document:
             f"must not contain the character U+{ord(text[error.position]):04X}"
         )
     except yaml.MarkedYAMLError as error:
-        line, what = _explain_syntax(text, error)
+        from ngcp_task_agent.config import yaml_syntax
+
+        line, what = yaml_syntax.explain(text, error)
     except _TooMuch as error:
         return Document(path, FAULTY, [*error.args])
     except Exception as error:
@@ -247,7 +227,7 @@ class _Values:
                 return value
         elif isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, steps)
-        what = "a tag cannot be used here; " + _in_quotes("!")
+        what = "a tag cannot be used here; " + in_quotes("!")
         if node.tag in (f"{_TAG}value", _MERGE):
             what = "put it in quotes"
         return self._faulty(steps, what)
@@ -286,7 +266,7 @@ class _Values:
             is_unsure = self._is_quick and not node.style
             source = self._source(node.start_mark, node.end_mark)
             if is_unsure or source[:1] == "&":
-                return self._faulty(steps, "is empty; " + _in_quotes("&"))
+                return self._faulty(steps, "is empty; " + in_quotes("&"))
         try:
             make = self._loader.yaml_constructors[node.tag]
             value = make(self._loader, node)
@@ -311,9 +291,12 @@ class _Values:
             return "the key must be a string, perhaps in quotes"
         if UNUSABLE.search(key.value):
             return f"the key {_MUST_BE_USABLE}"
-        blank = None if key.style else _BLANK_IN_KEY.search(key.value)
-        if blank:
-            return f"the key contains {_looks_like_a_space(blank[1])}"
+        if not self._is_quick and not key.style:
+            from ngcp_task_agent.config import yaml_syntax
+
+            blank = yaml_syntax.blank_in(key.value)
+            if blank:
+                return f"the key contains {blank}"
         if (
             value.start_mark.index == value.end_mark.index
             and value.start_mark.index >= key.end_mark.index
@@ -329,72 +312,3 @@ class _Values:
     def _faulty(self, steps: Steps, what: str) -> Any:
         self._document.add(steps, what)
         return FAULTY
-
-
-def _looks_like_a_space(letter: str) -> str:
-    name = f"U+{ord(letter):04X}"
-    return f"the character {name}, which is not a space: write a space"
-
-
-def _in_quotes(letter: str) -> str:
-    return f"if the {letter} begins a string, put it in quotes"
-
-
-def _explain_syntax(text: str, error: yaml.MarkedYAMLError) -> Tuple[int, str]:
-    """Return the line, 0 if unknown, and what is wrong there."""
-    context, problem = error.context or "", error.problem or ""
-    mark = error.problem_mark or error.context_mark
-    begins = ("while scanning a", "while parsing a tag")
-    if error.context_mark and context.startswith(begins):
-        mark = error.context_mark  # where it begins, not where it was noticed
-    reason = _QUOTATION.split(problem)[0] or context
-    for begin, sentence in _SENTENCES:
-        reason = sentence if problem.startswith(begin) else reason
-    what = " ".join(f"not YAML: {reason}".split())
-    if not mark:
-        return 0, what
-    start = error.context_mark if " flow " in context else mark
-    start = start or mark
-    bracket = f"{text[start.index : start.index + 1]} of line {start.line + 1}"
-    hint = _advice(text, start, context, problem)
-    what = what.replace("{}", bracket)
-    return mark.line + 1, f"{what}; {hint}" if hint else what
-
-
-def _advice(text: str, mark: yaml.Mark, context: str, problem: str) -> str:
-    """Suggest how to correct a common mistake; empty for any other."""
-    letter = text[mark.index : mark.index + 1]
-    before = text[: mark.index].rpartition("\n")[2].rstrip()
-    lines = text.split("\n")[max(mark.line - 1, 0) : mark.line + 1]
-    blank = _BLANK_AS_SPACE.search("\n".join(lines))
-    if blank:
-        return f"here or above is {_looks_like_a_space(blank[1])}"
-    if problem == "but found another document":
-        return "put the second document in its own file"
-    if problem.startswith("mapping values are not allowed"):
-        if ":" in before:
-            return "put the value in quotes: it contains a ':'"
-        return "the line before lacks a ': ', or this one is indented too far"
-    if problem.startswith("sequence entries are not allowed"):
-        return "start the list on a new line, or put the string in quotes"
-    if problem.startswith("expected <block end>"):
-        if "'<block " in problem:
-            return "its indentation matches no line above"
-        if problem.endswith(("'?'", "'-'")):
-            return "keys and list items cannot be mixed"
-        if before[-1:] in ("]", "}"):
-            return "if the whole value is a string, put it in quotes"
-        if before[-1:] in ("'", '"'):
-            if before.count(before[-1]) % 2:
-                return f"is a {before[-1]} missing in a line above?"
-            return "put the whole value in quotes of the other kind"
-        return ""
-    if problem.startswith("found unknown escape character"):
-        return "in single quotes a backslash is an ordinary character"
-    if " quoted scalar" in context:
-        return f"the quote {letter} is not closed"
-    if letter == "\t":
-        return "use spaces, not tabs"
-    if letter and letter in "*&!%@`|>[{?":
-        return _in_quotes(letter)
-    return ""
