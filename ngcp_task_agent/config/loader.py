@@ -249,7 +249,11 @@ class Loader:
     ) -> Optional[FileConfig]:
         self._documents.append(document)
         try:
-            return parse(document, *known, self._checking, self._seen)
+            parsed = parse(document, *known, self._checking, self._seen)
+            if not self._new:
+                # Of thousands, they would take more memory than what runs.
+                document.forget(("name",))
+            return parsed
         except Exception as error:
             # No file, however odd, may stop the agent.  Python's message may
             # quote it.

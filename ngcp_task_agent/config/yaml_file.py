@@ -77,6 +77,11 @@ class Document:
     def warn(self, steps: Steps, what: str) -> None:
         self.warnings.append(self.fault(steps, what))
 
+    def forget(self, but: Steps) -> None:
+        """Forget the values, and the lines of all but one."""
+        self.value, lines = None, self.lines
+        self.lines = {k: lines[k] for k in ((), but) if k in lines}
+
     def validate(self, value: Any, *schemas: Schema, at: Steps = ()) -> None:
         """Add the faults of a value that every one of the schemas finds.
 
