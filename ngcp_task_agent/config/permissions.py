@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import (
     AbstractSet,
     Any,
-    BinaryIO,
     Callable,
     Dict,
     Iterator,
@@ -58,8 +57,12 @@ def read(
     seen = seen or Seen()
     try:
         # One descriptor: the file that is checked is the one that is read.
-        with open(path, "rb", opener=_open) as file:
-            status = os.fstat(file.fileno())
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
                 return unreadable(path, "must be a file")
             if os.geteuid() == 0 and is_in_force:
@@ -70,9 +73,11 @@ def read(
                         for flaw in flaws
                     ]
                     return Document(path, FAULTY, faults)
-            content = _content(file, status.st_size)
-            if content is None:  # it would block, as some of /proc do
-                return unreadable(path, "must be a file")
+            content = _content(fd, status.st_size)
+        finally:
+            os.close(fd)
+    except BlockingIOError:  # as some of /proc do
+        return unreadable(path, "must be a file")
     except OSError as error:
         # The same fault for all files of a folder.
         is_folder = not os.access(path.parent, os.X_OK)
@@ -87,19 +92,17 @@ def read(
         return unreadable(path, "is not UTF-8", line)
 
 
-def _open(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a pipe would wait for its writer.
-    return os.open(path, flags | os.O_NONBLOCK)
+def _content(fd: int, size: int) -> bytes:
+    """Read a file, up to one byte too many.
 
-
-def _content(file: BinaryIO, size: int) -> Optional[bytes]:
-    """Read a file up to one byte too many.
-
-    :param size: what it should have, so that no more memory is taken
+    :param size: what it has, unless it grows, or is one of /proc
     """
-    content = file.read(min(size, LARGEST_FILE) + 1)
-    if content and len(content) > size:  # a growing file, or one of /proc
-        content += file.read(max(LARGEST_FILE + 1 - len(content), 0)) or b""
+    content = b""
+    while len(content) <= LARGEST_FILE:
+        more = os.read(fd, min(max(size, 4096), LARGEST_FILE) + 1)
+        if not more:
+            break
+        content += more
     return content
 
 

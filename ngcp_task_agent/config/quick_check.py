@@ -72,6 +72,9 @@ def _all_of(schema: Any) -> _Check:
 
 def _others(rule: Any, known: Mapping[str, Any]) -> _Check:
     """Check the values of keys that ``properties`` does not name."""
+    if rule is False:
+        names = frozenset(known)
+        return _for(dict, lambda value: value.keys() <= names)
     check = _all_of(rule)
     return _for(
         dict,
@@ -83,12 +86,14 @@ def _others(rule: Any, known: Mapping[str, Any]) -> _Check:
 
 def _properties(rule: Mapping[str, Any]) -> _Check:
     checks = {key: _all_of(schema) for key, schema in rule.items()}
-    return _for(
-        dict,
-        lambda value: all(
-            checks[key](item) for key, item in value.items() if key in checks
-        ),
-    )
+
+    def check(value: Any) -> bool:
+        for key, item in value.items():
+            if key in checks and not checks[key](item):
+                return False
+        return True
+
+    return _for(dict, check)
 
 
 def _for(kind: Any, check: _Check) -> _Check:
@@ -166,7 +171,8 @@ def _not(rule: Any) -> _Check:
 
 
 def _required(rule: List[str]) -> _Check:
-    return _for(dict, lambda value: all(key in value for key in rule))
+    names = frozenset(rule)
+    return _for(dict, lambda value: names <= value.keys())
 
 
 def _dependent(rule: Mapping[str, List[str]]) -> _Check:

@@ -38,13 +38,15 @@ _NOT_SIMPLE = re.compile(r"[!%]|[|>][^ \n]*#")
 # contain them.
 _MUST_BE_USABLE = "must not contain NUL or half a surrogate pair"
 _TAG = "tag:yaml.org,2002:"
+_MAP, _SEQ, _STR = f"{_TAG}map", f"{_TAG}seq", f"{_TAG}str"
 _MERGE = f"{_TAG}merge"
+_OF_KEYS = _STR, _MERGE
 _SCALARS = {
     f"{_TAG}bool": "yes or no",
     f"{_TAG}float": "a usable number",
     f"{_TAG}int": "a usable number",
     f"{_TAG}null": "nothing",
-    f"{_TAG}str": "a string",
+    _STR: "a string",
     f"{_TAG}timestamp": "a usable date",
 }
 
@@ -221,17 +223,18 @@ class _Values:
             raise _TooMuch(self._document.fault(steps, "is nested too deeply"))
         if len(lines) > MOST_VALUES:
             raise _TooMuch(self._document.fault(steps, "has too many values"))
-        if isinstance(node, yaml.SequenceNode):
-            items = enumerate(node.value)
-            value: Any = [self.value_of(n, (*steps, i)) for i, n in items]
-            if node.tag == f"{_TAG}seq":
-                return value
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in _SCALARS:
+                return self._scalar(node, steps)
         elif isinstance(node, yaml.MappingNode):
-            value = self._mapping(node, steps)
-            if node.tag == f"{_TAG}map":
-                return value
-        elif isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
-            return self._scalar(node, steps)
+            mapping = self._mapping(node, steps)
+            if node.tag == _MAP:
+                return mapping
+        else:
+            items = enumerate(node.value)
+            values = [self.value_of(n, (*steps, i)) for i, n in items]
+            if node.tag == _SEQ:
+                return values
         what = "a tag cannot be used here; " + in_quotes("!")
         if node.tag in (f"{_TAG}value", _MERGE):
             what = "put it in quotes"
@@ -272,14 +275,16 @@ class _Values:
             source = self._source(node.start_mark, node.end_mark)
             if is_unsure or source[:1] == "&":
                 return self._faulty(steps, "is empty; " + in_quotes("&"))
-        try:
-            make = self._loader.yaml_constructors[node.tag]
-            value = make(self._loader, node)
-        except Exception:
-            # PyYAML raises almost anything for values such as "!!bool maybe".
-            what = f"is not {_SCALARS[node.tag]}"
-            hint = "if it is a string, put it in quotes"
-            return self._faulty(steps, f"{what}; {hint}")
+        value: Any = node.value
+        if node.tag != _STR:
+            try:
+                make = self._loader.yaml_constructors[node.tag]
+                value = make(self._loader, node)
+            except Exception:
+                # PyYAML raises almost anything for values such as "!!bool x".
+                what = f"is not {_SCALARS[node.tag]}"
+                hint = "if it is a string, put it in quotes"
+                return self._faulty(steps, f"{what}; {hint}")
         if isinstance(value, int) and abs(value) > _LARGEST_INT:
             return self._faulty(steps, "is too large a number")
         if isinstance(value, float) and not math.isfinite(value):
@@ -289,14 +294,13 @@ class _Values:
         return value
 
     def _fault_of_key(self, key: yaml.Node, value: yaml.Node) -> str:
-        if not isinstance(key, yaml.ScalarNode) or key.tag not in (
-            f"{_TAG}str",
-            _MERGE,
-        ):
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in _OF_KEYS:
             return "the key must be a string, perhaps in quotes"
         if UNUSABLE.search(key.value):
             return f"the key {_MUST_BE_USABLE}"
-        if not self._is_quick and not key.style:
+        if self._is_quick:
+            return ""  # there is neither of what follows
+        if not key.style:
             from ngcp_task_agent.config import yaml_syntax
 
             blank = yaml_syntax.blank_in(key.value)
