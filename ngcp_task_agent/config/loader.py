@@ -33,6 +33,7 @@ from ngcp_task_agent.config.models import (
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.yaml_file import Document, unreadable
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.process import users
 
 DEFAULT_DIR = Path("/etc/ngcp-task-agent")
 
@@ -89,7 +90,8 @@ class Loader:
 
     def load(self) -> Config:
         """Read all files."""
-        config = self._load()
+        with users.remembering():
+            config = self._load()
         # In memory, they are larger than what runs.
         self._documents, self._seen = [], permissions.Seen()
         return config
