@@ -72,7 +72,7 @@ class Contender:
             env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         )
         self.pid = self._process.pid
-        wait_for(lambda: server.subscribers(channel))
+        wait_for(lambda: server.subscribers(channel), within=120)
         self.started = time.perf_counter() - begin
 
     def stop(self) -> None:
@@ -120,7 +120,18 @@ def agent(
         (folder / name).write_text(text)
     words = ["sbin/ngcp-task-agent", "--config-dir", str(folder)]
     words[0] = str(ROOT / words[0])
+    env = {**env, "RUNTIME_DIRECTORY": str(folder)}
     return Contender(server, f"{CHANNEL}-{folder.name}", words, env)
+
+
+def reload(folder: Path) -> None:
+    """Let the agent of this folder reload; return when it has."""
+    control = str(folder / "control")
+    with socket.socket(socket.AF_UNIX) as end:
+        wait_for(lambda: end.connect_ex(control) == 0)
+        end.sendall(b"reload\n")
+        answer = b"".join(iter(lambda: end.recv(4096), b""))
+    assert answer == b"ok\n", answer
 
 
 def floor(server: RedisServer, channel: str) -> Contender:

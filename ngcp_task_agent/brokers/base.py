@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Mapping, Optional, Union
+from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
 
 from ngcp_task_agent.process.users import User
 from ngcp_task_agent.protocol.messages import Request
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """A program that work runs.
 
     :ivar run: an absolute path, or a name that is looked up in

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import graphlib
+import json
 import urllib.parse
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Tuple,
+    Union,
+)
 
 import jsonschema
 
-from ngcp_task_agent.config.faults import Finding, Steps, explain
+from ngcp_task_agent.config.explain import explain
+from ngcp_task_agent.config.faults import Finding, Steps
 
 # JSON Schema keywords that name a schema, refer to one, hold one for the same
 # value, or hold several of these.
@@ -21,6 +33,20 @@ _SAME_VALUE_EACH = {"allOf", "anyOf", "oneOf", "dependentSchemas"}
 
 def explain_schema(schema: Any) -> List[Finding]:
     """List what is wrong with a JSON Schema itself, once for each place."""
+    try:
+        text = json.dumps(schema)
+    except (TypeError, ValueError):  # a date, or a value with a fault
+        return [*_explain(schema)]
+    return [*_explain_text(text)]
+
+
+# jsonschema takes milliseconds for each, again at each reload.
+@functools.lru_cache(maxsize=10_000)
+def _explain_text(text: str) -> Tuple[Finding, ...]:
+    return tuple(_explain(json.loads(text)))
+
+
+def _explain(schema: Any) -> Iterable[Finding]:
     places = dict(_walk(schema))
     found: Dict[Steps, str] = {}
     for steps, value in places.items():
@@ -31,7 +57,7 @@ def explain_schema(schema: Any) -> List[Finding]:
         *_explain_references(places),
     ):
         found.setdefault(steps, what)
-    return list(found.items())
+    return found.items()
 
 
 # JSON Schema keywords that hold data, or schemas by name.

@@ -7,7 +7,6 @@ files are not affected.  All faults of all files are reported at once.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Any,
@@ -16,6 +15,7 @@ from typing import (
     Dict,
     List,
     Mapping,
+    NamedTuple,
     Optional,
     Sequence,
     Set,
@@ -33,14 +33,14 @@ from ngcp_task_agent.config.models import (
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.config.yaml_file import Document, unreadable
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.process import users
 
 DEFAULT_DIR = Path("/etc/ngcp-task-agent")
 
 FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The usable part of all files, and the faults of the rest.
 
     :ivar tasks: the enabled tasks whose backend is usable; no two have the
@@ -83,13 +83,22 @@ class Loader:
         self._new: Dict[Path, Path] = {}
         # What each file's last contents without faults were parsed into.
         self._good: Dict[Path, Any] = {}
+        self._seen = permissions.Seen()
         self._documents: List[Document] = []
         self._faults: List[Fault] = []  # of folders
         self._warnings: List[Fault] = []  # about files that are not read
 
     def load(self) -> Config:
         """Read all files."""
+        with users.remembering():
+            config = self._load()
+        # In memory, they are larger than what runs.
+        self._documents, self._seen = [], permissions.Seen()
+        return config
+
+    def _load(self) -> Config:
         known = plugins.installed()
+        self._seen = permissions.Seen()
         self._documents, self._faults, self._warnings = [], [], []
         self._look_at_folder()
         agent_file = self.folder / "agent.yml"
@@ -158,7 +167,7 @@ class Loader:
         if is_guess:
             kind = "" if file.name == "agent.yml" else "tasks"
         self._new = {self.folder / kind / file.name: file}
-        config = self.load()
+        config = self._load()
         document = next(d for d in self._documents if d.path == file)
         keys = document.value if isinstance(document.value, dict) else {}
         no_task = keys and not keys.keys() & {*models.TASK_SCHEMA["required"]}
@@ -215,7 +224,8 @@ class Loader:
         for path in paths:
             if _is_yaml(path) and path.suffix != ".yml":
                 self._warn(path, "its name must end with '.yml'")
-        return sorted({*new, *(p for p in paths if p.suffix == ".yml")})
+        found = {*new, *(p for p in paths if p.suffix == ".yml")}
+        return sorted(found, key=lambda path: path.name)
 
     def _warn(self, path: Path, why: str) -> None:
         self._warnings.append(Fault(path, 0, "", f"is not read: {why}"))
@@ -223,7 +233,7 @@ class Loader:
     def _read(self, path: Path) -> Document:
         new = self._new.get(path)
         if not new:
-            return permissions.read(path)
+            return permissions.read(path, seen=self._seen)
         # Outside the folder it decides nothing, so its owner does not matter.
         is_there = os.path.realpath(new) == os.path.realpath(path)
         document = permissions.read(new, is_in_force=is_there)
@@ -241,7 +251,11 @@ class Loader:
     ) -> Optional[FileConfig]:
         self._documents.append(document)
         try:
-            return parse(document, *known, self._checking)
+            parsed = parse(document, *known, self._checking, self._seen)
+            if not self._new:
+                # Of thousands, they would take more memory than what runs.
+                document.forget(("name",))
+            return parsed
         except Exception as error:
             # No file, however odd, may stop the agent.  Python's message may
             # quote it.

@@ -1,4 +1,4 @@
-"""The contents of each configuration file, as frozen dataclasses.
+"""The contents of each configuration file, as named tuples.
 
 Each parse function takes the document of one file, adds the faults that it
 finds, and returns None if the document has any.  With ``checking``, it also
@@ -7,9 +7,19 @@ warns about what does not exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from types import MappingProxyType
+from typing import (
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 from ngcp_task_agent.brokers.base import Broker, Program
 from ngcp_task_agent.config import permissions
@@ -20,11 +30,8 @@ from ngcp_task_agent.config.faults import (
     Steps,
     meant,
 )
-from ngcp_task_agent.config.json_schema import (
-    explain_schema,
-    unchecked_formats,
-)
 from ngcp_task_agent.config.plugins import Plugins
+from ngcp_task_agent.config.quick_check import is_surely_valid
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process.spawn import find_program
@@ -108,7 +115,7 @@ AGENT_SCHEMA: Schema = {
     },
 }
 
-_BACKEND_SCHEMA: Schema = {
+BACKEND_SCHEMA: Schema = {
     "type": "object",
     "properties": {"type": _text("the name of a type")},
 }
@@ -139,12 +146,13 @@ TASK_SCHEMA: Schema = {
 }
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 #: The state or status of a node when it cannot be determined.
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class NodeConfig:
+class NodeConfig(NamedTuple):
     """The ``node`` section of agent.yml; None for keys that are not given."""
 
     name: Optional[str] = None
@@ -153,14 +161,13 @@ class NodeConfig:
     state: Optional[str] = None
     state_command: Optional[Tuple[str, ...]] = None
     status: Optional[str] = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = _NOTHING
 
 
-@dataclass(frozen=True)
-class AgentConfig:
+class AgentConfig(NamedTuple):
     """``agent.yml``; sizes in bytes, times in seconds."""
 
-    node: NodeConfig = field(default_factory=NodeConfig)
+    node: NodeConfig = NodeConfig()
     max_request: int = 1 << 20
     max_response: int = 8 << 20
     max_request_memory: int = 64 << 20
@@ -172,8 +179,7 @@ class AgentConfig:
 UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
 
 
-@dataclass(frozen=True)
-class BackendConfig:
+class BackendConfig(NamedTuple):
     """``backends/NAME.yml``; the options are for the backend."""
 
     path: Path
@@ -186,8 +192,7 @@ class BackendConfig:
 Place = Tuple[str, str, str]
 
 
-@dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(NamedTuple):
     """A file of ``tasks/``; the options are for the broker."""
 
     path: Path
@@ -195,7 +200,7 @@ class TaskConfig:
     backend: str
     channel: str
     broker: str
-    broker_options: Mapping[str, Any] = field(default_factory=dict)
+    broker_options: Mapping[str, Any] = _NOTHING
     description: str = ""
     enabled: bool = True
     max_running: int = 8
@@ -209,7 +214,9 @@ class TaskConfig:
 
 
 def parse_agent(
-    document: Document, checking: bool = False
+    document: Document,
+    checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[AgentConfig]:
     value = {} if document.value is None else document.value
     document.validate(value, AGENT_SCHEMA)
@@ -226,7 +233,8 @@ def parse_agent(
                 document.add((key,), f"must be at least {least} bytes")
     if document.is_sound("node") and node and "state_command" in node:
         at, run = ("node", "state_command"), node["state_command"][0]
-        permissions.check_program(document, at, Program(run, own_user()))
+        program = Program(run, own_user())
+        permissions.check_program(document, at, program, seen)
         if checking:
             _warn_if_missing(document, at, run)
     if document.faults:
@@ -239,10 +247,13 @@ def parse_agent(
 
 
 def parse_backend(
-    document: Document, plugins: Plugins, checking: bool = False
+    document: Document,
+    plugins: Plugins,
+    checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[BackendConfig]:
     value = {} if document.value is None else document.value
-    document.validate(value, _BACKEND_SCHEMA)
+    document.validate(value, BACKEND_SCHEMA)
     if not isinstance(value, dict):
         return None
     options = dict(value)
@@ -269,6 +280,7 @@ def parse_task(
     backends: Mapping[str, Optional[BackendConfig]],
     claims: Dict[Path, Place],
     checking: bool = False,
+    seen: Optional[permissions.Seen] = None,
 ) -> Optional[TaskConfig]:
     """
     :param backends: by name; None for one that has faults
@@ -302,11 +314,14 @@ def parse_task(
         channel = receiver.channel(value.get("backend_options", {}))
         if name and document.is_sound("name") and value.get("enabled", True):
             claims[document.path] = backend.name, channel, name
-    if checking:
-        for steps, what in unchecked_formats(value.get("data_schema")):
+    if checking and "data_schema" in value:
+        # Takes long to load.
+        from ngcp_task_agent.config.json_schema import unchecked_formats
+
+        for steps, what in unchecked_formats(value["data_schema"]):
             document.warn(("data_schema", *steps), what)
     if broker and not document.faults:
-        _try_broker(document, broker, checking)
+        _try_broker(document, broker, checking, seen)
     if document.faults:
         return None
     keys = _frozen(value)
@@ -356,14 +371,21 @@ def _validate_task(document: Document, **options: List[Schema]) -> None:
         properties[key] = {**properties[key], "properties": inner}
         if any(fault.where == key for fault in document.faults):
             value = {**value, key: FAULTY}
-    document.validate(value, {**TASK_SCHEMA, "properties": properties})
+    if not is_surely_valid(value, TASK_SCHEMA):
+        document.explain(value, {**TASK_SCHEMA, "properties": properties})
     if isinstance(value.get("data_schema"), (dict, bool)):
+        # Takes long to load.
+        from ngcp_task_agent.config.json_schema import explain_schema
+
         for steps, what in explain_schema(value["data_schema"]):
             document.add(("data_schema", *steps), what)
 
 
 def _try_broker(
-    document: Document, kind: Type[Broker], checking: bool
+    document: Document,
+    kind: Type[Broker],
+    checking: bool,
+    seen: Optional[permissions.Seen],
 ) -> None:
     """Let a broker refuse its options, or warn about problems."""
     at = ("broker_options",)
@@ -383,7 +405,7 @@ def _try_broker(
     permissions.check_files(document, options, schema, at, checking)
     try:
         for key, program in broker.programs().items():
-            permissions.check_program(document, (*at, key), program)
+            permissions.check_program(document, (*at, key), program, seen)
         for key, what in (broker.problems() if checking else {}).items():
             document.warn((*at, key), what)
     except Exception as error:

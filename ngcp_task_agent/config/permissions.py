@@ -8,7 +8,6 @@ import os
 import pwd
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     AbstractSet,
@@ -17,6 +16,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    NamedTuple,
     Optional,
     Tuple,
 )
@@ -35,28 +35,49 @@ _ONLY_ROOT = "only root may decide what root runs"
 _ELSEWHERE = "use a folder where only root can write"
 
 
-def read(path: Path, is_in_force: bool = True) -> Document:
+class Seen:
+    """What has been found out about folders and programs.
+
+    While a configuration is loaded, thousands of files can be in one folder,
+    and name one program: each is looked at once.
+    """
+
+    def __init__(self) -> None:
+        self.ways: Dict[Path, _Way] = {}  # to each folder
+        self.flaws: Dict[Program, List[_Flaw]] = {}
+
+
+def read(
+    path: Path, is_in_force: bool = True, seen: Optional[Seen] = None
+) -> Document:
     """Read a YAML file; as root, refuse one that other users can change.
 
     :param is_in_force: whether it decides anything yet
     """
+    seen = seen or Seen()
     try:
         # One descriptor: the file that is checked is the one that is read.
-        with open(path, "rb", opener=_open) as file:
-            status = os.fstat(file.fileno())
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
                 return unreadable(path, "must be a file")
             if os.geteuid() == 0 and is_in_force:
-                flaws = list(_flaws(path, status))
+                flaws = list(_flaws(path, status, seen))
                 if flaws:
                     faults = [
                         Fault(flaw.path, 0, "", flaw.explain(_ONLY_ROOT))
                         for flaw in flaws
                     ]
                     return Document(path, FAULTY, faults)
-            content = file.read(LARGEST_FILE + 1)
-            if content is None:  # it would block, as some of /proc do
-                return unreadable(path, "must be a file")
+            content = _content(fd, status.st_size)
+        finally:
+            os.close(fd)
+    except BlockingIOError:  # as some of /proc do
+        return unreadable(path, "must be a file")
     except OSError as error:
         # The same fault for all files of a folder.
         is_folder = not os.access(path.parent, os.X_OK)
@@ -71,16 +92,30 @@ def read(path: Path, is_in_force: bool = True) -> Document:
         return unreadable(path, "is not UTF-8", line)
 
 
-def _open(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a pipe would wait for its writer.
-    return os.open(path, flags | os.O_NONBLOCK)
+def _content(fd: int, size: int) -> bytes:
+    """Read a file, up to one byte too many.
+
+    :param size: what it has, unless it grows, or is one of /proc
+    """
+    content = b""
+    while len(content) <= LARGEST_FILE:
+        more = os.read(fd, min(max(size, 4096), LARGEST_FILE) + 1)
+        if not more:
+            break
+        content += more
+    return content
 
 
 def os_fault(path: Path, error: OSError) -> Fault:
     return Fault(path, 0, "", f"cannot be read: {error.strerror}")
 
 
-def check_program(document: Document, steps: Steps, program: Program) -> None:
+def check_program(
+    document: Document,
+    steps: Steps,
+    program: Program,
+    seen: Optional[Seen] = None,
+) -> None:
     """As root, find out who could change what a file makes root run.
 
     It is a fault if that is anyone else.  For a folder that a group may write,
@@ -94,13 +129,19 @@ def check_program(document: Document, steps: Steps, program: Program) -> None:
     user = program.user
     is_fault = user.uid == 0
     why = _ONLY_ROOT if is_fault else f"others decide what {user.name} runs"
-    for path in _candidates(program.run):
-        for flaw in _flaws_of(path, _ROOT | {user.uid}):
-            found = document.fault(steps, f"{flaw.path} {flaw.explain(why)}")
-            if is_fault and not flaw.is_group_of_folder:
-                document.faults.append(found)
-            else:
-                document.warnings.append(found)
+    seen = seen or Seen()
+    flaws = seen.flaws.get(program)
+    if flaws is None:
+        owners = _ROOT | {user.uid}
+        paths = _candidates(program.run)
+        flaws = [f for path in paths for f in _flaws_of(path, owners, seen)]
+        seen.flaws[program] = flaws
+    for flaw in flaws:
+        found = document.fault(steps, f"{flaw.path} {flaw.explain(why)}")
+        if is_fault and not flaw.is_group_of_folder:
+            document.faults.append(found)
+        else:
+            document.warnings.append(found)
 
 
 def check_files(
@@ -125,7 +166,7 @@ def check_files(
         return
     path = document.path if kind == "secret" else Path(value)
     try:
-        status, (found, _) = os.stat(path), _components(path)
+        status, way = os.stat(path), _components(path, Seen())
     except OSError as error:
         # Otherwise, its reader reports that.
         if checking and not isinstance(error, PermissionError):
@@ -134,10 +175,10 @@ def check_files(
     if os.geteuid() != 0:
         return
     if kind != "secret":
-        for flaw in _flaws(path, status):
+        for flaw in _flaws(path, status, Seen()):
             why = flaw.explain("others could change what is read there")
             document.warn(at, f"{flaw.path} {why}")
-    folders = [s for s in found.values() if stat.S_ISDIR(s.st_mode)]
+    folders = [s for s in way.steps.values() if stat.S_ISDIR(s.st_mode)]
     if kind != "file" and status.st_mode & stat.S_IROTH:
         if all(folder.st_mode & stat.S_IXOTH for folder in folders):
             mend = f"fix: chmod o-r {shlex.quote(str(path))}"
@@ -145,8 +186,7 @@ def check_files(
             document.warn(at, what)
 
 
-@dataclass(frozen=True)
-class _Flaw:
+class _Flaw(NamedTuple):
     """How others than its owners could change a file.
 
     :ivar path: what they could change: the file, or what leads to it
@@ -165,11 +205,11 @@ class _Flaw:
         return f"{self.what}: {why}; {mend}"
 
 
-def _flaws_of(path: Path, owners: AbstractSet[int]) -> List[_Flaw]:
+def _flaws_of(path: Path, owners: AbstractSet[int], seen: Seen) -> List[_Flaw]:
     try:
-        return [*_flaws(path, os.stat(path), owners)]
+        return [*_flaws(path, os.stat(path), seen, owners)]
     except (FileNotFoundError, NotADirectoryError):
-        return [*_flaws(path, None, owners)]
+        return [*_flaws(path, None, seen, owners)]
     except OSError:
         return []  # nor can it be run
 
@@ -177,6 +217,7 @@ def _flaws_of(path: Path, owners: AbstractSet[int]) -> List[_Flaw]:
 def _flaws(
     path: Path,
     status: Optional[os.stat_result],
+    seen: Seen,
     owners: AbstractSet[int] = _ROOT,
 ) -> Iterator[_Flaw]:
     """Find out how users other than its owners could change a file.
@@ -190,8 +231,8 @@ def _flaws(
     """
     if status:
         yield from _writable(path, status, owners)
-    steps, last = _components(path)
-    for step, found in steps.items():
+    way = _components(path, seen)
+    for step, found in way.steps.items():
         if stat.S_ISLNK(found.st_mode):
             # Links have no mode of their own.
             if found.st_uid not in owners:
@@ -200,24 +241,53 @@ def _flaws(
                 yield _Flaw(step, f"is a link owned by the user {user}", mend)
         elif found.st_uid != 0 or not found.st_mode & stat.S_ISVTX:
             yield from _writable(step, found, owners)
-        elif step == last and not status and _others_write(found):
+        elif step == way.last and not status and _others_write(found):
             what = f"does not exist, and others may create it in {step}"
             yield _Flaw(path, what)
 
 
-def _components(path: Path) -> Tuple[Dict[Path, os.stat_result], Path]:
-    """Find the folders and links that lead to a file, from the root on.
+class _Way(NamedTuple):
+    """The folders and links that lead to a file, from the root on.
 
     Anyone who can change one of them chooses which file is read.
 
-    :returns: these, and the folder where the file is, or could be created
+    :ivar last: the folder where the file is, or could be created
+    :ivar is_whole: all of them exist
+    """
+
+    steps: Dict[Path, os.stat_result]
+    last: Path
+    is_whole: bool
+
+
+def _components(path: Path, seen: Seen) -> _Way:
+    """Find the way to a file."""
+    path = path.absolute()
+    folder = path.parent
+    way = seen.ways.get(folder)
+    if way is None:
+        way = seen.ways[folder] = _walk(folder, is_folder=True)
+    if path.name in ("", ".."):
+        return _walk(path)
+    if way.is_whole:
+        try:
+            if stat.S_ISLNK(os.lstat(way.last / path.name).st_mode):
+                return _walk(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+    return way
+
+
+def _walk(path: Path, is_folder: bool = False) -> _Way:
+    """
+    :param is_folder: include what the path itself leads to
     """
     at = Path("/")
     found = {at: os.lstat(at)}
-    todo = [*path.absolute().parts[:0:-1]]
+    todo = [*path.parts[:0:-1]]
     for _ in range(_MOST_STEPS):
         if not todo:
-            return found, at
+            return _Way(found, at, True)
         part = todo.pop()
         if part == "..":
             at = at.parent
@@ -226,13 +296,13 @@ def _components(path: Path) -> Tuple[Dict[Path, os.stat_result], Path]:
         try:
             status = os.lstat(step)
         except (FileNotFoundError, NotADirectoryError):
-            return found, at
+            return _Way(found, at, False)
         if stat.S_ISLNK(status.st_mode):
             target = Path(os.readlink(step))
             at = Path("/") if target.is_absolute() else at
             todo += [p for p in target.parts[::-1] if p != "/"]
             found[step] = status
-        elif todo:
+        elif todo or is_folder:
             at = step
             found[step] = status
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from typing import Any, Dict, List, Optional, Set, Tuple
@@ -118,7 +119,13 @@ class Agent:
             self._stopping.set()
 
     async def _load(self) -> Config:
-        config = await asyncio.to_thread(self._loader.load)
+        # Looking for cycles among thousands of tasks would stop the event
+        # loop again and again; loading leaves none.
+        gc.disable()
+        try:
+            config = await asyncio.to_thread(self._loader.load)
+        finally:
+            gc.enable()
         config.log()
         return config
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import errno
@@ -14,7 +13,15 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable, List, NoReturn, Optional, TextIO
+from typing import (
+    TYPE_CHECKING,
+    Iterable,
+    List,
+    NoReturn,
+    Optional,
+    Sequence,
+    TextIO,
+)
 
 import setproctitle
 
@@ -29,10 +36,14 @@ from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.handlers import write_all
 
+if TYPE_CHECKING:
+    import argparse
+
 EX_IOERR = 74  # from sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
+LOG_LEVEL = "info"
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -47,6 +58,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     # Python would write them to standard error, past the log and its bounds:
     # one for each regular expression that a client sends, for example.
     warnings.simplefilter("ignore")
+    folder = _only_folder(sys.argv[1:] if argv is None else argv)
+    if folder:
+        _serve(folder.absolute(), LOG_LEVEL)
     out, err = io.StringIO(), io.StringIO()
     try:
         # argparse and print() do not report that these cannot be written.
@@ -60,6 +74,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     except SystemExit as end:
         return _print(out.getvalue(), err.getvalue(), int(end.code or 0))
     _serve(options.config_dir.absolute(), options.log_level)
+
+
+def _only_folder(words: Sequence[str]) -> Optional[Path]:
+    """Return the folder of a command line that gives nothing else.
+
+    It needs no argparse, which takes a while to load.
+    """
+    if len(words) == 2 and words[0] == "--config-dir":
+        is_folder = words[1] and words[1][0] != "-"
+        return Path(words[1]) if is_folder else None
+    return None if words else DEFAULT_DIR
 
 
 def _print(out: str, err: str, status: int) -> int:
@@ -94,6 +119,8 @@ def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
+    import argparse
+
     made = argparse.ArgumentParser(
         prog="ngcp-task-agent",
         description="Run configured tasks for clients on a message bus.",
@@ -128,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="LEVEL",
         type=str.lower,
         choices=LEVELS,
-        default="info",
+        default=LOG_LEVEL,
         help=f"lowest level to log: {', '.join(LEVELS)} "
         "(default: %(default)s)",
     )

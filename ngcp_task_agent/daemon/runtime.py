@@ -13,6 +13,7 @@ from ngcp_task_agent.config.loader import Config
 from ngcp_task_agent.config.models import (
     UNKNOWN,
     BackendConfig,
+    Place,
     TaskConfig,
 )
 from ngcp_task_agent.logs import journal
@@ -27,11 +28,11 @@ FLUSH = 5.0  # seconds to send the last answers; restarts while they are sent
 RETIRED_FLUSH = 60.0  # the same, for a backend replaced by a reload
 END = 10.0  # seconds each to end, and then to cancel, what still runs
 
+# Tasks that are made in a row.
+_BURST = 100
+
 # Characters of a backend's trouble, and of a task's name, in summary().
 _LONGEST_TROUBLE, _LONGEST_NAME = 80, 40
-
-# A task's place: its backend, its control channel, and its own name.
-_Place = Tuple[str, str, str]
 
 
 def counted(number: int, noun: str) -> str:
@@ -58,7 +59,7 @@ class Runtime:
         self._dispatcher = Dispatcher(self.identity, 0, 0)
         self._stop_timeout = 0.0
         self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
-        self._tasks: Dict[_Place, Tuple[TaskConfig, Task]] = {}
+        self._tasks: Dict[Place, Tuple[TaskConfig, Task]] = {}
         self._retired_backends: Set[Backend] = set()
         self._retired_tasks: Set[Task] = set()
         self._retiring: Set[asyncio.Task[None]] = set()
@@ -94,7 +95,9 @@ class Runtime:
             parts.append(f"{name}: {backend.status}{why and f' ({why})'}")
         parts.append(counted(len(self._tasks), "task"))
         parts.append(f"{self._limits.slots.taken} running")
-        works = [task.oldest for task in self._all_tasks() if task.oldest]
+        # Of thousands of tasks, usually none runs.
+        tasks = self._all_tasks() if self._limits.slots.taken else ()
+        works = [task.oldest for task in tasks if task.oldest]
         for began, name in sorted(works)[:1]:
             age = int(time.monotonic() - began)
             if age:
@@ -119,7 +122,7 @@ class Runtime:
             for name, (was, _) in self._backends.items()
             if config.backends.get(name) != was
         }
-        removed = self._set_tasks(config, replaced)
+        removed = await self._set_tasks(config, replaced)
         await asyncio.gather(
             *(self._retire_backend(name, removed) for name in replaced)
         )
@@ -164,17 +167,21 @@ class Runtime:
         if before:
             await before.stop()
 
-    def _set_tasks(self, config: Config, replaced: Set[str]) -> List[Task]:
+    async def _set_tasks(
+        self, config: Config, replaced: Set[str]
+    ) -> List[Task]:
         """Reuse unchanged tasks, create the rest; return those removed."""
         before, now = dict(self._tasks), {}
-        for task in config.tasks:
-            place = (task.backend, task.channel, task.name)
+        for number, task in enumerate(config.tasks, 1):
+            place = task.place
             was = before.get(place)
             if was and was[0] == task and task.backend not in replaced:
                 now[place] = before.pop(place)
             else:
                 made = self._make_task(config, task, was[1] if was else None)
                 now[place] = task, made
+            if number % _BURST == 0:
+                await asyncio.sleep(0)  # requests must not wait for thousands
         self._tasks = now
         routes: Dict[Tuple[str, str], Dict[str, Task]] = {}
         for (backend, channel, name), (_, made) in now.items():

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Optional
 
 import sdnotify
 
-_STATUS_EVERY = 1.0  # seconds
+_STATUS_EVERY = 2.0  # seconds
 
 
 class Notifier:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -84,28 +85,39 @@ class Node:
 
     async def start(self) -> None:
         """Read everything once, then poll in the background."""
-        await self._read_files()
-        polls = [self._poll_files]
+        polls = []
+        if None in (self.config.roles, self.config.status):
+            await asyncio.to_thread(self._read_files)
+            polls.append(self._poll_files())
         if self._state:
             await self._state.read()
-            polls.append(self._state.poll)
-        self._pollers = [background.start(poll()) for poll in polls]
+            polls.append(self._state.poll())
+        self._pollers = [background.start(poll) for poll in polls]
 
     async def stop(self) -> None:
         for poller in self._pollers:
             await background.end(poller)
 
     async def _poll_files(self) -> None:
-        while True:
-            await asyncio.sleep(LONGEST_PAUSE)
-            await self._read_files()
+        # In one thread all the time: to wake up the event loop for each look
+        # would take most of an idle agent's processor time.  No deadline: a
+        # hung disk delays only this thread.
+        is_over = threading.Event()
 
-    async def _read_files(self) -> None:
-        # No deadline: a hung disk delays only this task.
+        def poll() -> None:
+            while not is_over.wait(LONGEST_PAUSE):
+                self._read_files()
+
+        try:
+            await asyncio.to_thread(poll)
+        finally:
+            is_over.set()
+
+    def _read_files(self) -> None:
         if self.config.roles is None:
-            await asyncio.to_thread(self._roles.refresh)
+            self._roles.refresh()
         if self.config.status is None:
-            await asyncio.to_thread(self._network.refresh)
+            self._network.refresh()
 
 
 class _StateCommand:

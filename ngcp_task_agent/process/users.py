@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import pwd
@@ -10,7 +11,7 @@ import threading
 import time
 from concurrent import futures
 from dataclasses import dataclass
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 
 from ngcp_task_agent.errors import CannotStart
 
@@ -76,6 +77,20 @@ def _user_of(uid: int) -> User:
     return _user(entry, os.getegid(), os.getgroups())
 
 
+# By name, what this thread has found within remembering().
+_found = threading.local()
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+    """Within, and in this thread, find_user() looks up each name once."""
+    _found.users = {}
+    try:
+        yield
+    finally:
+        _found.users = None
+
+
 def find_user(name: str) -> User:
     """Look up a user; blocks.
 
@@ -83,6 +98,22 @@ def find_user(name: str) -> User:
 
     :raises CannotStart: when there is no such user, or no answer
     """
+    users: Optional[Dict[str, Union[User, CannotStart]]]
+    users = getattr(_found, "users", None)
+    if users is None:
+        return _find_user(name)
+    if name not in users:
+        try:
+            users[name] = _find_user(name)
+        except CannotStart as error:
+            users[name] = error
+    found: Union[User, CannotStart] = users[name]
+    if isinstance(found, CannotStart):
+        raise found
+    return found
+
+
+def _find_user(name: str) -> User:
     answer = _ask(name)
     with _lock:
         oldest = min((began for _, began in _lookups.values()), default=0.0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
@@ -37,6 +37,17 @@ START = 65536
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 _LONGEST_REF = 128  # characters of a faulty uuid that an answer repeats
 _BLOCK = 65536  # bytes of data encoded at a time
+
+
+def new_uuid() -> str:
+    """Make a random UUID, as uuid.uuid4() does, whose module loads slowly."""
+    parts = bytearray(os.urandom(16))
+    parts[6] = 0x40 | parts[6] & 0x0F  # the version
+    parts[8] = 0x80 | parts[8] & 0x3F  # the variant
+    digits = parts.hex()
+    return "-".join(
+        (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    )
 
 
 @dataclass(frozen=True)
@@ -300,7 +311,7 @@ class Response:
     status: str
     reason: str = ""
     data: Union[str, bytes, None] = None
-    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    uuid: str = field(default_factory=new_uuid)
 
     def encode(self, limit: int) -> Sequence[bytes]:
         """Encode the messages to send: one, or the chunks in their order.

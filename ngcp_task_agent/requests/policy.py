@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, Callable, Optional
+
 from ngcp_task_agent.brokers.base import Broker, Work
 from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.protocol.pattern import Pattern
-from ngcp_task_agent.requests import validate
 from ngcp_task_agent.requests.check_time import CheckTime, LoopTime
 
 
@@ -24,11 +26,13 @@ class Policy:
             if config.allow_src is None
             else tuple(map(Pattern, config.allow_src))
         )
-        self._validator = (
-            None
-            if config.data_schema is None
-            else validate.validator(config.data_schema)
-        )
+        self._validate: Optional[Callable[[Any], None]] = None
+        if config.data_schema is not None:
+            # jsonschema takes long to load.
+            from ngcp_task_agent.requests import validate
+
+            validator = validate.validator(config.data_schema)
+            self._validate = functools.partial(validate.check_data, validator)
 
     def check(self, request: Request) -> Work:
         """Return the work for a request.
@@ -42,12 +46,11 @@ class Policy:
             raise Rejected(
                 f"allow_src: '{request.src}' may not request this task"
             )
-        if self._validator is None and request.data is None:
+        if self._validate is None and request.data is None:
             return self._broker.prepare(request)  # nothing to check
         return self._time.run(lambda: self._check_data(request))
 
     def _check_data(self, request: Request) -> Work:
-        if self._validator is not None:
-            data = self._broker.data(request)
-            validate.check_data(self._validator, data)
+        if self._validate is not None:
+            self._validate(self._broker.data(request))
         return self._broker.prepare(request)

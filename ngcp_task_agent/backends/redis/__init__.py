@@ -6,6 +6,12 @@ leave over two others (lane.py), exactly once (publisher.py).
 
 from __future__ import annotations
 
-from ngcp_task_agent.backends.redis.backend import RedisBackend
+from ngcp_task_agent.deferred import defer
+
+# Before anything in this package, or in the client, imports a part of them.
+defer("redis")
+defer("redis.asyncio")
+
+from ngcp_task_agent.backends.redis.backend import RedisBackend  # noqa: E402
 
 __all__ = ["RedisBackend"]

@@ -7,14 +7,13 @@ for each connection, in threads.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Awaitable, Callable, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Mapping, Optional
 
-import redis
-from redis.asyncio import Redis
 from redis.asyncio.connection import (
     Connection,
     SSLConnection,
@@ -22,6 +21,9 @@ from redis.asyncio.connection import (
 )
 
 from ngcp_task_agent.backends.redis.replies import ReplyParser
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 #: Makes a connection, not yet connected: to this address of the host, or to
 #: any of its addresses.
@@ -39,8 +41,9 @@ _SIMPLE: dict[str, Any] = {
     "retry": None,
     "parser_class": ReplyParser,
 }
-if int(redis.__version__.partition(".")[0]) >= 5:
-    # With version 3 messages come in another form.
+if importlib.util.find_spec("redis._parsers"):
+    # redis-py 5 and newer speak two versions of the protocol; with version 3
+    # messages come in another form.
     _SIMPLE["protocol"] = 2
 
 
@@ -94,6 +97,8 @@ def dial_like(client: Redis[Any]) -> Dial:
 
     :raises TypeError: for a client that cannot be used
     """
+    from redis.asyncio import Redis  # loads all of redis-py
+
     if not isinstance(client, Redis):
         raise TypeError("redis must be a redis.asyncio.Redis")
     pool = client.connection_pool

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
-import uuid
 from typing import Any, Iterable, Sequence
 
 from redis import exceptions
@@ -30,6 +29,7 @@ from ngcp_task_agent.backends.outbox import Answer, Losses
 from ngcp_task_agent.backends.redis.link import Link, LinkError
 from ngcp_task_agent.backends.redis.server import Server
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.protocol.messages import new_uuid
 
 # Seconds that Redis has to answer, beside those for a batch's size.  It costs
 # nothing to try too early: what was carried out is not repeated.
@@ -155,7 +155,7 @@ class Publisher:
 
     async def _start(self, link: Link, tries: int) -> None:
         """Start with another key, if Redis lets us."""
-        self._key = f"ngcp-task-agent:producer:{uuid.uuid4()}"
+        self._key = f"ngcp-task-agent:producer:{new_uuid()}"
         self._number = 0
         refusal, text = "", "answers leave exactly once again"
         try:

@@ -47,7 +47,7 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x.yml").mkdir()
-    assert fault(tmp_path / "x.yml")
+    assert "cannot be read: Is a directory" in fault(tmp_path / "x.yml")
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:

@@ -469,3 +469,37 @@ def test_any_text_is_parsed_or_has_faults(text: str) -> None:
         assert fault.what
         assert fault.line
         assert "\n" not in str(fault)
+
+
+_PIECES = st.lists(
+    st.sampled_from(
+        ["a", "b1", "- ", "x: ", ": ", "? ", "?", "\n", "\n  ", "\n- ", " "]
+        + ["[", "]", "{", "}", ", ", ",", "'", '"', "#", " # b", "\t", "\r"]
+        + ["|", "|-\n  ", ">+\n", ">", "&a ", "*a", "<<: ", "!", "!!str ", "%"]
+        + ["@", "`", "\\", "\\x41", "\\ud800", "~", "null", "yes", "1", "1.5"]
+        + ["0x1f", "1:30", ".inf", "2026-01-01", "---\n", "...\n", "--- ", "="]
+        + [
+            "\xa0",
+            "\x85",
+            "\u2028",
+            "\ufeff",
+            "\xfc",
+            "\U0001f600",
+            "x" * 1030,
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(st.one_of(_PIECES, st.tuples(_PIECES, _PIECES).map("a: 1\n".join)))
+@example("{run: # x: y\n}")
+@example("a: >#b\n")
+@example("{a: b?}")
+@example("a: !")
+@example("- " * 5000)
+def test_the_same_without_libyaml(text: str) -> None:
+    found = read(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(yaml, "CSafeLoader")
+        assert read(text) == found

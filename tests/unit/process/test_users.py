@@ -13,7 +13,13 @@ import pytest
 
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process import users
-from ngcp_task_agent.process.users import PATH, ask_user, find_user, own_user
+from ngcp_task_agent.process.users import (
+    PATH,
+    ask_user,
+    find_user,
+    own_user,
+    remembering,
+)
 from tests.unit.fakes import until
 
 pytestmark = pytest.mark.usefixtures("users_looked_up_each_time")
@@ -253,3 +259,26 @@ def test_own_user_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pwd, "getpwuid", hangs)
     assert own_user() == user
+
+
+def test_each_name_is_looked_up_once_for_a_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    nobody = pwd.getpwnam("nobody")
+
+    def look_up(name: str) -> pwd.struct_passwd:
+        asked.append(name)
+        if name == "missing":
+            raise KeyError
+        return nobody
+
+    monkeypatch.setattr(pwd, "getpwnam", look_up)
+    with remembering():
+        for _ in range(2):
+            assert find_user("a").name == "nobody"
+            with pytest.raises(CannotStart, match="no user 'missing'"):
+                find_user("missing")
+    assert asked == ["a", "missing"]
+    find_user("a")
+    assert asked == ["a", "missing", "a"]

@@ -20,6 +20,7 @@ from ngcp_task_agent.protocol.messages import (
     Origin,
     Request,
     Response,
+    new_uuid,
     parse_request,
 )
 from tests.unit.fakes import body, message
@@ -530,3 +531,12 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
     """Any output of a plugin can be sent."""
     (got,) = encoded(Response(ORIGIN, "sp1", "error", "\ud800x", "\udfffy"))
     assert (got["reason"], got["data"]) == ("?x", "?y")
+
+
+def test_uuids_are_random() -> None:
+    made = {new_uuid() for _ in range(1000)}
+    assert len(made) == 1000
+    for text in made:
+        found = uuid.UUID(text)
+        assert (str(found), found.version) == (text, 4)
+        assert found.variant == uuid.RFC_4122
