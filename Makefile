@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help demo test lint unit integration attacks attack-latency matrix \
-    chaos bench clean deb lintian system-test
+    chaos bench bench-growth clean deb lintian system-test
 
 help:
 	@echo "make demo         watch the agent answer a request"
@@ -30,6 +30,7 @@ help:
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
 	@echo "                  bench/floor.py; -m bench --help lists options"
+	@echo "make bench-growth measure the agent's memory over many requests"
 	@echo "make attack-latency"
 	@echo "                  measure how long others wait during a flood"
 	@echo "make clean        remove everything that the other targets made"
@@ -67,6 +68,9 @@ chaos: $(VENV)/test
 
 bench: $(VENV)/demo
 	$(RUN) -m bench
+
+bench-growth: $(VENV)/demo
+	$(RUN) -m bench --only growth
 
 # Builds from a copy without ignored files, so that the tree stays clean.
 deb:

@@ -2,10 +2,10 @@
 
 The minimum, floor.py, subscribes, starts processes and publishes, and does
 nothing else.  Both do the same in turn, in each round, on the same private
-Redis: absolute figures depend on the machine and its load, ratios less.  The
-column "control" is the ratio of the minimum to itself.
+Redis: absolute figures depend on the machine and its load, ratios less.
 
     make bench
+    make bench-growth
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -26,19 +27,29 @@ from typing import Callable, Dict, List, Sequence
 
 import yaml
 
-from bench import chart, load, processes
+from bench import chart, growth, load, processes
 from bench.processes import Contender
 from tests.parts import ROOT, RedisServer
 
 AT_ONCE = (1, 8, 64, 256)
+ROUNDS, REQUESTS = 5, 500
 IDLE = 10.0  # seconds
+
+_MAKE = ("make", "bench")
+_WIDTH = 50  # columns for the names
+HEADING = (
+    "Ratios: median, least and greatest of the rounds; A/A: the floor against "
+    "itself.\n\n"
+    f"{'':{_WIDTH}}{'agent':>10}{'floor':>10}"
+    f"{'ratio':>8}{'least':>8}{'most':>8}{'A/A':>8}"
+)
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure of the agent, and of what it is compared with.
 
-    :ivar ratio: median of the rounds' ratios
+    :ivar ratio: median of the rounds' ratios; 0 if they are not compared
     :ivar low: the least of them
     :ivar high: the greatest of them
     :ivar control: the median ratio of the minimum to itself; 0 for none
@@ -53,11 +64,10 @@ class Figure:
     control: float = 0.0
 
     def __str__(self) -> str:
-        control = f"{self.control:7.2f}" if self.control else ""
-        return (
-            f"{self.name:42}{self.agent:10.2f}{self.floor:10.2f}"
-            f"{self.ratio:7.2f} ({self.low:.2f} to {self.high:.2f}){control}"
-        )
+        ratios = (self.ratio, self.low, self.high, self.control)
+        shown = (f"{ratio:8.2f}" if ratio else " " * 8 for ratio in ratios)
+        line = f"{self.name:{_WIDTH}}{self.agent:10.2f}{self.floor:10.2f}"
+        return (line + "".join(shown)).rstrip()
 
 
 def figure(
@@ -156,7 +166,7 @@ class Bench:
             (who.cpu() - was) / IDLE * 100
             for who, was in zip((agent, floor), before)
         ]
-        self.add(Figure("idle, % of a core", idle[0], idle[1], 0, 0, 0))
+        self.add(Figure("idle, % of a core", *idle, 0, 0, 0))
         for who in (agent, floor, again):
             who.stop()
 
@@ -259,22 +269,38 @@ class Bench:
         script = str(ROOT / "bin/ngcp-invoke-task")
         options = ["--config-dir", str(self._folder / "client")]
         call = [script, *options, "--task", "bench0"]
-        times: List[List[float]] = [[], []]
+        redis = ["-c", "import redis.asyncio"]
+        for words in (call, redis):
+            _processor_time(words)  # compiles the modules
+        times: List[List[float]] = [[], [], []]
         for _ in range(self._rounds):
-            for into, words in zip(
-                times, (call, ["-c", "import redis.asyncio"])
-            ):
-                into.append(_processor_time([sys.executable, *words]) * 1e3)
-        name = "ngcp-invoke-task/import redis, ms of processor"
+            for into, words in zip(times, (call, redis, redis)):
+                into.append(_processor_time(words) * 1e3)
+        name = "processor, ngcp-invoke-task/import redis, ms"
         self.add(figure(name, *times))
         agent.stop()
+
+    def growth(self) -> None:
+        """Memory after many requests, against that of their uuids."""
+        agent = self.agent("growth")
+
+        def run(requests: int) -> None:
+            load.run(self._server, agent.channel, "bench0", 64, requests)
+
+        grown = growth.measure(run, agent.pss)
+        agent.stop()
+        explained = growth.of_uuids()
+        name = "growth/of the uuids, MB"
+        self.add(Figure(name, grown, explained, 0, 0, 0))
+        name = f"growth beside the uuids, MB (at most {growth.MOST:g})"
+        self.add(Figure(name, grown - explained, 0, 0, 0, 0))
 
 
 def _processor_time(words: List[str]) -> float:
     process = subprocess.Popen(
-        words,
+        [sys.executable, *words],
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=processes.environment(),
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.WEXITSTATUS(status)
@@ -284,19 +310,19 @@ def _processor_time(words: List[str]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument(
         "--only",
         nargs="*",
-        choices=PARTS,
+        choices=[*PARTS, "growth"],
         default=PARTS,
-        help="parts to measure",
+        help="parts to measure (default: all but growth, which takes long)",
     )
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--svg", type=Path, help="draw them there")
     arguments = parser.parse_args()
-    print(f"{'':42}{'agent':>10}{'floor':>10}{'ratio':>7}{'control':>22}")
+    print(HEADING)
     with tempfile.TemporaryDirectory() as name, processes.journal() as log:
         # Other users must be able to run what is below.
         Path(name).chmod(0o755)
@@ -304,14 +330,14 @@ def main() -> int:
         try:
             for part in arguments.only:
                 if part == "as_user" and os.geteuid() != 0:
-                    print("as_user: not measured, needs root")
+                    print("as_user: not measured, needs root", file=sys.stderr)
                     continue
                 getattr(bench, part)()
         finally:
             bench.stop()
     found = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": "make bench",
+        "command": _command(arguments),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "figures": [asdict(one) for one in bench.figures],
@@ -321,6 +347,17 @@ def main() -> int:
     if arguments.svg:
         arguments.svg.write_text(chart.draw(found))
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return what measures the same figures again."""
+    rounds, requests = arguments.rounds, arguments.requests
+    words = ["--only", *arguments.only] if arguments.only != PARTS else []
+    if (rounds, requests) != (ROUNDS, REQUESTS):
+        words += ["--rounds", f"{rounds}", "--requests", f"{requests}"]
+    if words == ["--only", "growth"]:
+        return "make bench-growth"
+    return shlex.join(["python", "-m", "bench", *words] if words else _MAKE)
 
 
 PARTS = ("requests", "as_user", "foreign", "start", "many_tasks", "client")

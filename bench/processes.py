@@ -49,6 +49,16 @@ def journal() -> Iterator[Dict[str, str]]:
             _JOURNAL.unlink()
 
 
+def environment() -> Dict[str, str]:
+    """Return the environment of what is measured.
+
+    Python keeps what it compiles, as it has for an installed package.
+    """
+    mine = {**os.environ, "PYTHONPATH": str(ROOT)}
+    mine.pop("PYTHONDONTWRITEBYTECODE", None)
+    return mine
+
+
 class Contender:
     """A process that takes requests from a channel of its own.
 
@@ -69,7 +79,7 @@ class Contender:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={**environment(), **(env or {})},
         )
         self.pid = self._process.pid
         wait_for(lambda: server.subscribers(channel), within=120)
@@ -88,9 +98,14 @@ class Contender:
 
     def pss(self) -> float:
         """Return its share of memory, in MB."""
-        text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        (line,) = (part for part in text.splitlines() if part[:4] == "Pss:")
-        return int(line.split()[1]) / 1024
+        return pss(self.pid)
+
+
+def pss(pid: int) -> float:
+    """Return a process's share of memory, in MB."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    (line,) = (part for part in text.splitlines() if part[:4] == "Pss:")
+    return int(line.split()[1]) / 1024
 
 
 def agent(

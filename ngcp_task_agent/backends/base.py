@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import (
     AbstractSet,
     Any,
     Callable,
     ClassVar,
     Mapping,
+    NamedTuple,
     Optional,
     Sequence,
     TypeVar,
@@ -20,8 +20,7 @@ from typing import (
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A message as it came from a control channel.
 
     :ivar via_own_server: only clients on this machine can have sent it

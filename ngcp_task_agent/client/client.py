@@ -6,10 +6,8 @@ import asyncio
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Union
 from weakref import WeakValueDictionary
-
-from redis.asyncio import Redis
 
 from ngcp_task_agent.backends.redis.dial import (
     describe_server,
@@ -25,6 +23,10 @@ from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
+
+if TYPE_CHECKING:
+    # Loads all of redis-py, of which a call uses only the connections.
+    from redis.asyncio import Redis
 
 MAX_DATA = 512 << 20  # bytes: twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds

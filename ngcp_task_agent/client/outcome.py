@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
 from ngcp_task_agent.client.requests import OutgoingRequest
@@ -154,8 +154,7 @@ class Tally:
         except TooMuch:
             if not node:
                 return None  # this may be a flood
-            whole = replace(
-                message,
+            whole = message._replace(
                 status=Status.ERROR,
                 reason=(
                     f"its answer ({message.status.value}) was dropped: all "

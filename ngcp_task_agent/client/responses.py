@@ -6,8 +6,8 @@ import enum
 import json
 import re
 import sys
-from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional
+from dataclasses import dataclass
+from typing import Any, Dict, NamedTuple, Optional
 
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
@@ -52,8 +52,7 @@ class ReceivedResponse:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A message on the feedback channel: a response, or a chunk of one."""
 
     uuid: str
@@ -170,7 +169,7 @@ class Joiner:
         data = None
         if message.data is not None:
             data = "".join(parts[n].data or "" for n in sorted(parts))
-        return replace(message, data=data, chunk=1, chunks=1)
+        return message._replace(data=data, chunk=1, chunks=1)
 
     def forget(self, src: str) -> None:
         """Drop the incomplete responses of this node."""

@@ -101,6 +101,31 @@ def test_the_call_of_ngcp_vmnotify(
     assert b"exit status 7: broken" in done.stdout
 
 
+def test_a_call_without_faults_loads_little(one: Path) -> None:
+    words = command("--config-dir", str(one), "--task", "echo", *PATIENT)
+    done = subprocess.run(
+        words,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(PYTHONPROFILEIMPORTTIME="1"),
+        timeout=WITHIN,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines}
+    assert "ngcp_task_agent.client.cli.main" in loaded
+    # Each takes longer to load than a task to run.
+    unneeded = {
+        "argcomplete",
+        "importlib.metadata",
+        "jsonschema",
+        "redis.client",
+        "rich",
+    }
+    assert not unneeded & loaded
+
+
 def test_done(nodes: Path) -> None:
     done = invoke(nodes, "echo", "--dst", "*", "--expect", "3", *PATIENT)
     assert (done.status, done.err) == (0, "")
