@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Callable, Deque, Mapping, Optional, Sequence
@@ -23,6 +24,7 @@ from ngcp_task_agent.logs.bound import Bounds
 from ngcp_task_agent.logs.lines import OneLine
 
 _RETRY = 1.0  # seconds between attempts to write
+_CONNECT_EVERY = 0.1  # seconds
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
     logging.CRITICAL: 2,
@@ -227,6 +229,7 @@ class JournalWriter(LogWriter):
         self._send = send
         self._path = socket_path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._connect_at = 0.0  # monotonic time
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLOUT)
 
@@ -255,9 +258,12 @@ class JournalWriter(LogWriter):
         ]
 
     def write(self, parts: Parts, wait: float) -> bool:
-        # Connect each time: the journal may have a new socket by now, and
-        # poll() does not show that.
-        self._socket.connect(self._path)
+        # The journal may have a new socket by now, and poll() does not show
+        # that.
+        now = time.monotonic()
+        if now >= self._connect_at:
+            self._socket.connect(self._path)
+            self._connect_at = now + _CONNECT_EVERY
         if not self._poll.poll(wait * 1000):
             return False
         self._send(*parts)
