@@ -29,7 +29,8 @@ help:
 	@echo "make lintian      check the packages; RELEASE=bookworm or trixie"
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
-	@echo "                  bench/floor.py; -m bench --help lists options"
+	@echo "                  bench/floor.py; also as build/bench.json and .svg;"
+	@echo "                  -m bench --help lists options"
 	@echo "make bench-growth measure the agent's memory over many requests"
 	@echo "make attack-latency"
 	@echo "                  measure how long others wait during a flood"
@@ -66,8 +67,10 @@ matrix: $(VENV)/test
 chaos: $(VENV)/test
 	$(RUN) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(CHAOS)
 
+# The README shows a copy of the chart.
 bench: $(VENV)/demo
-	$(RUN) -m bench
+	@mkdir -p build
+	$(RUN) -m bench --json build/bench.json --svg build/bench.svg
 
 bench-growth: $(VENV)/demo
 	$(RUN) -m bench --only growth
