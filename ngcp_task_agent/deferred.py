@@ -9,32 +9,54 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from typing import Any
+from types import ModuleType
+from typing import Any, Dict
+
+_deferred: Dict[str, ModuleType] = {}
 
 
 def defer(name: str) -> None:
     """Let a package's modules be imported without running its own.
 
-    That happens once someone, such as a plugin, asks for a name in it.  Does
-    nothing if it has been imported already.
+    That happens once someone, such as a plugin, asks for another name in it.
+    Does nothing if it has been imported already.
+
+    :param name: of a package that is in none, or in a deferred one
     """
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if not spec:
         return  # an import says so, if there is none
     module = importlib.util.module_from_spec(spec)
-    contents = vars(module)
 
-    def load(wanted: str) -> Any:
-        del contents["__getattr__"]
+    def find(wanted: str) -> Any:
+        part = f"{name}.{wanted}"
+        if name in _deferred and importlib.util.find_spec(part):
+            return importlib.import_module(part)
+        _load(name)
         try:
-            importlib.reload(module)
-        except BaseException:
-            contents["__getattr__"] = load
-            raise
-        return getattr(module, wanted)
+            return vars(module)[wanted]
+        except KeyError:
+            text = f"module '{name}' has no attribute '{wanted}'"
+            raise AttributeError(text) from None
 
-    contents["__getattr__"] = load  # PEP 562
-    sys.modules[name] = module
+    vars(module)["__getattr__"] = find  # PEP 562
+    _deferred[name] = sys.modules[name] = module
     above, _, last = name.rpartition(".")
     if above:
         setattr(sys.modules[above], last, module)
+
+
+def _load(name: str) -> None:
+    """Run a deferred package's own module, after those that it is in."""
+    above = name.rpartition(".")[0]
+    if above:
+        _load(above)
+    module = _deferred.pop(name, None)
+    if module:
+        find = vars(module).pop("__getattr__")
+        try:
+            importlib.reload(module)
+        except BaseException:
+            _deferred[name] = module
+            vars(module)["__getattr__"] = find
+            raise

@@ -38,6 +38,27 @@ def test_a_part_is_imported_alone(package: Path) -> None:
     assert (outer.part.value, outer.inner.part.value) == (1, 2)
 
 
+def test_a_part_is_a_name_too(package: Path) -> None:
+    package.write_text("1 / 0\n")
+    defer("outer")
+    from outer import part  # type: ignore[import-not-found]
+
+    assert part.value == 1
+
+
+def test_what_it_is_in_is_loaded_first(package: Path) -> None:
+    package.write_text("first = True\n")
+    write(
+        package.parent / "inner/__init__.py",
+        "import outer\nfirst = vars(outer)['first']\n",
+    )
+    defer("outer")
+    defer("outer.inner")
+    import outer.inner  # type: ignore[import-not-found]
+
+    assert outer.inner.first
+
+
 def test_loads_once_a_name_is_used(package: Path) -> None:
     defer("outer")
     defer("outer.inner")
