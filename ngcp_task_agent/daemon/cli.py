@@ -43,6 +43,10 @@ EX_IOERR = 74  # from sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
+
+# Bytes, somewhat more than asyncio's buffer for each read.  glibc maps and
+# unmaps so large a block each time, until one has been freed: mallopt(3).
+_READ = 260 << 10
 LOG_LEVEL = "info"
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -222,6 +226,7 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
                 os.set_inheritable(fd, False)
     os.umask(0o022)
     os.chdir("/")
+    bytes(_READ)
     asyncio.run(_run(folder))
 
 

@@ -19,7 +19,7 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._waiters: Deque[asyncio.Future[None]] = deque()
-        self._is_granting = False
+        self._has_granted = False  # in this round
         self.taken = 0
 
     @property
@@ -32,10 +32,8 @@ class Slots:
         self._grant()
 
     async def __aenter__(self) -> None:
-        is_free = self.taken < self._limit and not self._waiters
-        if is_free and not self._is_granting:
-            self.taken += 1
-            self._grant_later()
+        if not self._has_granted and self._has_room and not self._waiters:
+            self._take()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
@@ -50,24 +48,27 @@ class Slots:
     async def __aexit__(self, *exc_info: object) -> None:
         self._release()
 
+    @property
+    def _has_room(self) -> bool:
+        return self.taken < self._limit
+
     def _release(self) -> None:
         self.taken -= 1
         self._grant()
 
     def _grant(self) -> None:
-        if not self._is_granting and self._waiters:
-            self._grant_later()
-
-    def _grant_later(self) -> None:
-        self._is_granting = True
-        asyncio.get_running_loop().call_soon(self._grant_next)
-
-    def _grant_next(self) -> None:
-        self._is_granting = False
-        while self._waiters and self.taken < self._limit:
+        """Grant the next waiter a slot, unless this round has granted one."""
+        while self._waiters and self._has_room and not self._has_granted:
             turn = self._waiters.popleft()
             if not turn.done():
-                self.taken += 1
+                self._take()
                 turn.set_result(None)
-                self._grant()
-                return
+
+    def _take(self) -> None:
+        self.taken += 1
+        self._has_granted = True
+        asyncio.get_running_loop().call_soon(self._next_round)
+
+    def _next_round(self) -> None:
+        self._has_granted = False
+        self._grant()
