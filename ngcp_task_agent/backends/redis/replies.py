@@ -7,14 +7,21 @@ what it has parsed, until there is a pause.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Generator
 
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError, InvalidResponse
 
 MAX_REPLY = 64 << 20  # bytes of a reply; Redis' own limit is usually 32 MB
 _MOST_ITEMS = 200  # of all arrays in a reply; this also bounds their depth
+_LONGEST_LINE = 65536  # bytes
 _LONGEST_ERROR = 1000  # bytes that are kept
+_READ = 65536  # bytes
+# What nearly all replies are: the start of a message, up to its body.
+_MESSAGE = re.compile(
+    rb"\*3\r\n\$7\r\nmessage\r\n\$(\d{1,3})\r\n([^\r]*)\r\n\$(\d{1,7})\r\n"
+)
 
 
 class ReplyParser(DefaultParser):  # type: ignore[misc]
@@ -29,10 +36,14 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
 
     def __init__(self, socket_read_size: int) -> None:
         super().__init__(socket_read_size)
+        # What was read and is not yet parsed, from _at on.
+        self._buffer, self._at = bytearray(), 0
         self._items = self._room = 0
 
     def on_connect(self, connection: Any) -> None:
         self._stream = connection._reader
+        self._buffer.clear()
+        self._at = 0
 
     def on_disconnect(self) -> None:
         self._stream = None
@@ -42,38 +53,76 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
         :raises ConnectionError: when the server has closed the connection
         :raises InvalidResponse: for a reply that is too large, or is none
         """
+        message = self._message()
+        if message and self._stream:
+            return message
         self._items, self._room = 0, MAX_REPLY
-        try:
-            if self._stream:
-                return await self._read(self._stream)
-        except asyncio.IncompleteReadError:
-            pass
-        except asyncio.LimitOverrunError:
-            raise InvalidResponse("it sends an endless line") from None
-        except ValueError:
-            raise InvalidResponse("it does not speak RESP") from None
+        parsing = self._parse()
+        while self._stream:
+            try:
+                missing = next(parsing)
+            except StopIteration as parsed:
+                return parsed.value
+            except ValueError:
+                raise InvalidResponse("it does not speak RESP") from None
+            del self._buffer[: self._at]
+            self._at = 0
+            if not await self._read(self._stream, missing):
+                break
         raise ConnectionError("Connection closed by server.")
 
-    async def _read(self, stream: asyncio.StreamReader) -> Any:
+    async def _read(self, stream: asyncio.StreamReader, missing: int) -> bool:
+        """Read at least ``missing`` bytes; return False at the end."""
+        try:
+            if missing > _READ:
+                self._buffer += await stream.readexactly(missing)
+                return True
+        except asyncio.IncompleteReadError:
+            return False
+        more = await stream.read(_READ)
+        self._buffer += more
+        return bool(more)
+
+    def _message(self) -> Any:
+        """Return the message at _at; None if there is none, or part of one."""
+        found = _MESSAGE.match(self._buffer, self._at)
+        if not found or int(found[1]) != len(found[2]):
+            return None
+        start, size = found.end(), int(found[3])
+        end = start + size + 2
+        if end > len(self._buffer):
+            return None
+        self._at = end
+        return [b"message", found[2], bytes(self._buffer[start : end - 2])]
+
+    def _parse(self) -> Generator[int, None, Any]:
+        """Parse one reply, and return it.
+
+        Yields when it goes on after what was read: how many bytes at least,
+        or 0 if that is not known.
+        """
         self._items += 1
         if self._items > _MOST_ITEMS:
             raise InvalidResponse(
                 f"it sends a reply of more than {_MOST_ITEMS} items"
             )
-        line = await stream.readuntil(b"\r\n")
-        kind, rest = line[:1], line[1:-2]
+        while (end := self._buffer.find(b"\r\n", self._at)) < 0:
+            if len(self._buffer) - self._at > _LONGEST_LINE:
+                raise InvalidResponse("it sends an endless line")
+            yield 0
+        line = bytes(self._buffer[self._at : end])
+        self._at = end + 2
+        kind, rest = line[:1], line[1:]
         if kind == b"$" or kind == b"*":
             size = int(rest)
             if size < 0:
                 return None
-            if kind == b"*":
-                return [await self._read(stream) for _ in range(size)]
-            self._room -= size
-            if self._room < 0:
-                raise InvalidResponse(
-                    f"it sends a reply of more than {MAX_REPLY >> 20} MiB"
-                )
-            return (await stream.readexactly(size + 2))[:-2]
+            if kind == b"$":
+                return (yield from self._parse_string(size))
+            parts = []
+            for _ in range(size):
+                parts.append((yield from self._parse()))
+            return parts
         if kind == b"+":
             return rest
         if kind == b":":
@@ -85,3 +134,16 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
         if isinstance(error, ConnectionError):
             raise error
         return error
+
+    def _parse_string(self, size: int) -> Generator[int, None, bytes]:
+        self._room -= size
+        if self._room < 0:
+            raise InvalidResponse(
+                f"it sends a reply of more than {MAX_REPLY >> 20} MiB"
+            )
+        while (missing := self._at + size + 2 - len(self._buffer)) > 0:
+            yield missing
+        with memoryview(self._buffer) as view:
+            text = bytes(view[self._at : self._at + size])
+        self._at += size + 2
+        return text
