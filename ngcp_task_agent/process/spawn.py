@@ -70,6 +70,10 @@ def find_program(run: str) -> str:
 def spawn(command: Command, stdout: int, stderr: int) -> Tuple[int, int]:
     """Start a command in its own session.
 
+    Linux schedules each session by itself (autogroup in sched(7)).  A process
+    group alone would start faster on a busy machine, but commands that take
+    all of the processor would then delay the agent's answers.
+
     :returns: its process id, which is also its group's, and its pidfd
     :raises OSError: which why() explains
     :raises ValueError: when a word contains NUL or cannot be encoded
