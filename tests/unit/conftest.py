@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -70,11 +69,3 @@ def agent_logger() -> Iterator[Any]:
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try to reconnect without a delay."""
     monkeypatch.setattr(backoff, "LONGEST_WAIT", 0.02)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the collector from what lives for all tests.
-
-    It would take as long as some checks of a request may.
-    """
-    gc.freeze()

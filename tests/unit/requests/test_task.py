@@ -451,7 +451,11 @@ FORMATS = [
 
 
 @pytest.mark.parametrize(("name", "value", "is_valid"), FORMATS)
-async def test_formats(name: str, value: Any, is_valid: bool) -> None:
+async def test_formats(
+    name: str, value: Any, is_valid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python may collect the garbage of other tests meanwhile.
+    monkeypatch.setattr(check_time, "LONGEST", 10.0)
     bench = Bench(FakeBroker(result=Result()), data_schema={"format": name})
     bench.take(value)
     await bench.task.finished()
