@@ -44,9 +44,10 @@ EX_IOERR = 74  # from sysexits.h
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
 
-# Bytes, somewhat more than asyncio's buffer for each read.  glibc maps and
-# unmaps so large a block each time, until one has been freed: mallopt(3).
-_READ = 260 << 10
+# Bytes, a little more than asyncio allocates for each read.  glibc maps and
+# unmaps a block of this size each time, until one has been freed: see
+# M_MMAP_THRESHOLD in mallopt(3).
+_READ_BUFFER = 260 << 10
 LOG_LEVEL = "info"
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -226,7 +227,7 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
                 os.set_inheritable(fd, False)
     os.umask(0o022)
     os.chdir("/")
-    bytes(_READ)
+    bytes(_READ_BUFFER)  # allocates one, and frees it
     asyncio.run(_run(folder))
 
 
