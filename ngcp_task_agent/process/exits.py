@@ -14,7 +14,8 @@ from typing import Callable, Dict
 class Exits:
     """Calls back when a process ends.
 
-    Only the loop keeps this, as a reader: closing the loop closes the epoll.
+    Only the loop refers to this, through a reader: closing the loop closes the
+    epoll.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,7 +48,7 @@ _exits: weakref.WeakValueDictionary[asyncio.AbstractEventLoop, Exits] = (
 
 
 def exits_of(loop: asyncio.AbstractEventLoop) -> Exits:
-    """Return those of a loop; make them if need be.
+    """Return the Exits of a loop; make it if there is none.
 
     :raises OSError: when that is not possible
     """

@@ -134,8 +134,8 @@ class Process:
             self._command = dataclasses.replace(command, stdin=None)
 
     def _watch(self) -> None:
-        # Most commands end before that, and need nothing else.
-        self._watching = self._loop.call_later(WATCH_AFTER, self._watch_long)
+        # Most commands end before that, and need neither.
+        self._watcher = self._loop.call_later(WATCH_AFTER, self._watch_long)
         try:
             exits_of(self._loop).add(
                 self._pidfd, partial(self._set_end, EndCause.EXITED)
@@ -144,10 +144,10 @@ class Process:
             raise CannotStart(why(error, self._command)) from None
 
     def _watch_long(self) -> None:
-        """Watch a command that takes longer than others."""
+        """Watch the timeout and the output of a command that still runs."""
         if self._command.timeout is not None:
             self._timeout = self._loop.call_at(
-                self._watching.when() - WATCH_AFTER + self._command.timeout,
+                self._watcher.when() - WATCH_AFTER + self._command.timeout,
                 self._set_end,
                 EndCause.TIMEOUT,
             )
@@ -158,9 +158,9 @@ class Process:
             self._stdout.watch()
             self._stderr.watch()
         except OSError:
-            # The system allows no more watches: look again and again.
+            # The system allows no more watches: poll.
             self._read_all()
-            self._watching = self._loop.call_later(_POLL, self._watch_output)
+            self._watcher = self._loop.call_later(_POLL, self._watch_output)
 
     async def _finish(self) -> EndCause:
         """Wait for a reason to end the command, then end it."""
@@ -222,7 +222,7 @@ class Process:
 
     def _close(self) -> None:
         """Close everything; reap, later if it is still there."""
-        self._watching.cancel()
+        self._watcher.cancel()
         if self._timeout:
             self._timeout.cancel()
         self._stdout.close()
