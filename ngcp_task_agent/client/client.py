@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Union
@@ -23,6 +22,7 @@ from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
+from ngcp_task_agent.protocol.messages import new_uuid
 
 if TYPE_CHECKING:
     # Loads all of redis-py, of which a call uses only the connections.
@@ -65,7 +65,7 @@ class Client:
         """
         :raises TypeError: for a ``redis`` that cannot be used
         """
-        self.feedback_channel = f"ngcp-task-agent-feedback-{uuid.uuid4()}"
+        self.feedback_channel = f"ngcp-task-agent-feedback-{new_uuid()}"
         self._address = address
         self._dial = None if redis is None else dial_like(redis)
         self._connect_timeout = connect_timeout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping
 
@@ -15,7 +14,7 @@ from ngcp_task_agent.backends.redis.options import (
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.protocol import destination
-from ngcp_task_agent.protocol.messages import parse_request
+from ngcp_task_agent.protocol.messages import new_uuid, parse_request
 
 # Within brackets, but not across separators of targets or options.
 _NUMBERS = re.compile(r"\[[^\],|;+]*?(\d\d+-\d+|\d+-\d\d+)[^\],|;+]*\]")
@@ -37,7 +36,7 @@ class OutgoingRequest:
     dst: str = "localhost"
     data: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    uuid: str = field(default_factory=new_uuid)
 
     def encode(self, feedback_channel: str) -> bytes:
         """Encode the message, which asks for answers on this channel.
