@@ -1,4 +1,4 @@
-"""Packages whose own module is run only when something uses a name in it.
+"""Packages whose ``__init__.py`` runs only once a name in it is used.
 
 ``import redis.asyncio.connection`` first runs ``redis/__init__.py``, which
 loads all commands and clients of redis-py: a third of the agent's start, and
@@ -16,10 +16,10 @@ _deferred: Dict[str, ModuleType] = {}
 
 
 def defer(name: str) -> None:
-    """Let a package's modules be imported without running its own.
+    """Let modules of a package be imported without its ``__init__.py``.
 
-    That happens once someone, such as a plugin, asks for another name in it.
-    Does nothing if it has been imported already.
+    That runs once someone, such as a plugin, asks for a name that is not one
+    of the package's modules.  Does nothing if it has run already.
 
     :param name: of a package that is in none, or in a deferred one
     """
@@ -47,7 +47,7 @@ def defer(name: str) -> None:
 
 
 def _load(name: str) -> None:
-    """Run a deferred package's own module, after those that it is in."""
+    """Run a package's ``__init__.py``, after those of what it is in."""
     above = name.rpartition(".")[0]
     if above:
         _load(above)

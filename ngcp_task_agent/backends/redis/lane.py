@@ -4,7 +4,7 @@ Small and large answers have a lane each: on a slow line a large one would hold
 up the others.  Large ones leave no faster than a subscriber should read: Redis
 drops a client that has 32 MB waiting, and what was sent to it is lost.  They
 overtake no small answer, which may be to the same request, and are made into
-messages when their turn comes: that takes six times their size.
+messages when their turn comes: that takes six times their size in memory.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ngcp_task_agent.backends.redis.dial import Dial
 CLIENT_NAME = "ngcp-task-agent"
 HELD = 1.0  # seconds until a link counts as a success for the backoff
 
-# Replies read in a row: meanwhile their waiters and starting processes wait.
+# Replies read in a row; all else in the event loop waits for that long.
 _BURST = 32
 
 OnMessage = Callable[[bytes, bytes], None]  # takes a channel and a body

@@ -38,6 +38,7 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
         super().__init__(socket_read_size)
         # What was read and is not yet parsed, from _at on.
         self._buffer, self._at = bytearray(), 0
+        # Of one reply: items so far, and bytes that strings may still have.
         self._items = self._room = 0
 
     def on_connect(self, connection: Any) -> None:
@@ -84,7 +85,7 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
         return bool(more)
 
     def _message(self) -> Any:
-        """Return the message at _at; None if there is none, or part of one."""
+        """Return the message at _at; None if it is not there, or not whole."""
         found = _MESSAGE.match(self._buffer, self._at)
         if not found or int(found[1]) != len(found[2]):
             return None
@@ -98,8 +99,8 @@ class ReplyParser(DefaultParser):  # type: ignore[misc]
     def _parse(self) -> Generator[int, None, Any]:
         """Parse one reply, and return it.
 
-        Yields when it goes on after what was read: how many bytes at least,
-        or 0 if that is not known.
+        Yields when it needs more than was read: how many bytes at least, or 0
+        if it does not know.
         """
         self._items += 1
         if self._items > _MOST_ITEMS:
