@@ -38,8 +38,8 @@ _ELSEWHERE = "use a folder where only root can write"
 class Seen:
     """What has been found out about folders and programs.
 
-    While a configuration is loaded, thousands of files can be in one folder,
-    and name one program: each is looked at once.
+    For one load: thousands of files can be in one folder and name one program,
+    and each is looked at once.
     """
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ def check_files(
         return
     path = document.path if kind == "secret" else Path(value)
     try:
-        status, way = os.stat(path), _components(path, Seen())
+        status, way = os.stat(path), _way_to(path, Seen())
     except OSError as error:
         # Otherwise, its reader reports that.
         if checking and not isinstance(error, PermissionError):
@@ -231,7 +231,7 @@ def _flaws(
     """
     if status:
         yield from _writable(path, status, owners)
-    way = _components(path, seen)
+    way = _way_to(path, seen)
     for step, found in way.steps.items():
         if stat.S_ISLNK(found.st_mode):
             # Links have no mode of their own.
@@ -260,8 +260,8 @@ class _Way(NamedTuple):
     is_whole: bool
 
 
-def _components(path: Path, seen: Seen) -> _Way:
-    """Find the way to a file."""
+def _way_to(path: Path, seen: Seen) -> _Way:
+    """Find the way to a file, looking at its folder only once."""
     path = path.absolute()
     folder = path.parent
     way = seen.ways.get(folder)
@@ -279,7 +279,8 @@ def _components(path: Path, seen: Seen) -> _Way:
 
 
 def _walk(path: Path, is_folder: bool = False) -> _Way:
-    """
+    """Follow a path from the root on, through all links.
+
     :param is_folder: include what the path itself leads to
     """
     at = Path("/")

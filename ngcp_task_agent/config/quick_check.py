@@ -14,14 +14,15 @@ from ngcp_task_agent.config.faults import Schema
 
 _Check = Callable[[Any], bool]
 
-#: The formats of strings that are checked: each raises one of the errors.
+#: The formats of strings that are checked: what parses such a string, and what
+#: that raises for any other.
 FORMATS: Mapping[str, Tuple[Callable[[str], Any], Any]] = {
     # What "a{9999999999}" and 5,000 brackets raise.
     "regex": (re.compile, (re.error, OverflowError, RecursionError)),
     "shell-words": (shlex.split, ValueError),
 }
 
-# By the id of each schema, which is kept: no other gets its id.
+# By the schema's id.  The schema is kept too, so that no other gets its id.
 _checks: Dict[int, Tuple[Schema, Optional[_Check]]] = {}
 
 

@@ -2,7 +2,8 @@
 
 PyYAML silently keeps the last of two equal keys, drops line numbers, and stops
 at the first value that it cannot construct.  So the values are made from its
-nodes here.  A syntax error hides all other faults of its file.
+nodes here.  libyaml makes those of most files; if it finds a fault, PyYAML's
+own parser starts again.  A syntax error hides all other faults of its file.
 
 Faults repeat no value: it could be a password that lacks its quotes.
 """
@@ -93,7 +94,7 @@ class Document:
             self.explain(value, *schemas, at=at)
 
     def explain(self, value: Any, *schemas: Schema, at: Steps = ()) -> None:
-        """Do the same for a value that is not surely valid."""
+        """Do as validate(), for a value that is not surely valid."""
         # Takes long to load.
         from ngcp_task_agent.config.explain import explain
 
@@ -157,7 +158,7 @@ def _parse_quickly(path: Path, text: str) -> Optional[Document]:
             values = _Values(document, loader, text, is_quick=True)
             document.value = values.value_of(node, ())
     except Exception:
-        return None  # also where there is no libyaml
+        return None  # a syntax error, or there is no libyaml
     return None if document.faults else document
 
 
@@ -299,7 +300,8 @@ class _Values:
         if UNUSABLE.search(key.value):
             return f"the key {_MUST_BE_USABLE}"
         if self._is_quick:
-            return ""  # there is neither of what follows
+            # Simple texts have no such blanks, and an empty value is a fault.
+            return ""
         if not key.style:
             from ngcp_task_agent.config import yaml_syntax
 
