@@ -98,10 +98,10 @@ AGENT_SCHEMA: Schema = {
                     "type": "object",
                     "additionalProperties": _name("a value"),
                     "propertyNames": {
-                        **_name("labels"),
+                        **_name("a label"),
                         "not": {"pattern": "^(?i:state|status|role)\\Z"},
-                        "title": "labels other than state, status and role, "
-                        f"of at most {LONGEST_NAME} characters",
+                        "title": "a label other than state, status and role, "
+                        f"of 1 to {LONGEST_NAME} printable characters",
                     },
                     "title": "a mapping of labels to strings",
                 },
