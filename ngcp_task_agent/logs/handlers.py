@@ -24,7 +24,7 @@ from ngcp_task_agent.logs.bound import Bounds
 from ngcp_task_agent.logs.lines import OneLine
 
 _RETRY = 1.0  # seconds between attempts to write
-_CONNECT_EVERY = 0.1  # seconds
+_CONNECT_EVERY = 0.1  # seconds between looks for a new socket of the journal
 _JOURNAL = "/run/systemd/journal/socket"
 _PRIORITIES = {
     logging.CRITICAL: 2,
@@ -85,7 +85,7 @@ class LogWriter(logging.Handler, ABC):
             self._lost += 1
 
     def put(self, parts: Parts) -> None:
-        """Write this soon."""
+        """Queue a record's parts, to be written soon."""
         size = sum(map(len, parts))
         with self._guard:
             if self._queued + size > self.max_queued:
@@ -258,8 +258,7 @@ class JournalWriter(LogWriter):
         ]
 
     def write(self, parts: Parts, wait: float) -> bool:
-        # The journal may have a new socket by now, and poll() does not show
-        # that.
+        # poll() does not show that the journal has a new socket.
         now = time.monotonic()
         if now >= self._connect_at:
             self._socket.connect(self._path)

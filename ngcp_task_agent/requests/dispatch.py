@@ -43,7 +43,7 @@ class Dispatcher:
         self.counts: Counter[str] = collections.Counter()
         self._routes: Routes = {}
         self._channels: FrozenSet[str] = frozenset()
-        # When each uuid was seen, as a number, the oldest first.
+        # When each request was seen, the oldest first; see _check_new().
         self._seen: Dict[int, float] = {}
         self._places: Dict[Tuple[str, str], int] = {}
 
@@ -98,7 +98,8 @@ class Dispatcher:
 
     def _check_new(self, place: Tuple[str, str], uuid: str) -> None:
         seen, now = self._seen, time.monotonic()
-        # Texts would take three times the memory.
+        # One number of place and uuid: texts would take three times the
+        # memory.
         number = self._places.setdefault(place, len(self._places))
         key = number << 128 | int(uuid.replace("-", ""), 16)
         while seen:
