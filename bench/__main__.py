@@ -111,7 +111,7 @@ class Bench:
     def __init__(
         self, folder: Path, rounds: int, requests: int, log: Dict[str, str]
     ) -> None:
-        # What an installed package has, too; the first start makes it.
+        # Compile once, as for an installed package: the first start does it.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
         self._folder = folder
@@ -271,7 +271,7 @@ class Bench:
         call = [script, *options, "--task", "bench0"]
         redis = ["-c", "import redis.asyncio"]
         for words in (call, redis):
-            _processor_time(words)  # compiles the modules
+            _processor_time(words)  # compile the modules
         times: List[List[float]] = [[], [], []]
         for _ in range(self._rounds):
             for into, words in zip(times, (call, redis, redis)):

@@ -55,7 +55,7 @@ def draw(found: Mapping[str, Any]) -> str:
             lines += _bars(members, y + _ROW)
             y += _ROW * (len(members) + 1) + 12
     x = _at(1)
-    height = y + 44
+    height = y + 60
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" '
@@ -78,14 +78,21 @@ def draw(found: Mapping[str, Any]) -> str:
             _text(
                 _MARGIN,
                 y + 14,
-                "Medians of all rounds; the thin lines range from the least "
-                "to the greatest ratio; blue is 1.0 or better. A/B compares "
-                "A with B.",
+                "All are medians of the rounds, the ratios too, so a ratio "
+                "can differ from that of the two figures beside it.",
                 "small",
             ),
             _text(
                 _MARGIN,
                 y + 30,
+                "The thin lines range from the least to the greatest ratio. "
+                f"Bars end at {_MOST}. Blue is 1.0 or better. A/B compares A "
+                "with B.",
+                "small",
+            ),
+            _text(
+                _MARGIN,
+                y + 46,
                 f"{found['date']}, {found['command']}, Python "
                 f"{found['python']}, {found['cores']} cores",
                 "small",

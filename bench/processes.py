@@ -22,10 +22,10 @@ _QUEUE = Path("/proc/sys/net/unix/max_dgram_qlen")
 
 @contextlib.contextmanager
 def journal() -> Iterator[Dict[str, str]]:
-    """Offer a journal that reads and forgets, if root and there is none.
+    """Offer a journal that reads and forgets, as root, if there is none.
 
     Yields the environment of a daemon that logs to it.  Otherwise the daemon
-    logs to a pipe, which is drained as well.
+    writes lines to /dev/null.
     """
     if os.geteuid() != 0 or _is_there():
         yield {}
@@ -68,13 +68,8 @@ def _is_there() -> bool:
 
 
 def environment() -> Dict[str, str]:
-    """Return the environment of what is measured.
-
-    Python keeps what it compiles, as it has for an installed package.
-    """
-    mine = {**os.environ, "PYTHONPATH": str(ROOT)}
-    mine.pop("PYTHONDONTWRITEBYTECODE", None)
-    return mine
+    """Return the environment of what is measured."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class Contender:
