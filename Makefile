@@ -29,9 +29,9 @@ help:
 	@echo "make lintian      check the packages; RELEASE=bookworm or trixie"
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
-	@echo "                  bench/floor.py; also as build/bench.json and .svg;"
-	@echo "                  -m bench --help lists options"
-	@echo "make bench-growth measure the agent's memory over many requests"
+	@echo "                  bench/floor.py; also draws build/bench.svg"
+	@echo "make bench-growth measure the agent's memory over many requests;"
+	@echo "                  $(RUN) -m bench --help lists options"
 	@echo "make attack-latency"
 	@echo "                  measure how long others wait during a flood"
 	@echo "make clean        remove everything that the other targets made"
@@ -67,7 +67,7 @@ matrix: $(VENV)/test
 chaos: $(VENV)/test
 	$(RUN) -m tests.chaos --seed $(SEED) --minutes $(MINUTES) $(CHAOS)
 
-# The README shows a copy of the chart.
+# The README shows a copy of the chart: cp build/bench.svg bench/speed.svg
 bench: $(VENV)/demo
 	@mkdir -p build
 	$(RUN) -m bench --json build/bench.json --svg build/bench.svg
