@@ -34,7 +34,7 @@ def journal_records(caplog: pytest.LogCaptureFixture) -> Records:
 
 @pytest.fixture
 def users_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the users of another one's name service."""
+    """Let no test use what another one's name service has answered."""
     monkeypatch.setattr(users, "KEPT_FOR", 0.0)
 
 
