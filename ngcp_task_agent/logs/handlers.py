@@ -206,9 +206,10 @@ class JournalWriter(LogWriter):
 
     ``systemd.journal.sendv`` blocks the whole interpreter, from any thread,
     until the journal has room.  So this class first polls a second socket for
-    room.  Two gaps remain: between poll() and the send, another program may
-    take the last place in the journal's queue; and without CAP_NET_ADMIN, the
-    send buffer of libsystemd's socket is small, and may fill up before the
+    room.  Three gaps remain: between poll() and the send, another program may
+    take the last place in the journal's queue; for a tenth of a second, poll()
+    may ask a socket that the journal has replaced; and without CAP_NET_ADMIN,
+    the send buffer of libsystemd's socket is small, and may fill up before the
     queue does.  If the journal hangs at that moment, so does the agent, and
     the watchdog kills it.
 
