@@ -117,6 +117,7 @@ class Process:
         try:
             writers.append(self._stdout.open())
             writers.append(self._stderr.open())
+            exits_of(loop)  # else the process could not be watched
             if not command.user.is_own:
                 # The command may reopen /dev/stdout as its own user.
                 for writer in writers:

@@ -656,6 +656,24 @@ class FullEpoll:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+async def test_nothing_starts_if_no_end_can_be_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    failed: List[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: failed.append(context))
+    with monkeypatch.context() as patched:
+        patched.setattr(select, "epoll", fail)
+        with pytest.raises(CannotStart, match="Too many open files"):
+            await run(sh("sleep 600"))
+        await until(lambda: not has_children())
+        await asyncio.sleep(0.1)
+    assert not failed
+
+
 async def test_a_process_whose_end_cannot_be_watched_is_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
