@@ -268,7 +268,7 @@ def parse_backend(
     if document.faults or not kind:
         return None
     schema = kind.options_schema
-    permissions.check_files(document, options, schema, checking=checking)
+    permissions.check_files(document, options, schema, (), checking, seen)
     for key, what in kind.risks(options).items():
         document.warn((key,), what)
     return BackendConfig(document.path, name, type_name, options)

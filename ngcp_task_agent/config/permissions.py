@@ -150,6 +150,7 @@ def check_files(
     schema: Schema,
     at: Steps = (),
     checking: bool = False,
+    seen: Optional[Seen] = None,
 ) -> None:
     """As root, warn about files that others may change, or secrets they read.
 
@@ -160,13 +161,14 @@ def check_files(
         for key, inner in schema.get("properties", {}).items():
             if key in value and isinstance(inner, dict):
                 steps = (*at, key)
-                check_files(document, value[key], inner, steps, checking)
+                check_files(document, value[key], inner, steps, checking, seen)
     kind = schema.get("format")
     if not isinstance(value, str) or kind not in _KINDS:
         return
+    seen = seen or Seen()
     path = document.path if kind == "secret" else Path(value)
     try:
-        status, way = os.stat(path), _way_to(path, Seen())
+        status, way = os.stat(path), _way_to(path, seen)
     except OSError as error:
         # Otherwise, its reader reports that.
         if checking and not isinstance(error, PermissionError):
@@ -175,7 +177,7 @@ def check_files(
     if os.geteuid() != 0:
         return
     if kind != "secret":
-        for flaw in _flaws(path, status, Seen()):
+        for flaw in _flaws(path, status, seen):
             why = flaw.explain("others could change what is read there")
             document.warn(at, f"{flaw.path} {why}")
     folders = [s for s in way.steps.values() if stat.S_ISDIR(s.st_mode)]

@@ -139,11 +139,6 @@ def set_up(level: str) -> None:
         )
     handler.bounds = Bounds(MOST, WINDOW, _report_left_out)
     _root.handlers = [handler]
-    # No record shows these, and they take a fifth of the time to log; see
-    # "Optimization" in Python's logging HOWTO.
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = False
-    logging.logMultiprocessing = False
     # Of libraries, administrators need only the warnings.
     _root.setLevel(logging.WARNING)
     logger.setLevel(level.upper())

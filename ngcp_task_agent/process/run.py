@@ -98,7 +98,7 @@ class Process:
         exit_status = number = None
         if self._status and self._status.si_code == os.CLD_EXITED:
             exit_status = self._status.si_status
-            check_started(self._command, exit_status, stderr)
+            check_started(self._command, exit_status, stdout, stderr)
         elif self._status:
             number = self._status.si_status
         return Exit(cause, exit_status, number, stdout, stderr)

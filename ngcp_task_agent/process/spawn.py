@@ -145,13 +145,15 @@ def _is_program(path: str) -> bool:
         os.close(file)
 
 
-def check_started(command: Command, status: int, stderr: bytes) -> None:
+def check_started(
+    command: Command, status: int, stdout: bytes, stderr: bytes
+) -> None:
     """Find out whether a command of another user was started.
 
     :param status: its exit status
     :raises CannotStart: when it was not
     """
-    if command.user.is_own or status not in _CHROOT_FAILED:
+    if command.user.is_own or status not in _CHROOT_FAILED or stdout:
         return
     said = _CHROOT_SAYS.fullmatch(stderr.decode(errors="replace"))
     if not said:

@@ -486,7 +486,7 @@ async def test_a_user_that_the_system_refuses(
 async def test_a_command_that_fails_like_its_wrapper(status: int) -> None:
     """With the same statuses, and even with the messages of chroot(8)."""
     user = find_user("nobody")
-    script = f"echo out; chroot / true; exit {status}"
+    script = f"echo out; /usr/sbin/chroot / true; exit {status}"
     path = {"PATH": "/usr/sbin:/usr/bin:/bin"}
     ended = await run(sh(script, user=user, environment=path))
     assert (ended.exit_status, ended.stdout) == (status, b"out\n")
