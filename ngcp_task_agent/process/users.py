@@ -125,7 +125,7 @@ def _find_user(name: str) -> User:
 
 
 async def ask_user(name: str) -> User:
-    """Look up a user, unless that was done within KEPT_FOR.
+    """Look up a user, unless the last lookup began within KEPT_FOR.
 
     :raises CannotStart: when there is no such user, or no answer
     """
@@ -147,7 +147,7 @@ def _no_answer(name: str, within: float) -> CannotStart:
     )
 
 
-# The last answers and their times, by name.
+# The last answers, and when their lookups began, by name.
 _known: Dict[str, Tuple[User, float]] = {}
 
 # Running lookups and their start times, by name.  A name service can take very
@@ -168,11 +168,12 @@ def _ask(name: str) -> futures.Future[User]:
         thread = threading.Thread(
             target=_look_up, args=(name, answer), name="user", daemon=True
         )
+        began = time.monotonic()
         try:
             thread.start()
         except RuntimeError as error:
             raise _cannot_look_up(name, error) from None
-        _lookups[name] = answer, time.monotonic()
+        _lookups[name] = answer, began
         return answer
 
 
@@ -187,9 +188,9 @@ def _look_up(name: str, answer: futures.Future[User]) -> None:
     except Exception as failed:
         error = _cannot_look_up(name, failed)
     with _lock:
-        del _lookups[name]
+        _, began = _lookups.pop(name)
         if user:
-            _known[name] = user, time.monotonic()
+            _known[name] = user, began
         else:
             _known.pop(name, None)
     if user:

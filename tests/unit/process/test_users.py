@@ -163,6 +163,20 @@ async def test_requests_take_a_fresh_answer_for_granted(
     assert await ask_user("quick1") is not found
 
 
+async def test_an_answer_is_as_old_as_its_lookup(
+    service: NameService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow name service may have read the user long before it answers."""
+    monkeypatch.setattr(users, "KEPT_FOR", 1.0)
+    asking = asyncio.create_task(ask_user("slow and kept"))
+    await until(lambda: service.asked)
+    await asyncio.sleep(1.0)
+    service.answer.set()
+    await asking
+    await ask_user("slow and kept")
+    assert service.asked == ["slow and kept", "slow and kept"]
+
+
 async def test_a_user_that_is_missing_is_looked_up_each_time(
     service: NameService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
