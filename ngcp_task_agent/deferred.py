@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from types import ModuleType
 from typing import Any, Dict
 
 _deferred: Dict[str, ModuleType] = {}
+# Held while one is run: then other threads wait, as for any import.
+_running = threading.RLock()
 
 
 def defer(name: str) -> None:
@@ -49,14 +52,15 @@ def defer(name: str) -> None:
 def _load(name: str) -> None:
     """Run a package's ``__init__.py``, after those of what it is in."""
     above = name.rpartition(".")[0]
-    if above:
-        _load(above)
-    module = _deferred.pop(name, None)
-    if module:
-        find = vars(module).pop("__getattr__")
-        try:
-            importlib.reload(module)
-        except BaseException:
-            _deferred[name] = module
-            vars(module)["__getattr__"] = find
-            raise
+    with _running:
+        if above:
+            _load(above)
+        module = _deferred.pop(name, None)
+        if module:
+            find = vars(module)["__getattr__"]
+            try:
+                importlib.reload(module)
+            except BaseException:
+                _deferred[name] = module
+                vars(module)["__getattr__"] = find
+                raise

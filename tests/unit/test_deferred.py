@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,31 @@ def test_loads_once_a_name_is_used(package: Path) -> None:
     assert outer.loaded is loaded
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = outer.nothing
+
+
+def test_threads_wait_while_it_loads(package: Path) -> None:
+    package.write_text(
+        "from outer.part import go_on, loading\n"
+        "loading.set()\n"
+        "go_on.wait(30)\n"
+        "name = 1\n"
+    )
+    write(
+        package.parent / "part.py",
+        "import threading\n"
+        "go_on, loading = threading.Event(), threading.Event()\n",
+    )
+    defer("outer")
+    import outer.part  # type: ignore[import-not-found]
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(lambda: outer.name)
+        assert outer.part.loading.wait(30)
+        second = threads.submit(lambda: outer.name)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        outer.part.go_on.set()
+        assert (first.result(30), second.result(30)) == (1, 1)
 
 
 def test_what_fails_to_load_fails_again(package: Path) -> None:
