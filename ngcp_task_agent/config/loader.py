@@ -159,7 +159,7 @@ class Loader:
         A file in a folder ``backends`` is a backend, one elsewhere a task.
         The faults of a task's backend are also its own.
         """
-        if file.is_dir():
+        if os.path.isdir(file):
             what = "is a folder; to check one: --check --config-dir DIR"
             return unreadable(file, what)
         kind = file.absolute().parent.name

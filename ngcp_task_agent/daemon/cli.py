@@ -8,6 +8,7 @@ import errno
 import faulthandler
 import io
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -225,6 +226,8 @@ def _serve(folder: Path, log_level: str) -> NoReturn:
         if fd > 2:
             with contextlib.suppress(OSError):
                 os.set_inheritable(fd, False)
+    # A parent may have ignored it: then no process could be waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.umask(0o022)
     os.chdir("/")
     bytes(_READ_BUFFER)  # allocates one, and frees it

@@ -299,6 +299,14 @@ def test_watchdog_shows_where_it_hangs(start: Start) -> None:
     assert "ngcp_task_agent/daemon/cli.py" in text
 
 
+def test_ignored_children_are_not_inherited(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    config.shell("child", "true")
+    start(preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert client.ask("child")[-1]["status"] == "done"
+
+
 def test_umask_is_not_inherited(
     config: ConfigFolder, start: Start, client: Client
 ) -> None:

@@ -608,3 +608,10 @@ def test_any_exception_becomes_a_fault_of_the_file(
     config = Loader(folder).load()
     assert not config.tasks
     assert "ZeroDivisionError" in str(config.faults[0])
+
+
+def test_check_of_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / f"{'x' * 300}.yml"
+    document = Loader(tmp_path, checking=True).check(file)
+    (fault,) = document.faults
+    assert "File name too long" in fault.what
