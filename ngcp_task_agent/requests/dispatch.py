@@ -45,6 +45,9 @@ class Dispatcher:
         self._channels: FrozenSet[str] = frozenset()
         # When each request was seen, the oldest first; see _check_new().
         self._seen: Dict[int, float] = {}
+        # Those of a moment share their time: a float for each would take more
+        # than a quarter of the memory.
+        self._moment = 0.0
         self._places: Dict[Tuple[str, str], int] = {}
 
     def set_routes(self, routes: Routes) -> None:
@@ -109,7 +112,9 @@ class Dispatcher:
             del seen[oldest]
         if key in seen:
             raise Rejected("duplicate request")
-        seen[key] = now
+        if now > self._moment:
+            self._moment = now + 0.1
+        seen[key] = self._moment
 
     def _reply(
         self, arrival: Arrival, sent: Union[Request, Malformed], node: Identity
