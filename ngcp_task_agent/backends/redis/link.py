@@ -29,6 +29,8 @@ HELD = 1.0  # seconds until a link counts as a success for the backoff
 # Replies read in a row; all else in the event loop waits for that long.
 _BURST = 32
 
+_STILL_READ = 0.05  # seconds to read what has come before a deadline
+
 OnMessage = Callable[[bytes, bytes], None]  # takes a channel and a body
 
 
@@ -188,7 +190,13 @@ class Link:
         # Python 3.12 it can lose a cancellation.
         error = LinkError(f"no answer within {timeout:g} s")
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(timeout, self._end, error)
+        timer = loop.call_later(timeout, lambda: late())
+
+        def late() -> None:
+            # Perhaps the answer is here, and only the event loop was late.
+            nonlocal timer
+            timer = loop.call_later(_STILL_READ, self._end, error)
+
         try:
             yield
         finally:

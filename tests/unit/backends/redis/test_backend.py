@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any, List
 
@@ -139,6 +141,20 @@ async def test_permission_to_name_itself_and_ping_is_missing(
         server.push("a", b"x")
         await until(lambda: bench.bodies == [b"x"])
         assert server.count("SUBSCRIBE", "a") == 1
+    assert not journal_records.of(journal.BACKEND_DOWN)
+
+
+async def test_only_the_event_loop_is_late(
+    server: Server, journal_records: Records
+) -> None:
+    """An answer that is here counts, although its deadline is over."""
+    async with started(server, ping_interval=0.1) as bench:
+        for _ in range(10):
+            pings = server.count("PING")
+            while server.count("PING") == pings:
+                await asyncio.sleep(0)
+            time.sleep(0.2)  # its answer has been sent, but not read
+        assert bench.backend.status == "subscribed"
     assert not journal_records.of(journal.BACKEND_DOWN)
 
 
