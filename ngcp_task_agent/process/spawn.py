@@ -16,7 +16,7 @@ from ngcp_task_agent.process.users import PATH, User
 # libraries.
 _CHROOT = "/usr/sbin/chroot"
 _CHROOT_FAILED = (125, 126, 127)  # its exit statuses
-_CHROOT_SAYS = re.compile(rf"{_CHROOT}: (.*)\n")
+_CHROOT_SAYS = re.compile("(?:/usr/sbin/)?chroot: (.*)\n")  # 9.1 adds its path
 
 # A child inherits ignored signals: those that Python ignores, and those that
 # were ignored when the agent started.
