@@ -35,8 +35,8 @@ from ngcp_task_agent.backends.redis import (
     backend,
     dial,
     lane,
-    link,
     publisher,
+    reconnector,
     replies,
 )
 from ngcp_task_agent.backends.redis import options as redis_options
@@ -407,7 +407,7 @@ def test_limits_of_files_and_times() -> None:
     assert "at least every second" in state
     redis_text = plain(part(FILES, "BACKENDS"))
     assert f"within {redis_server.LONGEST_CONNECT:g} seconds" in redis_text
-    assert f"had held for {link.HELD:g} second," in redis_text
+    assert f"had held for {reconnector.HELD:g} second," in redis_text
     waits = (
         f"from {backoff.SHORTEST_WAIT:g} to {backoff.LONGEST_WAIT:g} seconds"
     )

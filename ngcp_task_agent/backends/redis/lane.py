@@ -17,11 +17,10 @@ from ngcp_task_agent.backends.base import in_thread
 from ngcp_task_agent.backends.redis.link import (
     Link,
     LinkError,
-    Reconnector,
-    State,
     wait_for_any,
 )
 from ngcp_task_agent.backends.redis.publisher import NotPublished, Publisher
+from ngcp_task_agent.backends.redis.reconnector import Reconnector, State
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
 from ngcp_task_agent.logs import journal
 

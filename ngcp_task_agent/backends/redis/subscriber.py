@@ -7,10 +7,9 @@ from typing import AbstractSet, Callable, Optional
 from ngcp_task_agent.backends.redis.link import (
     Link,
     LinkError,
-    Reconnector,
     Refused,
-    State,
 )
+from ngcp_task_agent.backends.redis.reconnector import Reconnector, State
 from ngcp_task_agent.backends.redis.server import Server
 from ngcp_task_agent.logs import journal
 
