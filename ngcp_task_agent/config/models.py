@@ -402,7 +402,7 @@ def _try_broker(
     if not document.value.get("enabled", True):
         return
     schema = kind.options_schema
-    permissions.check_files(document, options, schema, at, checking)
+    permissions.check_files(document, options, schema, at, checking, seen)
     try:
         for key, program in broker.programs().items():
             permissions.check_program(document, (*at, key), program, seen)
