@@ -7,6 +7,9 @@ AgentError
 ├── NoReplyAddress      a request that does not say where to answer
 ├── CannotStart         a program that could not be started
 ├── ControlError        the running agent could not be asked to reload
+├── BusAway             there is no connection to the system bus
+├── NotAllowed          the running agent has refused what it was asked
+├── BusError            a method that was called over the bus has failed
 └── ClientError         what the client reports (client/errors.py)
 
 Each text is a sentence for people; none of them reports a bug in the agent.
@@ -37,3 +40,22 @@ class CannotStart(AgentError):
 
 class ControlError(AgentError):
     """The running agent could not be reached or did not answer."""
+
+
+class BusAway(AgentError):
+    """There is no connection to the system bus; the text says why."""
+
+
+class NotAllowed(AgentError):
+    """The running agent refuses what it was asked; the text says why."""
+
+
+class BusError(AgentError):
+    """A method called over the bus has failed, or has not answered.
+
+    :ivar name: the D-Bus name of the error
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text or name)
+        self.name = name

@@ -1,0 +1,162 @@
+"""Bus: one connection after another, as long as somebody needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+
+from ngcp_task_agent import background
+from ngcp_task_agent.bus.connection import CALL_WITHIN, Connection
+from ngcp_task_agent.errors import BusAway
+
+if TYPE_CHECKING:
+    from dbus_fast.message import Message
+
+RETRY = 1.0  # seconds between attempts to connect
+AT_ONCE = 8  # calls: a bus that reads late would break the connection
+
+
+class BusUser(ABC):
+    """Who uses the bus: told of each connection, and of all messages."""
+
+    @abstractmethod
+    async def connected(self, connection: Connection) -> None:
+        """Ask the bus for what this user needs: names, matches.
+
+        Nobody's Bus.call() goes on before this has returned.  Bounded in time.
+
+        :raises BusAway: when the connection is lost meanwhile
+        """
+
+    @abstractmethod
+    def away(self, why: str) -> None:
+        """The connection is lost, or an attempt to connect has failed."""
+
+    def take(self, message: Message) -> bool:
+        """Take a message that is no reply; return whether it was for it."""
+        return False
+
+
+class Bus:
+    """Connects when the first user joins, and again after RETRY seconds."""
+
+    def __init__(self, address: Optional[str] = None) -> None:
+        self._address = address
+        self._users: List[BusUser] = []
+        self._connection: Optional[Connection] = None
+        self._is_up = asyncio.Event()
+        self._calls = asyncio.Semaphore(AT_ONCE)
+        self._keeping: Optional[asyncio.Task[None]] = None
+
+    async def join(self, user: BusUser) -> None:
+        """Add a user, for good; does not wait for a connection."""
+        self._users.append(user)
+        if not self._keeping:
+            self._keeping = background.start(self._keep())
+        elif self._is_up.is_set() and self._connection:
+            try:
+                await user.connected(self._connection)
+            except BusAway:
+                pass  # it is told again
+
+    async def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        fds: Sequence[int] = (),
+        within: float = CALL_WITHIN,
+    ) -> List[Any]:
+        """Call a method as ``Connection.call()`` does.
+
+        Waits for a connection, and for its turn, ``within`` seconds at most
+        before the call itself.
+
+        :raises BusError: when the method returns an error, or no reply in time
+        :raises BusAway: when there is no connection
+        """
+        try:
+            await asyncio.wait_for(self._is_up.wait(), within)
+            await asyncio.wait_for(self._calls.acquire(), within)
+        except asyncio.TimeoutError:
+            raise BusAway("the system bus is away") from None
+        try:
+            if not self._connection:
+                raise BusAway("the system bus is away")
+            return await self._connection.call(
+                destination,
+                path,
+                interface,
+                member,
+                signature,
+                *body,
+                fds=fds,
+                within=within,
+            )
+        finally:
+            self._calls.release()
+
+    async def send(self, message: Message) -> None:
+        """Send a reply or a signal.
+
+        :raises BusAway: when there is no connection
+        """
+        if not self._connection:
+            raise BusAway("the system bus is away")
+        await self._connection.send(message)
+
+    async def stop(self) -> None:
+        """Close the connection, for good."""
+        if self._keeping:
+            await background.end(self._keeping)
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                connection = await Connection.open(self._take, self._address)
+            except BusAway as error:
+                self._tell(f"{error}")
+            else:
+                await self._use(connection)
+            await asyncio.sleep(RETRY)
+
+    async def _use(self, connection: Connection) -> None:
+        self._connection = connection
+        try:
+            for user in self._users:  # others may join meanwhile
+                await user.connected(connection)
+            self._is_up.set()
+            await connection.lost()
+        except BusAway:
+            pass
+        finally:
+            self._is_up.clear()
+            self._connection = None
+            await connection.close()
+        self._tell("the connection to the system bus was lost")
+
+    def _tell(self, why: str) -> None:
+        for user in self._users:
+            user.away(why)
+
+    def _take(self, message: Message) -> bool:
+        return any(user.take(message) for user in self._users)
+
+
+_buses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Bus] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def system_bus() -> Bus:
+    """Return the event loop's connection to the system bus."""
+    loop = asyncio.get_running_loop()
+    bus = _buses.get(loop)
+    if not bus:
+        bus = _buses[loop] = Bus()
+    return bus

@@ -1,0 +1,1 @@
+"""Management over the bus: the interface, the agent's side, and a client."""
