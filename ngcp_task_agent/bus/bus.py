@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence
 
 from ngcp_task_agent import background
 from ngcp_task_agent.bus.connection import CALL_WITHIN, Connection
-from ngcp_task_agent.errors import BusAway
+from ngcp_task_agent.errors import BusAway, BusError
 
 if TYPE_CHECKING:
     from dbus_fast.message import Message
@@ -28,6 +29,8 @@ class BusUser(ABC):
         Nobody's Bus.call() goes on before this has returned.  Bounded in time.
 
         :raises BusAway: when the connection is lost meanwhile
+        :raises BusError: when the bus refuses, or does not answer: then it is
+            connected anew
         """
 
     @abstractmethod
@@ -56,10 +59,8 @@ class Bus:
         if not self._keeping:
             self._keeping = background.start(self._keep())
         elif self._is_up.is_set() and self._connection:
-            try:
+            with contextlib.suppress(BusAway, BusError):
                 await user.connected(self._connection)
-            except BusAway:
-                pass  # it is told again
 
     async def call(
         self,
@@ -132,8 +133,8 @@ class Bus:
                 await user.connected(connection)
             self._is_up.set()
             await connection.lost()
-        except BusAway:
-            pass
+        except (BusAway, BusError):
+            pass  # a bus that does not answer is as good as lost
         finally:
             self._is_up.clear()
             self._connection = None
