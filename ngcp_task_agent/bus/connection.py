@@ -34,8 +34,9 @@ SEND_WITHIN = 5.0  # seconds for the bus to read a message
 CALL_WITHIN = 10.0  # seconds for a reply, unless a call says otherwise
 _CLOSE_WITHIN = 1.0
 
-#: Takes every message but replies; returns whether it was for it.  Must not
-#: block.
+#: Takes calls, and signals that were asked for by AddMatch; returns whether it
+#: was for it.  Must not block.  A match has to name the sender: any user of the
+#: machine can send signals that look like another's.
 Handler = Callable[["Message"], bool]
 
 _DEFAULT = "unix:path=/run/dbus/system_bus_socket"
@@ -192,6 +193,9 @@ class Connection:
             if reply and not reply.done():
                 reply.set_result(message)
             return True
+        is_signal = message.message_type.name == "SIGNAL"
+        if is_signal and message.destination and message.sender != _BUS:
+            return True  # to us alone, past all matches
         return self._handler(message)
 
     def _fail_calls(self, end: asyncio.Future[None]) -> None:

@@ -164,6 +164,28 @@ async def test_descriptors_from_strangers_are_closed(
     os.close(reader)
 
 
+async def test_strangers_cannot_send_signals(private_bus: PrivateBus) -> None:
+    async with Echo(private_bus) as echo:
+        stranger = await Connection.open(address=private_bus.address)
+        (owner,) = await stranger.call_bus("GetNameOwner", "s", NAME)
+        echo.signals.clear()
+        for destination in owner, None:
+            forged = Message(
+                destination,
+                path="/",
+                interface="com.example",
+                member="Done",
+                message_type=MessageType.SIGNAL,
+                signature="s",
+                body=["forged"],
+            )
+            await stranger.send(forged)
+        await call(stranger, "Echo")
+        await echo.connection.call_bus("ReleaseName", "s", NAME)
+        assert echo.signals == [[NAME]]  # the bus's own NameLost
+        await stranger.close()
+
+
 async def test_a_killed_bus_fails_calls_at_once(
     private_bus: PrivateBus,
 ) -> None:
