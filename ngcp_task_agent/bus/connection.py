@@ -34,8 +34,8 @@ SEND_WITHIN = 5.0  # seconds for the bus to read a message
 CALL_WITHIN = 10.0  # seconds for a reply, unless a call says otherwise
 _CLOSE_WITHIN = 1.0
 
-#: Takes calls, and signals that were asked for by AddMatch; returns whether it
-#: was for it.  Must not block.  A match has to name the sender: any user of the
+#: Takes calls, and signals that AddMatch has asked for; returns whether it was
+#: for it.  Must not block.  A match has to name the sender: any user of the
 #: machine can send signals that look like another's.
 Handler = Callable[["Message"], bool]
 
