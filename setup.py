@@ -28,6 +28,7 @@ setup(
     python_requires=">=3.9",
     install_requires=[
         "PyYAML",
+        "dbus-fast>=1.84.2",
         "jsonschema>=4.10",
         "redis>=4.3.4",
         "sdnotify",
