@@ -64,7 +64,7 @@ def main() -> None:
         backend.sent.clear()
         if number == STEP:
             before = processes.pss(os.getpid())
-    assert dispatcher.counts["rejected"] == REQUESTS
+    assert dispatcher.counters.total["rejected"] == REQUESTS
     print(processes.pss(os.getpid()) - before)
 
 

@@ -26,6 +26,14 @@ class Rejected(AgentError):
     """The request is refused; the text becomes the response's reason."""
 
 
+class Busy(Rejected):
+    """There is no room or time for the request now."""
+
+
+class Duplicate(Rejected):
+    """The request has been seen before."""
+
+
 class DestinationError(Rejected):
     """The ``dst`` is malformed; the text quotes the faulty part."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
 
 from ngcp_task_agent.process.users import User
@@ -33,12 +33,15 @@ class Result:
     :ivar detail: what the work itself reports, such as a last line on
         standard error; only its start is logged and sent
     :ivar exit_status: the command's, if there was one
+    :ivar by_itself: that it ended for another reason than stop().  Unless this
+        is set, a failure after stop() was caused by it.
     """
 
     data: Union[str, bytes] = ""
     error: str = ""
     detail: str = ""
     exit_status: Optional[int] = None
+    by_itself: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, (str, bytes)):
@@ -50,6 +53,11 @@ class Result:
 
 class Work(ABC):
     """The work for one request, to be run once."""
+
+    @property
+    def pid(self) -> Optional[int]:
+        """The process that does it now, if there is one."""
+        return None
 
     @abstractmethod
     async def run(self) -> Result:

@@ -204,7 +204,10 @@ class CommandBroker(Broker):
         """Build the result for the client."""
         error = self._error(ended)
         detail = _last_line(ended.stderr) if error else ""
-        return Result(ended.stdout, error, detail, ended.exit_status)
+        by_itself = ended.cause is not EndCause.STOPPED
+        return Result(
+            ended.stdout, error, detail, ended.exit_status, by_itself
+        )
 
     def _error(self, ended: Exit) -> str:
         if ended.cause is EndCause.TIMEOUT:
@@ -231,6 +234,10 @@ class CommandWork(Work):
         self._process: Optional[Process] = None
         self._stopped = False
 
+    @property
+    def pid(self) -> Optional[int]:
+        return self._process.pid if self._process else None
+
     async def run(self) -> Result:
         try:
             # No other reference: standard input can be large.
@@ -239,7 +246,9 @@ class CommandWork(Work):
                 return Result(error="the agent is stopping")
             ended = await self._process.run()
         except CannotStart as error:
-            return Result(error=f"the command cannot be started: {error}")
+            return Result(
+                error=f"the command cannot be started: {error}", by_itself=True
+            )
         return self._broker.result(ended)
 
     def stop(self) -> None:

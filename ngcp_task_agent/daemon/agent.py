@@ -21,6 +21,7 @@ from ngcp_task_agent.logs import journal
 EX_CONFIG = 78  # from sysexits.h: nothing usable is configured
 
 _LONGEST_NAMES = 60  # characters of the names of faulty files, in the status
+# As the records of the journal show them.
 _OUTCOMES = ("accepted", "done", "error", "rejected", "ignored")
 
 
@@ -176,7 +177,8 @@ class Agent:
         await runtime.drain(self._hurry)
         if self._control:
             await self._control.stop()
-        counts = ", ".join(f"{runtime.counts[o]} {o}" for o in _OUTCOMES)
+        total = runtime.counters.total
+        counts = ", ".join(f"{total[o]} {o}" for o in _OUTCOMES)
         journal.record(journal.STOPPED, f"stopped; since the start {counts}")
 
     def _status(self) -> str:
@@ -187,7 +189,8 @@ class Agent:
             names = shortened(", ".join(self._faulty), _LONGEST_NAMES)
             parts.append(f"{number}: {names}")
         parts += [f"{fact} unknown" for fact in runtime.unknown]
-        counts = [f"{n} {what}" for what, n in sorted(runtime.counts.items())]
+        total = runtime.counters.total
+        counts = [f"{total[o]} {o}" for o in sorted(_OUTCOMES) if total[o]]
         parts.append(", ".join([runtime.summary(), *counts]))
         return "; ".join(parts)
 

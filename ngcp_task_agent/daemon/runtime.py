@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import Any, Coroutine, Dict, FrozenSet, List, Optional, Set, Tuple
 
 from ngcp_task_agent import background
@@ -19,7 +18,9 @@ from ngcp_task_agent.config.models import (
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
 from ngcp_task_agent.protocol.identity import Identity
+from ngcp_task_agent.requests.counters import Counters
 from ngcp_task_agent.requests.dispatch import Dispatcher
+from ngcp_task_agent.requests.jobs import Jobs
 from ngcp_task_agent.requests.limits import Limits
 from ngcp_task_agent.requests.task import Task
 
@@ -54,6 +55,7 @@ class Runtime:
     """
 
     def __init__(self) -> None:
+        self.jobs = Jobs()
         self._node: Optional[Node] = None
         self._limits = Limits()
         self._dispatcher = Dispatcher(self.identity, 0, 0)
@@ -65,9 +67,8 @@ class Runtime:
         self._retiring: Set[asyncio.Task[None]] = set()
 
     @property
-    def counts(self) -> Dict[str, int]:
-        """Requests since the start, by outcome."""
-        return self._dispatcher.counts
+    def counters(self) -> Counters:
+        return self._dispatcher.counters
 
     @property
     def longest_drain(self) -> float:
@@ -95,14 +96,10 @@ class Runtime:
             parts.append(f"{name}: {backend.status}{why and f' ({why})'}")
         parts.append(counted(len(self._tasks), "task"))
         parts.append(f"{self._limits.slots.taken} running")
-        # Of thousands of tasks, usually none runs.
-        tasks = self._all_tasks() if self._limits.slots.taken else ()
-        works = [task.oldest for task in tasks if task.oldest]
-        for began, name in sorted(works)[:1]:
-            age = int(time.monotonic() - began)
-            if age:
-                name = shortened(name, _LONGEST_NAME)
-                parts.append(f"oldest: {name} for {age} s")
+        oldest = self.jobs.oldest
+        if oldest and oldest.age >= 1:
+            name = shortened(oldest.request.task, _LONGEST_NAME)
+            parts.append(f"oldest: {name} for {int(oldest.age)} s")
         return ", ".join(parts)
 
     async def apply(self, config: Config) -> None:
@@ -197,7 +194,7 @@ class Runtime:
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
         broker = config.plugins.brokers[task.broker](task.broker_options)
-        return Task(task, broker, self._limits, before)
+        return Task(task, broker, self._limits, self.jobs, before)
 
     async def _set_backend(
         self, config: Config, name: str, channels: FrozenSet[str]
@@ -242,15 +239,13 @@ class Runtime:
         await backend.stop(RETIRED_FLUSH)
         self._retired_backends.discard(backend)
 
-    def _all_tasks(self) -> Set[Task]:
-        return self._retired_tasks | {t for _, t in self._tasks.values()}
-
     async def _end_tasks(self, hurry: asyncio.Event) -> None:
-        tasks = self._all_tasks()
         self._limits.slots.limit = sys.maxsize
-        for task in tasks:
+        for task in self._retired_tasks.union(
+            task for _, task in self._tasks.values()
+        ):
             task.refuse()
-        finished = asyncio.gather(*(task.finished() for task in tasks))
+        finished = asyncio.ensure_future(self.jobs.finished())
         hurrying = asyncio.ensure_future(hurry.wait())
         events: Set[asyncio.Future[Any]] = {finished, hurrying}
         await asyncio.wait(
@@ -259,9 +254,8 @@ class Runtime:
             return_when=asyncio.FIRST_COMPLETED,
         )
         hurrying.cancel()
-        for step in (Task.end, Task.cancel):
-            for task in tasks:
-                step(task)
+        for step in (self.jobs.stop, self.jobs.abort):
+            step()
             await asyncio.wait({finished}, timeout=END)
             if finished.done():
                 return

@@ -64,7 +64,10 @@ class Exit:
 
 
 class Process:
-    """One run of a command: ``await Process(command).run()``, once."""
+    """One run of a command: ``await Process(command).run()``, once.
+
+    :ivar pid: None before it has started
+    """
 
     def __init__(self, command: Command) -> None:
         self._command = command
@@ -72,6 +75,7 @@ class Process:
         self._end: asyncio.Future[EndCause] = self._loop.create_future()
         self._status: Optional[os.waitid_result] = None
         self._timeout: Optional[asyncio.TimerHandle] = None
+        self.pid: Optional[int] = None
 
     def stop(self) -> None:
         """End the command; run() returns soon, with ``EndCause.STOPPED``."""
@@ -122,7 +126,7 @@ class Process:
                 # The command may reopen /dev/stdout as its own user.
                 for writer in writers:
                     os.fchown(writer, command.user.uid, command.user.gid)
-            self._pid, self._pidfd = spawn(command, *writers)
+            self.pid, self._pidfd = spawn(command, *writers)
         except (OSError, ValueError) as error:
             self._stdout.close()
             self._stderr.close()
@@ -207,8 +211,9 @@ class Process:
 
     def _signal(self, number: int) -> None:
         # PermissionError: all that is left runs as another user (sudo).
+        assert self.pid, "it has started"
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, number)
+            os.killpg(self.pid, number)
 
     def _reap(self) -> bool:
         """Kill what is left of the group and reap, if that is possible."""

@@ -13,7 +13,7 @@ import time
 from types import FrameType
 from typing import Callable, Optional, TypeVar
 
-from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.errors import Busy, Rejected
 
 LONGEST = 0.03  # seconds that a check may take
 SHARE = 0.2  # seconds of a task's checks, per second
@@ -127,7 +127,7 @@ class CheckTime:
             raise Overrun
 
 
-def _busy() -> Rejected:
-    return Rejected(
+def _busy() -> Busy:
+    return Busy(
         "busy: checking requests takes too much of the processor's time"
     )

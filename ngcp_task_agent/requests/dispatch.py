@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import time
-from typing import Callable, Counter, Dict, FrozenSet, Mapping, Tuple, Union
+from typing import Callable, Dict, FrozenSet, Mapping, Tuple, Union
 
 from ngcp_task_agent.backends.base import Arrival
-from ngcp_task_agent.errors import NoReplyAddress, Rejected
+from ngcp_task_agent.errors import Duplicate, NoReplyAddress, Rejected
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol import destination
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.messages import Malformed, Request, parse_request
+from ngcp_task_agent.requests.counters import Counters
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.task import Task
 
@@ -28,7 +28,6 @@ class Dispatcher:
     :param identity: returns who this node is now
     :param max_request: maximum bytes of a message
     :param max_response: maximum bytes of a message
-    :ivar counts: requests, by outcome
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Dispatcher:
         self._identity = identity
         self.max_request = max_request
         self.max_response = max_response
-        self.counts: Counter[str] = collections.Counter()
+        self.counters = Counters()
         self._routes: Routes = {}
         self._channels: FrozenSet[str] = frozenset()
         # When each request was seen, the oldest first; see _check_new().
@@ -53,6 +52,8 @@ class Dispatcher:
     def set_routes(self, routes: Routes) -> None:
         self._routes = routes
         self._channels = frozenset(channel for _, channel in routes)
+        names = {name for tasks in routes.values() for name in tasks}
+        self.counters.keep(names)
 
     def receive(self, arrival: Arrival) -> None:
         """Check a message and hand it to its task, or answer it."""
@@ -80,7 +81,7 @@ class Dispatcher:
             return
         if why and not journal.is_logged(journal.REQUEST_IGNORED):
             # Most messages are for other nodes: no work beyond this.
-            self.counts["ignored"] += 1
+            self.counters.total["ignored"] += 1
             return
         reply, nowhere = self._reply(arrival, request, node)
         if why:
@@ -90,10 +91,15 @@ class Dispatcher:
             if nowhere:
                 raise Rejected(nowhere)
             place = (arrival.backend.name, arrival.channel)
-            self._check_new(place, request.uuid)
             task = self._routes.get(place, {}).get(request.task)
+            if task:
+                reply.task_counts = self.counters.of(request.task)
+            self._check_new(place, request.uuid)
             if task is None:
                 raise Rejected(f"unknown task '{request.task}'")
+        except Duplicate as refusal:
+            reply.rejected(str(refusal), "duplicates")
+            return
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
@@ -111,7 +117,7 @@ class Dispatcher:
                 break
             del seen[oldest]
         if key in seen:
-            raise Rejected("duplicate request")
+            raise Duplicate("duplicate request")
         if now > self._moment:
             self._moment = now + 0.1
         seen[key] = self._moment
@@ -131,7 +137,7 @@ class Dispatcher:
                 "must not become requests"
             )
             address = None
-        limit, counts = self.max_response, self.counts
+        limit, counts = self.max_response, self.counters.total
         reply = Reply(
             arrival.backend, address, sent.origin, node.name, limit, counts
         )

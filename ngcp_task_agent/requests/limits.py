@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.errors import Busy
 from ngcp_task_agent.requests.check_time import LoopTime
 from ngcp_task_agent.requests.slots import Slots
 
@@ -24,10 +24,10 @@ class Limits:
     def check_memory(self, size: int) -> None:
         """
         :param size: bytes of a request's text
-        :raises Rejected: when there is too little room for it
+        :raises Busy: when there is too little room for it
         """
         if self._memory + max(size, LEAST) > self.max_request_memory:
-            raise Rejected(
+            raise Busy(
                 f"busy: the requests that wait and run take {self._memory} "
                 f"of at most {self.max_request_memory} bytes"
             )

@@ -40,6 +40,7 @@ class Reply:
     :param node: this node's name
     :param max_response: maximum bytes of one message
     :param counts: requests, by outcome
+    :ivar task_counts: the same, of a task's requests
     """
 
     backend: Backend
@@ -48,6 +49,7 @@ class Reply:
     node: str
     max_response: int
     counts: Counter[str]
+    task_counts: Optional[Counter[str]] = None
 
     def __post_init__(self) -> None:
         self._state = _State.OPEN
@@ -62,11 +64,16 @@ class Reply:
         self._step(_State.OPEN, _State.ENDED)
         self._record(journal.REQUEST_IGNORED, "ignored", f": {reason}")
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, reason: str, also: str = "") -> None:
+        """
+        :param also: another counter for it
+        """
         self._step(_State.OPEN, _State.ENDED)
         unsent = "" if self.address else " (no answer sent)"
         more = f"{unsent}: {reason}"
         self._record(journal.REQUEST_REJECTED, "rejected", more)
+        if also:
+            self._count(also)
         response = Response(self.origin, self.node, "rejected", reason)
         self._send(response, self.backend.send_rejection)
 
@@ -130,6 +137,11 @@ class Reply:
             messages = response.encode(self.max_response)
             send(self.address, messages, self.origin.uuid)
 
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+        if self.task_counts is not None:
+            self.task_counts[what] += 1
+
     def _record(
         self,
         kind: journal.Kind,
@@ -139,7 +151,7 @@ class Reply:
         exit_status: Optional[int] = None,
         detail: Optional[str] = None,
     ) -> None:
-        self.counts[status] += 1
+        self._count(status)
         origin = self.origin
         journal.record(
             kind,

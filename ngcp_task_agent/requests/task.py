@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from typing import Dict, Optional, Set, Tuple
+from typing import Optional
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import Broker, Result
 from ngcp_task_agent.config.models import TaskConfig
-from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.errors import Busy, Rejected
 from ngcp_task_agent.protocol.messages import Request
+from ngcp_task_agent.requests.jobs import Job, Jobs
 from ngcp_task_agent.requests.limits import Limits
 from ngcp_task_agent.requests.policy import Policy
 from ngcp_task_agent.requests.reply import Reply
@@ -21,6 +21,7 @@ class Task:
     """Runs the requests for one task, some at once, the others queued.
 
     :param limits: those of the whole agent
+    :param jobs: those of the whole agent
     :param before: the task that this one replaces; what it still runs counts
     """
 
@@ -29,26 +30,20 @@ class Task:
         config: TaskConfig,
         broker: Broker,
         limits: Limits,
+        jobs: Jobs,
         before: Optional[Task] = None,
     ) -> None:
         self._policy = Policy(config, broker, limits.loop_time)
-        self._name = config.name
+        self._place = config.place
         self._max_queued = config.max_queued
         self._limits = limits
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
-        # asyncio keeps only weak references to its tasks.
-        self._jobs: Set[asyncio.Task[None]] = set()
-        self._works: Dict[Work, float] = {}  # running, and when each began
+        self._jobs = jobs
         self._admitted = 0
+        self._idle: Optional[asyncio.Event] = None  # for finished()
         self._stopping = False
         self.running = 0
-
-    @property
-    def oldest(self) -> Optional[Tuple[float, str]]:
-        """When its oldest running work began (monotonic), and its name."""
-        began = next(iter(self._works.values()), None)
-        return None if began is None else (began, self._name)
 
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
@@ -56,6 +51,9 @@ class Task:
             work = self._policy.check(request)
             self._check_room()
             self._limits.check_memory(request.size)
+        except Busy as refusal:
+            reply.rejected(str(refusal), "busy")
+            return
         except Rejected as refusal:
             reply.rejected(str(refusal))
             return
@@ -68,50 +66,43 @@ class Task:
         self._limits.hold(request.size)
         request.forget()
         # It begins in the next round of the loop, after "accepted" has left.
-        step = self._run(work, request, reply)
-        job = asyncio.get_running_loop().create_task(step)
+        job = Job(request, self._place, work)
+        step = self._run(job, reply)
+        job.runner = asyncio.get_running_loop().create_task(step)
         self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
 
     def refuse(self) -> None:
         """Start nothing more; queued requests end at once."""
         self._stopping = True
         self._slots.limit = sys.maxsize
 
-    def end(self) -> None:
-        """Ask running work to end."""
-        for work in self._works:
-            work.stop()
-
-    def cancel(self) -> None:
-        """Cancel work that has ignored end()."""
-        for job in self._jobs:
-            # Not before the first step: the job would then never send an
-            # ending.
-            asyncio.get_running_loop().call_soon(job.cancel)
-
     async def finished(self) -> None:
         """Wait until every request taken has ended."""
-        while self._jobs:
-            await asyncio.wait(set(self._jobs))
+        while self._admitted:
+            self._idle = self._idle or asyncio.Event()
+            self._idle.clear()
+            await self._idle.wait()
 
-    async def _run(self, work: Work, request: Request, reply: Reply) -> None:
+    async def _run(self, job: Job, reply: Reply) -> None:
         try:
             async with self._slots, self._limits.slots:
                 self.running += 1
                 try:
                     # Hold the slot until a large answer is sent, else the
                     # answers of fast tasks would fill the memory.
-                    await reply.ended(await self._result(work, reply))
+                    await reply.ended(await self._result(job, reply))
                 finally:
                     self.running -= 1
         except asyncio.CancelledError:
             if not reply.has_ended:
-                await reply.ended(Result(error="the agent has ended the task"))
+                await reply.ended(_aborted(job))
             raise
         finally:
+            self._limits.release(job.request.size)
+            self._jobs.remove(job)
             self._admitted -= 1
-            self._limits.release(request.size)
+            if self._idle and not self._admitted:
+                self._idle.set()
 
     def _check_room(self) -> None:
         """Check that the request can run or wait.
@@ -126,23 +117,29 @@ class Task:
         at_once = min(self._slots.limit, agent.limit - others)
         max_queued = self._max_queued
         if self._admitted >= max(at_once, self.running) + max_queued:
-            raise Rejected(
+            raise Busy(
                 f"busy: {self.running} running and "
                 f"{self._admitted - self.running} waiting, of at most "
                 f"{self._slots.limit} and {max_queued}"
             )
 
-    async def _result(self, work: Work, reply: Reply) -> Result:
+    async def _result(self, job: Job, reply: Reply) -> Result:
         """Do the work; return a result even if it raises."""
+        if job.cancelled_by:
+            return _aborted(job)
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
-        self._works[work] = time.monotonic()
         try:
-            result = await work.run()
-            if not isinstance(result, Result):
-                raise TypeError(f"the work returned {result!r}")
-            return result
+            return await job.run()
         except Exception:
             return Result(error=reply.bug())
-        finally:
-            del self._works[work]
+
+
+def _aborted(job: Job) -> Result:
+    """Return the result of a job that has none of its own."""
+    by = job.cancelled_by
+    if not by:
+        return Result(error="the agent has ended the task")
+    if job.is_running:
+        return Result(error=f"cancelled by {by}")
+    return Result(error=f"cancelled by {by}; nothing was run")

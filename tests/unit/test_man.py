@@ -787,6 +787,8 @@ def test_order_of_the_fields_that_are_checked() -> None:
 # Calls of these give a reason to a client or the administrator.
 TELLS = {
     "Rejected": 0,
+    "Busy": 0,
+    "Duplicate": 0,
     "NoReplyAddress": 0,
     "CannotStart": 0,
     "Malformed": 0,

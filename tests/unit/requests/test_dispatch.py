@@ -15,6 +15,7 @@ from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests import dispatch
 from ngcp_task_agent.requests.dispatch import Dispatcher
+from ngcp_task_agent.requests.jobs import Jobs
 from ngcp_task_agent.requests.task import Task
 from tests.unit.fakes import (
     CHANNEL,
@@ -41,6 +42,7 @@ class Bench:
         self.dispatcher = Dispatcher(lambda: node, max_request, 1 << 20)
         self.backend = FakeBackend(receive=self.dispatcher.receive)
         self.tasks: Dict[str, Task] = {}
+        self.jobs = Jobs()
 
     def add(
         self,
@@ -52,6 +54,7 @@ class Bench:
             task_config(**fields),
             broker or FakeBroker(result=Result(data="out")),
             agent_limits(),
+            self.jobs,
         )
         self.dispatcher.set_routes({("fake", CHANNEL): self.tasks})
         return self.tasks[name]
@@ -66,7 +69,7 @@ class Bench:
 
     @property
     def counts(self) -> Dict[str, int]:
-        return dict(self.dispatcher.counts)
+        return dict(self.dispatcher.counters.total)
 
 
 async def test_accepted_then_done() -> None:
@@ -368,8 +371,64 @@ async def test_busy() -> None:
     (refused,) = (r for r in bench.backend.responses() if r["reason"])
     assert refused["reason"].startswith("busy: ")
     task.refuse()
-    task.end()
+    bench.jobs.stop()
     await task.finished()
+
+
+async def test_counters() -> None:
+    """Of all messages, and of each task."""
+    bench = Bench()
+    bench.add("ping", FakeBroker(result=Result(data="out")))
+    bench.add("fails", FakeBroker(result=Result(error="broken")))
+    bench.add("full", max_running=0, max_queued=0)
+    bench.add("unused")
+    known = str(uuid.uuid4())
+    await bench.ask(uuid=known)
+    await bench.ask(uuid=known)
+    await bench.ask(task="fails")
+    await bench.ask(task="full")
+    await bench.ask(dst="sp2")
+    await bench.ask(b"nonsense")
+    await bench.ask(task="unknown", uuid=known)
+    await bench.ask(task="unknown")
+    counters = bench.dispatcher.counters
+    assert counters.totals() == {
+        "received": 8,
+        "ignored": 1,
+        "accepted": 2,
+        "done": 1,
+        "error": 1,
+        "rejected": 5,
+        "busy": 1,
+        "duplicates": 2,
+    }
+    zeros = dict.fromkeys(counters.totals(), 0)
+    assert counters.by_task() == {
+        "ping": {
+            **zeros,
+            "received": 2,
+            "accepted": 1,
+            "done": 1,
+            "rejected": 1,
+            "duplicates": 1,
+        },
+        "fails": {**zeros, "received": 1, "accepted": 1, "error": 1},
+        "full": {**zeros, "received": 1, "rejected": 1, "busy": 1},
+    }
+
+
+async def test_a_task_that_stays_goes_on_counting() -> None:
+    bench = Bench()
+    bench.add("ping")
+    bench.add("pong")
+    await bench.ask(task="ping")
+    await bench.ask(task="pong")
+    del bench.tasks["pong"]
+    bench.add("ping")
+    await bench.ask(task="ping")
+    by_task = bench.dispatcher.counters.by_task()
+    assert {name: of["done"] for name, of in by_task.items()} == {"ping": 2}
+    assert bench.dispatcher.counters.totals()["done"] == 3
 
 
 async def test_tasks_of_several_channels() -> None:

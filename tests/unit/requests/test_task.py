@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
-import time
 from typing import Any, Dict, List, Optional, Tuple, cast
 
 import pytest
@@ -14,6 +13,7 @@ from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.requests import check_time
+from ngcp_task_agent.requests.jobs import Jobs
 from ngcp_task_agent.requests.limits import LEAST, Limits
 from ngcp_task_agent.requests.reply import Reply
 from ngcp_task_agent.requests.task import Task
@@ -41,7 +41,8 @@ class Bench:
         self.backend = FakeBackend()
         self.limits = limits or agent_limits()
         config = task_config(**{"max_running": 2, "max_queued": 2, **fields})
-        self.task = Task(config, self.broker, self.limits)
+        self.jobs = Jobs()
+        self.task = Task(config, self.broker, self.limits, self.jobs)
 
     def take(self, data: Any = None, **fields: Any) -> Request:
         asked = request(data, **fields)
@@ -109,29 +110,6 @@ async def test_accepted_is_sent_before_the_work_begins() -> None:
     assert broker.sent == ["accepted"]
 
 
-async def test_oldest() -> None:
-    """Which work of the task has been running for longest."""
-    bench = Bench()
-    assert bench.task.oldest is None
-    begin = time.monotonic()
-    bench.take()
-    await until(lambda: bench.task.oldest)
-    first = bench.task.oldest
-    assert first
-    assert first[1] == "ping"
-    assert begin <= first[0] <= time.monotonic()
-    bench.take()
-    await until(lambda: len(bench.broker.running) == 2)
-    assert bench.task.oldest == first
-    bench.broker.works[0].end.set_result(Result())
-    await until(lambda: bench.task.oldest != first)
-    second = bench.task.oldest
-    assert second
-    assert second[0] >= first[0]
-    await bench.end()
-    assert bench.task.oldest is None
-
-
 async def test_concurrent_then_in_order() -> None:
     bench = Bench(max_running=2, max_queued=2)
     asked = [bench.take() for _ in range(4)]
@@ -179,7 +157,9 @@ async def test_running_requests_of_a_replaced_task_count() -> None:
     await until(lambda: bench.broker.running)
     replaced = bench.task
     config = task_config(max_running=1, max_queued=2)
-    bench.task = Task(config, bench.broker, bench.limits, before=replaced)
+    bench.task = Task(
+        config, bench.broker, bench.limits, bench.jobs, before=replaced
+    )
     second = bench.take()
     await until(lambda: bench.answers(second) == ["accepted"])
     for _ in range(20):
@@ -640,7 +620,7 @@ async def test_cancelled_while_a_large_answer_is_sent() -> None:
     bench = Bench(FakeBroker(result=Result("x" * 100_000)))
     asked = bench.take()
     await until(lambda: any(work.begun for work in bench.broker.works))
-    bench.task.cancel()
+    bench.jobs.abort()
     await bench.task.finished()
     assert bench.answers(asked) == ["accepted", "done"]
 
@@ -648,7 +628,7 @@ async def test_cancelled_while_a_large_answer_is_sent() -> None:
 async def test_cancelled_at_once() -> None:
     bench = Bench(FakeBroker())
     asked = bench.take()
-    bench.task.cancel()
+    bench.jobs.abort()
     await bench.task.finished()
     assert bench.answers(asked) == ["accepted", "error"]
     for work in bench.broker.works:
@@ -770,7 +750,7 @@ async def test_stop_ends_waiting_requests_at_once() -> None:
     late = bench.take()
     await until(lambda: bench.answers(late))
     assert bench.answers(late) == ["rejected"]
-    bench.task.end()
+    bench.jobs.stop()
     await bench.task.finished()
     assert bench.broker.works[0].stopped
     assert bench.answers(asked[0]) == ["accepted", "error"]
@@ -780,7 +760,7 @@ async def test_cancel_still_answers() -> None:
     bench = Bench()
     asked = bench.take()
     await until(lambda: bench.task.running == 1)
-    bench.task.cancel()
+    bench.jobs.abort()
     await bench.task.finished()
     assert bench.answers(asked) == ["accepted", "error"]
     assert bench.task.running == 0
@@ -791,7 +771,7 @@ async def test_cancel_while_waiting_for_a_slot() -> None:
     asked = [bench.take(), bench.take()]
     await until(lambda: bench.task.running == 1)
     await until(lambda: bench.answers(asked[1]))
-    bench.task.cancel()
+    bench.jobs.abort()
     await bench.task.finished()
     for one in asked:
         assert bench.answers(one) == ["accepted", "error"]
