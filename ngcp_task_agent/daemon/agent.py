@@ -13,8 +13,9 @@ from ngcp_task_agent import __version__, background
 from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
 from ngcp_task_agent.daemon import control
-from ngcp_task_agent.daemon.runtime import Runtime, counted, shortened
+from ngcp_task_agent.daemon.runtime import Runtime, shortened
 from ngcp_task_agent.daemon.systemd import Notifier
+from ngcp_task_agent.display import counted
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
 

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
-    Iterable,
     List,
     NoReturn,
     Optional,
@@ -27,11 +26,10 @@ from typing import (
 import setproctitle
 
 from ngcp_task_agent import __version__
-from ngcp_task_agent.config.faults import Fault
+from ngcp_task_agent.config.check import check
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
 from ngcp_task_agent.daemon import control
 from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent
-from ngcp_task_agent.daemon.runtime import counted
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.errors import ControlError
 from ngcp_task_agent.logs import journal
@@ -172,34 +170,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check(folder: Path, file: Optional[Path]) -> int:
-    loader = Loader(folder, checking=True)
-    if file:
-        document = loader.check(file)
-        _print_findings(document.faults, document.warnings)
-        if document.faults:
-            return EX_CONFIG
-        print(f"{file}: no fault")
-        return 0
-    config = loader.load()
-    _print_findings(config.faults, config.warnings)
-    if not config.backends:
-        print(f"{folder}/backends: no usable backend: nothing to run")
-    if config.faults or not config.backends:
-        return EX_CONFIG
-    print(
-        f"{folder}: no fault; {counted(len(config.backends), 'backend')}, "
-        f"{counted(len(config.tasks), 'task')}"
-    )
-    return 0
-
-
-def _print_findings(
-    faults: Iterable[Fault], warnings: Iterable[Fault]
-) -> None:
-    for fault in sorted({*faults}):
-        print(fault)
-    for warning in sorted({*warnings}):
-        print(f"{warning} (a warning)")
+    findings = check(folder, file)
+    for line in findings.lines():
+        print(line)
+    return 0 if findings.is_sound else EX_CONFIG
 
 
 def _reload() -> int:

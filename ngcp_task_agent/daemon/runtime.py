@@ -15,6 +15,7 @@ from ngcp_task_agent.config.models import (
     Place,
     TaskConfig,
 )
+from ngcp_task_agent.display import counted
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
 from ngcp_task_agent.protocol.identity import Identity
@@ -34,11 +35,6 @@ _BURST = 100
 
 # Characters of a backend's trouble, and of a task's name, in summary().
 _LONGEST_TROUBLE, _LONGEST_NAME = 80, 40
-
-
-def counted(number: int, noun: str) -> str:
-    """Format a count, such as ``1 task`` or ``2 tasks``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def shortened(text: str, length: int) -> str:

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from ngcp_task_agent import background
 from ngcp_task_agent.client.call import Call
-from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.report import View, stderr
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
+from ngcp_task_agent.display import seconds
+from ngcp_task_agent.logs.lines import printable
 
 _INTERVAL = 0.25  # seconds
 _FRAME = 6  # lines of the view that show no node
@@ -97,9 +98,9 @@ def _draw(live: Live, outcome: RequestOutcome, is_last: bool = False) -> None:
         return
     table = Table(
         title=_cut(
-            f"{text.plain(outcome.request.task)} on "
-            f"{text.plain(outcome.request.dst)}, "
-            f"{text.seconds(outcome.seconds)}",
+            f"{printable(outcome.request.task)} on "
+            f"{printable(outcome.request.dst)}, "
+            f"{seconds(outcome.seconds)}",
             not is_last,
         ),
         title_justify="left",
@@ -124,9 +125,9 @@ def _cut(content: str, is_cut: bool = True) -> Text:
 
 def _line(node: NodeOutcome, is_last: bool) -> Text:
     """Make a row for a terminal too small for a table."""
-    line = f"{text.plain(node.node)} {_word(node.status)}"
+    line = f"{printable(node.node)} {_word(node.status)}"
     if is_last and node.reason:
-        line += f": {text.plain(node.reason[:_REASON])}"
+        line += f": {printable(node.reason[:_REASON])}"
     return _cut(line, not is_last)
 
 
@@ -134,9 +135,9 @@ def _cells(node: NodeOutcome, now: float) -> List[str]:
     begin, end = node.accepted, now if node.ended is None else node.ended
     times = ["", ""]
     if begin is not None:
-        times = [text.seconds(begin), text.seconds(end - begin)]
-    reason = text.plain(node.reason[:_REASON])
-    return [text.plain(node.node), _word(node.status), *times, reason]
+        times = [seconds(begin), seconds(end - begin)]
+    reason = printable(node.reason[:_REASON])
+    return [printable(node.node), _word(node.status), *times, reason]
 
 
 def _rest(nodes: Nodes, shown: Nodes) -> Optional[Text]:

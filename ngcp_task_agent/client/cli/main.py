@@ -16,6 +16,7 @@ import time
 from functools import partial
 from typing import Any, Callable, List, Optional, TextIO, Tuple
 
+from ngcp_task_agent import display
 from ngcp_task_agent.client import (
     Address,
     Call,
@@ -33,6 +34,7 @@ from ngcp_task_agent.client.cli.report import PROGRAM, Say, View
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
 from ngcp_task_agent.client.client import CONNECT_TIMEOUT
 from ngcp_task_agent.client.waiting import TIMEOUT
+from ngcp_task_agent.logs.lines import printable
 
 EX_USAGE = 2
 EX_UNAVAILABLE = 69  # Redis, as in sysexits.h
@@ -91,11 +93,11 @@ def _guard(act: Callable[[], int], say: Say) -> int:
         say(str(error))
         return EX_IOERR
     except ClientError as error:
-        say(text.plain(str(error)))
+        say(printable(str(error)))
         unavailable = isinstance(error, RedisUnavailable)
         return EX_UNAVAILABLE if unavailable else EX_USAGE
     except Exception as error:
-        report.say(f"a bug: {text.plain(repr(error))}")
+        report.say(f"a bug: {printable(repr(error))}")
         return EX_SOFTWARE
 
 
@@ -103,7 +105,7 @@ def _show(shown: str) -> int:
     """Write the help or the version, if requested."""
     if shown:
         stdout = Writer(sys.stdout)
-        stdout.put(shown, text.encode_as_it_is)
+        stdout.put(shown, display.encode_as_it_is)
         stdout.wait(TIMEOUT)
         stdout.check()
     return 0
@@ -131,7 +133,7 @@ def _invoke(options: argparse.Namespace, say: Say) -> int:
         notes = [*address.notes, str(address)]
     for note in [requests.explain_numbers(options.dst), *notes]:
         if note:
-            say(text.plain(note))
+            say(printable(note))
     # asyncio.run() would wait for name lookups that are still running.
     loop = asyncio.new_event_loop()
     try:
@@ -141,7 +143,7 @@ def _invoke(options: argparse.Namespace, say: Say) -> int:
         if address.assumed and not options.verbose:
             for note in address.notes[:_MOST_NOTES]:
                 if note != address.warning:
-                    say(text.plain(note))
+                    say(printable(note))
         raise
     finally:
         loop.close()
@@ -161,9 +163,9 @@ class Invocation:
         is_shared = report.stderr().is_same(sys.stdout)
         self._writer = report.stderr() if is_shared else Writer(sys.stdout)
         self._is_used = False
-        self._encode = text.encode_as_it_is
+        self._encode = display.encode_as_it_is
         if _is_terminal(sys.stdout):
-            self._encode = text.encode_for_terminal
+            self._encode = display.encode_for_terminal
         self._view = _choose_view(options, say, is_shared)
         # On one terminal, the data follows the live view.
         self._is_below = self._view.is_live and is_shared
@@ -239,7 +241,7 @@ class Invocation:
             self._say_running(call, "interrupted; ", "no node that answered")
             return "interrupted", _BY_SIGNAL + self._signal
         if lost:
-            self._say(text.plain(lost))
+            self._say(printable(lost))
             self._say_running(call)
             return "lost", EX_UNAVAILABLE
         for problem in text.of_problems(call.outcome):

@@ -6,12 +6,13 @@ locale can spoil them.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, Tuple, Type, Union
 
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
+from ngcp_task_agent.display import columns, json_line
+from ngcp_task_agent.logs.lines import printable
 
 _CELL = 60  # characters
 
@@ -46,7 +47,7 @@ class Json(Form):
     """One object: the whole outcome."""
 
     def end(self, document: Dict[str, Any]) -> str:
-        return _line(document, indent=2)
+        return json_line(document, indent=2)
 
 
 class JsonLines(Form):
@@ -56,12 +57,12 @@ class JsonLines(Form):
     """
 
     def response(self, response: ReceivedResponse) -> str:
-        return _line(_fields(response))
+        return json_line(_fields(response))
 
     def end(self, document: Dict[str, Any]) -> str:
         for node in document["nodes"]:
             del node["data"]
-        return _line(document)
+        return json_line(document)
 
 
 class Table(Form):
@@ -70,22 +71,17 @@ class Table(Form):
     def end(self, document: Dict[str, Any]) -> str:
         rows = [("NODE", "STATUS", "SECONDS", "REASON OR FIRST LINE OF DATA")]
         rows += map(_row, document["nodes"])
-        node, word, time = (max(len(row[i]) for row in rows) for i in range(3))
-        lines = [
-            f"{row[0]:<{node}}  {row[1]:<{word}}  {row[2]:>{time}}  {row[3]}"
-            for row in rows
-        ]
-        return "".join(f"{line.rstrip()}\n" for line in lines)
+        return columns(rows, right=(2,))
 
 
 def _row(node: Dict[str, Any]) -> Tuple[str, str, str, str]:
     if node["ended"] is None:
         time, more = node["accepted"], "has not ended"
     else:
-        time, more = node["ended"], text.plain(node["reason"])
+        time, more = node["ended"], printable(node["reason"])
     if not more and node["data"]:
         more = text.first_line(node["data"], _CELL)
-    return text.plain(node["node"]), node["status"], f"{time:.3f}", more
+    return printable(node["node"]), node["status"], f"{time:.3f}", more
 
 
 FORMS: Dict[str, Type[Form]] = {
@@ -124,8 +120,3 @@ def _fields(item: Union[NodeOutcome, ReceivedResponse]) -> Dict[str, Any]:
         else value
         for name, value in vars(item).items()
     }
-
-
-def _line(value: Any, **options: Any) -> str:
-    # The only unprintable character that json.dumps() leaves.
-    return json.dumps(value, **options).replace("\x7f", r"\u007f") + "\n"

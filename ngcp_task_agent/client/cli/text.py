@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import List, Tuple
 
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome, Verdict
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
+from ngcp_task_agent.display import seconds
+from ngcp_task_agent.logs.lines import printable
 
 _MOST_NAMES = 100
 _REASON = 500  # characters
-# Fast; its false positives are text that plain() does not change.
-_SUSPECT = re.compile(r"[^\n\t -~]+")
-
-
-def plain(text: str) -> str:
-    """Escape all characters that are not printable.
-
-    Control characters could move the cursor or forge a line; others could
-    reverse the direction of the text.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter
-        if letter.isprintable()
-        else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
-    )
-
-
-def for_terminal(text: str) -> str:
-    """Like plain(), but line feeds and tabs stay."""
-    return _SUSPECT.sub(lambda found: plain(found[0]), text)
-
-
-def encode_for_terminal(text: str) -> bytes:
-    return for_terminal(text).encode()
-
-
-def encode_as_it_is(text: str) -> bytes:
-    # Half a surrogate pair, which JSON can hold, cannot be encoded.
-    return text.encode(errors="replace")
-
-
-def seconds(value: float) -> str:
-    """Format a duration, with more digits for a short one."""
-    return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
 
 
 def first_line(data: str, width: int) -> str:
     """Return the first line, cut to a width, with a mark if there is more."""
     lines = data.strip("\n").split("\n", 1)
-    line = plain(lines[0][: width + 1])
+    line = printable(lines[0][: width + 1])
     if len(line) > width:
         return _cut(line, width)
     return line + (" …" if len(lines) > 1 else "")
@@ -64,10 +28,10 @@ def _cut(text: str, width: int) -> str:
 
 def of_response(response: ReceivedResponse) -> str:
     """Describe a response in one line."""
-    line = f"{plain(response.node)}: {response.status.value}"
+    line = f"{printable(response.node)}: {response.status.value}"
     if response.status is not Status.REJECTED:
         line += f" after {seconds(response.seconds)}"
-    reason = plain(_cut(response.reason, _REASON))
+    reason = printable(_cut(response.reason, _REASON))
     return f"{line}: {reason}" if reason else line
 
 
@@ -78,7 +42,7 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
         return [
             f"no node answered within {waited}: no agent listens there (-v "
             "shows where the request went), no agent there matches "
-            f"'{plain(outcome.request.dst)}', or its answer cannot reach "
+            f"'{printable(outcome.request.dst)}', or its answer cannot reach "
             "this client (see the agent's journal)"
         ]
     problems = []
@@ -99,7 +63,7 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
 
 def names(nodes: Tuple[NodeOutcome, ...]) -> str:
     """List the nodes' names; if there are very many, the first ones."""
-    listed = [plain(node.node) for node in nodes[:_MOST_NAMES]]
+    listed = [printable(node.node) for node in nodes[:_MOST_NAMES]]
     if len(nodes) > _MOST_NAMES:
         listed.append(f"and {len(nodes) - _MOST_NAMES} more")
     return ", ".join(listed)

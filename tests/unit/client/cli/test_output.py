@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import jsonschema
 import pytest
 
+from ngcp_task_agent import display
 from ngcp_task_agent.client import (
     NodeOutcome,
     Outcome,
@@ -17,6 +18,7 @@ from ngcp_task_agent.client import (
     Status,
 )
 from ngcp_task_agent.client.cli import output, text
+from ngcp_task_agent.logs.lines import printable
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_json(schema: Any) -> None:
     schema.validate(document)
     assert written.isascii()
     # Pure ASCII, on a terminal too.
-    assert text.for_terminal(written) == written
+    assert display.for_terminal(written) == written
     assert (document["status"], document["exit_status"]) == ("error", 1)
     assert document["expected"] == 4
     assert [n["data"] for n in document["nodes"]] == [n.data for n in NODES]
@@ -146,14 +148,14 @@ def test_schema_refuses(schema: Any, spoil: Dict[str, Any]) -> None:
 
 
 def test_plain_text_cannot_control_a_terminal() -> None:
-    plain = text.plain(NASTY)
+    plain = printable(NASTY)
     assert plain.isprintable()
     assert plain == (r"\x1b[2Jcleared\r\u202eesrever\u2028\x9b1m\x7f\ud800é😀")
 
 
 def test_text_for_a_terminal_keeps_its_lines() -> None:
     data = "a\tb\n\nÄ €😀\x1b[1m\r\n\x7f\u202e"
-    assert text.for_terminal(data) == (
+    assert display.for_terminal(data) == (
         "a\tb\n\nÄ €😀" + r"\x1b[1m\r" + "\n" + r"\x7f\u202e"
     )
 

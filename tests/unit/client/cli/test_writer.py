@@ -8,8 +8,8 @@ from typing import Any, Iterator, TextIO, Tuple
 
 import pytest
 
-from ngcp_task_agent.client.cli.text import encode_as_it_is
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
+from ngcp_task_agent.display import encode_as_it_is
 from tests.parts import WITHIN
 
 LONG = 60.0  # seconds; no test waits this long

@@ -1,0 +1,63 @@
+"""Text for people, on a terminal or in a file.
+
+What strangers choose goes through lines.printable() first, or through
+for_terminal() at the end: it must not control the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Collection, List, Sequence
+
+from ngcp_task_agent.logs.lines import printable
+
+# Fast; its false positives are text that printable() does not change.
+_SUSPECT = re.compile(r"[^\n\t -~]+")
+
+
+def for_terminal(text: str) -> str:
+    """Escape all that is not printable, but keep line feeds and tabs."""
+    return _SUSPECT.sub(lambda found: printable(found[0]), text)
+
+
+def encode_for_terminal(text: str) -> bytes:
+    return for_terminal(text).encode()
+
+
+def encode_as_it_is(text: str) -> bytes:
+    # Half a surrogate pair, which JSON can hold, cannot be encoded.
+    return text.encode(errors="replace")
+
+
+def json_line(value: Any, **options: Any) -> str:
+    """Return JSON that no locale and no terminal can spoil."""
+    # The only unprintable character that json.dumps() leaves.
+    return json.dumps(value, **options).replace("\x7f", r"\u007f") + "\n"
+
+
+def seconds(value: float) -> str:
+    """Format a duration, with more digits for a short one."""
+    return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Format a count, such as ``1 task`` or ``2 tasks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Align rows of cells, which are printable, in columns.
+
+    :param rows: at least one, each with as many cells
+    :param right: the columns aligned to the right
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows)]
+    lines: List[str] = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
