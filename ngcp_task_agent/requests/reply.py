@@ -62,7 +62,8 @@ class Reply:
     def ignored(self, reason: str) -> None:
         """Stay silent: the request is not for this node."""
         self._step(_State.OPEN, _State.ENDED)
-        self._record(journal.REQUEST_IGNORED, "ignored", f": {reason}")
+        more = f": {reason}"
+        self._record(journal.REQUEST_IGNORED, "ignored", more, reason=reason)
 
     def rejected(self, reason: str, also: str = "") -> None:
         """
@@ -71,7 +72,7 @@ class Reply:
         self._step(_State.OPEN, _State.ENDED)
         unsent = "" if self.address else " (no answer sent)"
         more = f"{unsent}: {reason}"
-        self._record(journal.REQUEST_REJECTED, "rejected", more)
+        self._record(journal.REQUEST_REJECTED, "rejected", more, reason=reason)
         if also:
             self._count(also)
         response = Response(self.origin, self.node, "rejected", reason)
@@ -106,7 +107,15 @@ class Reply:
         if size <= AT_ONCE_BYTES:
             self._send(response, self.backend.send)
         more = f" after {duration:.3f} s{more}"
-        self._record(kind, status, more, duration, result.exit_status, detail)
+        self._record(
+            kind,
+            status,
+            more,
+            reason=result.error or None,
+            duration=duration,
+            exit_status=result.exit_status,
+            detail=detail,
+        )
         if size > AT_ONCE_BYTES and self.address is not None:
             await self.backend.send_large(
                 self.address,
@@ -147,6 +156,8 @@ class Reply:
         kind: journal.Kind,
         status: str,
         more: str = "",
+        *,
+        reason: Optional[str] = None,
         duration: Optional[float] = None,
         exit_status: Optional[int] = None,
         detail: Optional[str] = None,
@@ -162,6 +173,7 @@ class Reply:
             task_uuid=origin.uuid,
             task_src=origin.src,
             task_status=status,
+            task_reason=reason,
             task_duration_usec=(
                 None if duration is None else int(duration * 1e6)
             ),

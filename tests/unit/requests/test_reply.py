@@ -46,6 +46,7 @@ def test_rejected(journal_records: Records) -> None:
     assert record.NGCP_TASK_UUID == ORIGIN.uuid
     assert record.NGCP_TASK_SRC == "client"
     assert record.NGCP_TASK_STATUS == "rejected"
+    assert record.NGCP_TASK_REASON == "no such task"
     assert "no such task" in record.getMessage()
 
 
@@ -67,6 +68,7 @@ async def test_accepted_then_done(journal_records: Records) -> None:
     assert record.NGCP_TASK_EXIT_STATUS == 0
     (record,) = journal_records.of(journal.REQUEST_ACCEPTED)
     assert not hasattr(record, "NGCP_TASK_EXIT_STATUS")
+    assert not hasattr(record, "NGCP_TASK_REASON")
 
 
 class Clock:
@@ -104,6 +106,7 @@ async def test_error(journal_records: Records) -> None:
     assert counts["error"] == 1
     (record,) = journal_records.of(journal.TASK_ERROR)
     assert record.getMessage().endswith(": exit status 3: password is 'x'")
+    assert record.NGCP_TASK_REASON == "exit status 3"
     assert record.NGCP_TASK_STDERR == "password is 'x'"
 
 
