@@ -1,0 +1,1 @@
+"""ngcp-task-agentctl: look at the agent of this node, and manage it."""
