@@ -8,7 +8,7 @@ import io
 import signal
 from typing import Callable, Dict, List, Optional
 
-from ngcp_task_agent.ctl import arguments, output
+from ngcp_task_agent.ctl import agent, arguments, output
 from ngcp_task_agent.ctl.check import check
 from ngcp_task_agent.ctl.failure import (
     BY_SIGNAL,
@@ -20,6 +20,10 @@ from ngcp_task_agent.ctl.failure import (
 from ngcp_task_agent.ctl.log import log
 
 _COMMANDS: Dict[str, Callable[[argparse.Namespace], int]] = {
+    "status": agent.status,
+    "tasks": agent.tasks,
+    "jobs": agent.jobs,
+    "cancel": agent.cancel,
     "check": check,
     "log": log,
 }

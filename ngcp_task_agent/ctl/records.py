@@ -76,9 +76,7 @@ class Record(NamedTuple):
 
     def as_json(self) -> Dict[str, Any]:
         return {
-            "time": datetime.datetime.fromtimestamp(
-                self.when, datetime.timezone.utc
-            ).isoformat(timespec="microseconds"),
+            "time": utc_time(self.when),
             **{k: v for k, v in self._asdict().items() if k != "when"},
         }
 
@@ -109,6 +107,12 @@ def local_time(when: float) -> str:
     """Format a unix time as this machine's clock shows it."""
     moment = datetime.datetime.fromtimestamp(when)
     return moment.isoformat(" ", "milliseconds")
+
+
+def utc_time(when: float) -> str:
+    """Format a unix time for programs."""
+    moment = datetime.datetime.fromtimestamp(when, datetime.timezone.utc)
+    return moment.isoformat(timespec="microseconds")
 
 
 def canonical(text: str) -> str:

@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
-import pty
 import re
-import select
-import struct
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import pytest
 
+from tests.completion import complete
 from tests.integration.conftest import ConfigFolder, answer
 from tests.invoking import command, environment, wrapper
-from tests.parts import ROOT, WITHIN, Daemon, RedisServer
+from tests.parts import WITHIN, Daemon, RedisServer
+from tests.terminal import Terminal
 
 Start = Callable[..., Daemon]
-
-
-class Terminal:
-    """A command on its own terminal.
-
-    :param output: where standard output goes; the terminal by default
-    :param size: columns and lines
-    """
-
-    def __init__(
-        self,
-        words: List[str],
-        output: Any = None,
-        size: Tuple[int, int] = (120, 50),
-        **more: str,
-    ) -> None:
-        self._master, slave = pty.openpty()
-        columns, lines = size
-        packed = struct.pack("HHHH", lines, columns, 0, 0)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, packed)
-        self._process = subprocess.Popen(
-            # The terminal must be the controlling one, for Ctrl-C.
-            ["setsid", "--ctty", *words],
-            stdin=slave,
-            stdout=slave if output is None else output,
-            stderr=slave,
-            env=environment(**{"TERM": "xterm", "LANG": "C.UTF-8", **more}),
-        )
-        os.close(slave)
-        self.raw = b""
-
-    @property
-    def text(self) -> str:
-        """Return what was shown, without cursor movements and colours."""
-        text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", self.raw)
-        # There may be half a character.
-        return text.decode(errors="ignore").replace("\r\n", "\n")
-
-    def read_until(self, text: str) -> None:
-        deadline = time.monotonic() + WITHIN
-        while text not in self.text:
-            if time.monotonic() > deadline or not self._read():
-                pytest.fail(f"no {text!r} in:\n{self.text[-2000:]}")
-
-    def _read(self) -> bool:
-        """Read what there is; return False at the end."""
-        if select.select([self._master], [], [], 1)[0]:
-            try:
-                part = os.read(self._master, 65536)
-            except OSError:
-                return False  # the command has ended
-            self.raw += part
-            return bool(part)
-        return True
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    def end(self, status: int) -> None:
-        """Read to the end, and check the exit status."""
-        deadline = time.monotonic() + WITHIN
-        while self._read():
-            assert time.monotonic() < deadline, self.raw
-        self.wait(status)
-
-    def wait(self, status: int) -> None:
-        """Wait for the end, and check the exit status."""
-        assert self._process.wait(WITHIN) == status, self.raw
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._master)
 
 
 @pytest.fixture
@@ -395,22 +318,6 @@ def test_rich_is_not_loaded_without_a_terminal(
     assert not {"rich", "argcomplete"} & loaded
 
 
-COMPLETE = r"""
-source "$1"
-COMP_LINE=$2
-COMP_POINT=${#COMP_LINE}
-COMP_TYPE=9
-read -ra COMP_WORDS <<<"$COMP_LINE"
-[[ $COMP_LINE != *' ' ]] || COMP_WORDS+=('')
-COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-compopt() { :; }
-function=$(complete -p ngcp-invoke-task | sed 's/.* -F \([^ ]*\).*/\1/')
-"$function" ngcp-invoke-task "${COMP_WORDS[COMP_CWORD]}" \
-    "${COMP_WORDS[COMP_CWORD - 1]}"
-printf '%s\n' "${COMPREPLY[@]}"
-"""
-
-
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -436,21 +343,10 @@ def test_completion(
         f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     )
     line = f"--config-dir {config.path} {line.format(config.path)}"
-    done = subprocess.run(
-        [
-            *("bash", "-c", COMPLETE, "bash"),
-            str(ROOT / "debian/completion/ngcp-invoke-task"),
-            f"ngcp-invoke-task {line}",
-        ],
-        capture_output=True,
-        env=environment(PATH=path),
-        timeout=WITHIN,
-        text=True,
-    )
-    completed = {word.strip() for word in done.stdout.splitlines()}
+    completed = complete("ngcp-invoke-task", line, path)
     expected = {word.format(config.path) for word in found}
     if "@" in line:
         # Newer versions leave out what bash takes for a separate word.
-        assert completed < expected, done.stderr
+        assert completed < expected
     else:
-        assert completed == expected, done.stderr
+        assert completed == expected

@@ -1,0 +1,263 @@
+"""What asks the running agent: ``status``, ``tasks``, ``jobs``, ``cancel``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import time
+from typing import (
+    Any,
+    Awaitable,
+    Callable,
+    Dict,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
+
+from ngcp_task_agent.ctl import output
+from ngcp_task_agent.ctl.failure import EX_NOPERM, FAILED, Failure
+from ngcp_task_agent.ctl.records import canonical, utc_time
+from ngcp_task_agent.errors import BusAway, BusError, NotAllowed
+from ngcp_task_agent.logs.lines import printable
+from ngcp_task_agent.management.client import RunningAgent
+from ngcp_task_agent.management.interface import (
+    AgentState,
+    JobState,
+    TaskState,
+)
+
+T = TypeVar("T")
+
+UNIT = "ngcp-task-agent.service"
+_SYSTEMCTL_WITHIN = 5.0  # seconds
+_COUNTED = ("accepted", "done", "error", "rejected", "busy")
+
+
+class _Whole(NamedTuple):
+    """All that ``status`` shows."""
+
+    state: AgentState
+    tasks: Tuple[TaskState, ...]
+    jobs: Tuple[JobState, ...]
+
+
+def ask(question: Callable[[RunningAgent], Awaitable[T]]) -> T:
+    """Ask the running agent.  Blocks, for no longer than its deadlines.
+
+    :raises BusAway: if there is no bus, or no agent on it
+    :raises Failure: if it refuses or fails
+    """
+
+    async def asked() -> T:
+        async with RunningAgent() as agent:
+            return await question(agent)
+
+    try:
+        return asyncio.run(asked())
+    except NotAllowed as error:
+        raise Failure(str(error), EX_NOPERM) from None
+    except BusError as error:
+        raise Failure(str(error), FAILED) from None
+
+
+def _ask(question: Callable[[RunningAgent], Awaitable[T]]) -> T:
+    """As ask(), for commands that are of no use without an agent.
+
+    :raises Failure: also if there is none
+    """
+    try:
+        return ask(question)
+    except BusAway as error:
+        raise Failure(_advise(error), FAILED) from None
+
+
+def _advise(error: BusAway) -> str:
+    return f"{error}; see: systemctl status ngcp-task-agent"
+
+
+# The commands; each returns the exit status, and raises Failure.
+
+
+def status(options: argparse.Namespace) -> int:
+    async def whole(agent: RunningAgent) -> _Whole:
+        return _Whole(
+            await agent.state(), await agent.tasks(), await agent.jobs()
+        )
+
+    try:
+        found = ask(whole)
+    except BusAway as error:
+        return _show_absent(error, options.json)
+    if options.json:
+        output.write_json(_as_json(found))
+    else:
+        output.write(_text(found))
+    return 0
+
+
+def tasks(options: argparse.Namespace) -> int:
+    found = _ask(lambda agent: agent.tasks())
+    if options.json:
+        output.write_json([task._asdict() for task in found])
+    else:
+        rows = [
+            [
+                *(task.name, task.backend, task.channel, task.broker),
+                *(str(task.running), str(task.queued), task.description),
+            ]
+            for task in found
+        ]
+        headings = ("Task", "Backend", "Channel", "Broker")
+        more = ("Running", "Queued", "Description")
+        output.write(output.table((*headings, *more), rows, right=(4, 5)))
+    return 0
+
+
+def jobs(options: argparse.Namespace) -> int:
+    found = _ask(lambda agent: agent.jobs())
+    if options.json:
+        output.write_json(list(map(_job_as_json, found)))
+    else:
+        output.write(_jobs_table(found))
+    return 0
+
+
+def cancel(options: argparse.Namespace) -> int:
+    uuid = canonical(options.uuid)
+    if not _ask(lambda agent: agent.cancel(uuid)):
+        raise Failure(
+            f"no request '{options.uuid}' runs or waits; see: "
+            f"{output.PROGRAM} jobs",
+            FAILED,
+        )
+    output.write(f"cancelled {printable(uuid)}\n")
+    return 0
+
+
+# What they show.
+
+
+def _text(found: _Whole) -> str:
+    state, total = found.state, found.state.counters.totals
+    node = state.node
+    labels = [f"{key}={value}" for key, value in node["labels"].items()]
+    facts = {
+        "Agent": state.version,
+        "Node": ", ".join([node["name"], *node["aliases"]]),
+        "Roles": ", ".join(node["roles"]),
+        "State": node["state"],
+        "Status": node["status"],
+        "Labels": ", ".join(labels),
+        "Requests": ", ".join(f"{n} {what}" for what, n in total.items()),
+    }
+    by_task = state.counters.tasks
+    rows = [
+        [
+            *(task.name, task.backend, str(task.running), str(task.queued)),
+            *(str(by_task.get(task.name, {}).get(w, 0)) for w in _COUNTED),
+        ]
+        for task in found.tasks
+    ]
+    headings = ("Task", "Backend", "Running", "Queued")
+    counts = [what.capitalize() for what in _COUNTED]
+    parts = [
+        _list(facts),
+        output.table(("Backend", "State", "Reason"), state.backends),
+        output.table((*headings, *counts), rows, right=range(2, 9)),
+    ]
+    if found.jobs:
+        parts.append(_jobs_table(found.jobs))
+    return "\n".join(parts)
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    """Return a line for each fact that is known."""
+    width = max(map(len, facts)) + 1
+    return "".join(
+        f"{name + ':':<{width}} {printable(fact)}\n"
+        for name, fact in facts.items()
+        if fact
+    )
+
+
+def _jobs_table(found: Sequence[JobState]) -> str:
+    now = time.time()
+    rows = [
+        [
+            *(job.uuid, job.task, job.src, job.state),
+            _span(now - job.since / 1e6),
+            str(job.pid or "-"),
+        ]
+        for job in found
+    ]
+    headings = ("Request", "Task", "From", "State", "For", "PID")
+    return output.table(headings, rows, right=(4, 5))
+
+
+def _span(value: float) -> str:
+    """Format a duration, coarser for a long one."""
+    minutes = int(value) // 60
+    if minutes < 2:
+        return f"{max(0, int(value))} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _as_json(found: _Whole) -> Dict[str, Any]:
+    state = found.state
+    by_task = state.counters.tasks
+    return {
+        "is_on_bus": True,
+        "version": state.version,
+        "node": state.node,
+        "backends": [backend._asdict() for backend in state.backends],
+        "tasks": [
+            {**task._asdict(), "counters": by_task.get(task.name, {})}
+            for task in found.tasks
+        ],
+        "jobs": list(map(_job_as_json, found.jobs)),
+        "counters": state.counters.totals,
+    }
+
+
+def _job_as_json(job: JobState) -> Dict[str, Any]:
+    return {**job._asdict(), "since": utc_time(job.since / 1e6)}
+
+
+def _show_absent(error: BusAway, as_json: bool) -> int:
+    """Show what systemd knows about an agent that is not on the bus."""
+    service = _service()
+    if as_json:
+        output.write_json(
+            {"is_on_bus": False, "reason": str(error), "service": service}
+        )
+        return FAILED
+    activity = f"{service.get('ActiveState')} ({service.get('SubState')})"
+    facts = {
+        "Agent": f"cannot be asked: {error}",
+        "Service": activity if service else "",
+        "Status": service.get("StatusText", ""),
+    }
+    output.write(_list(facts))
+    return FAILED
+
+
+def _service() -> Dict[str, str]:
+    """Return properties of the unit; none where systemd does not run."""
+    wanted = "--property=ActiveState,SubState,StatusText"
+    try:
+        done = subprocess.run(
+            ["systemctl", "show", wanted, UNIT],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SYSTEMCTL_WITHIN,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
