@@ -39,6 +39,8 @@ STARTED_ID = journal.STARTED.message_id
 STARTED = "started"
 #: The statuses after which a request has no more decisions.
 ENDINGS = ("rejected", "ignored", "done", "error")
+#: All statuses.
+STATUSES = ("accepted", *ENDINGS, *_OTHERS.values())
 
 _STATUS_WIDTH = max(map(len, ENDINGS))
 _SECONDS_WIDTH = len("9999.9 s")

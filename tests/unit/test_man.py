@@ -6,6 +6,7 @@ code.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import importlib
@@ -49,6 +50,9 @@ from ngcp_task_agent.config import permissions, yaml_file
 from ngcp_task_agent.config.loader import Loader
 from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
+from ngcp_task_agent.ctl import arguments as ctl_arguments
+from ngcp_task_agent.ctl import failure, records, since
+from ngcp_task_agent.ctl import log as ctl_log
 from ngcp_task_agent.daemon import agent, cli, control, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import LONGEST
@@ -70,6 +74,7 @@ ROOT = Path(__file__).parents[2]
 DAEMON = "ngcp-task-agent.8"
 FILES = "ngcp-task-agent.yml.5"
 PROTOCOL = "ngcp-task-agent-protocol.7"
+CTL = "ngcp-task-agentctl.1"
 UNIT = "ngcp-task-agent"
 PAGES = (DAEMON, FILES, PROTOCOL)
 ALL_PAGES = sorted(os.listdir(ROOT / "man"))
@@ -701,8 +706,9 @@ def test_signals() -> None:
 def test_environment_of_the_daemon() -> None:
     shown = " ".join(items(part(DAEMON, "ENVIRONMENT")))
     read = set()
-    for file in (ROOT / "ngcp_task_agent").rglob("*.py"):
-        if "client" in file.parts:
+    package = ROOT / "ngcp_task_agent"
+    for file in package.rglob("*.py"):
+        if file.relative_to(package).parts[0] in ("client", "ctl"):
             continue
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
     # sdnotify reads NOTIFY_SOCKET.
@@ -983,3 +989,61 @@ def test_the_example_in_python_compiles() -> None:
     text = literals(part(PROTOCOL, "EXAMPLES", "In Python"))[0]
     assert len(text.splitlines()) == 13
     compile(text, "example", "exec")
+
+
+# ngcp-task-agentctl(1)
+
+
+def commands() -> Mapping[str, argparse.ArgumentParser]:
+    (found,) = (
+        action.choices
+        for action in ctl_arguments.parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(found)
+
+
+def test_commands_and_options() -> None:
+    described = items(part(CTL, "DESCRIPTION"))
+    synopsis = part(CTL, "SYNOPSIS")
+    known = {"Fl Fl version"}
+    for name, parser in commands().items():
+        assert [h for h in described if re.match(rf"Cm {name}\b", h)]
+        assert re.search(rf"^\.Cm (?:.* )?{name}\b", synopsis, re.M)
+        for action in parser._actions:
+            if action.option_strings:
+                names = [
+                    "Fl " * word.count("-", 0, 2) + word.lstrip("-")
+                    for word in action.option_strings
+                ]
+                ending = (
+                    f" Ar {action.metavar.lower()}" if action.metavar else ""
+                )
+                known.add(" , ".join(names) + ending)
+    assert {h for h in described if h.startswith("Fl")} == known
+    follow = plain(described["Fl f , Fl Fl follow"])
+    assert f"the last {ctl_log.SHOWN_BEFORE} records" in follow
+
+
+def test_decisions_in_the_log() -> None:
+    shown = {head[3:] for head in items(part(CTL, "LOG")) if head[:2] == "Ql"}
+    assert shown == set(records.STATUSES)
+
+
+def test_times_in_the_log() -> None:
+    for head in items(part(CTL, "LOG", "Times")):
+        for time in head[3:].split(" , "):
+            since.parse(time, 1795780800.0)
+
+
+def test_json_of_the_log() -> None:
+    described = part(CTL, "JSON").partition(".It Cm log\n")[2]
+    shown = re.findall(r"^\.Li (\w+)", described, re.M)
+    assert shown == list(records.Record(0.0, "done").as_json())
+
+
+def test_exit_statuses_of_agentctl() -> None:
+    shown = set(items(part(CTL, "EXIT STATUS")))
+    known = {v for v in vars(failure).values() if isinstance(v, int)}
+    known -= {failure.BY_SIGNAL}
+    assert shown == {"0", "141", *map(str, known)}
