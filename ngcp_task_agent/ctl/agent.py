@@ -13,6 +13,7 @@ from typing import (
     Dict,
     Mapping,
     NamedTuple,
+    Optional,
     Sequence,
     Tuple,
     TypeVar,
@@ -45,9 +46,13 @@ class _Whole(NamedTuple):
     jobs: Tuple[JobState, ...]
 
 
-def ask(question: Callable[[RunningAgent], Awaitable[T]]) -> T:
+def ask(
+    question: Callable[[RunningAgent], Awaitable[T]],
+    within: Optional[float] = None,
+) -> T:
     """Ask the running agent.  Blocks, for no longer than its deadlines.
 
+    :param within: seconds for all of it, if those are too long
     :raises BusAway: if there is no bus, or no agent on it
     :raises Failure: if it refuses or fails
     """
@@ -57,7 +62,7 @@ def ask(question: Callable[[RunningAgent], Awaitable[T]]) -> T:
             return await question(agent)
 
     try:
-        return asyncio.run(asked())
+        return asyncio.run(asyncio.wait_for(asked(), within))
     except NotAllowed as error:
         raise Failure(str(error), EX_NOPERM) from None
     except BusError as error:

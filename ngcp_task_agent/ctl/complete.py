@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from typing import Any, Awaitable, Callable, List, TypeVar
+from typing import Any, List
 
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
 from ngcp_task_agent.ctl.agent import ask
-from ngcp_task_agent.management.client import RunningAgent
-
-T = TypeVar("T")
-
 
 # Completion says nothing, whatever goes wrong, and nobody waits for long.
 WITHIN = 1.0  # seconds
@@ -20,7 +15,7 @@ WITHIN = 1.0  # seconds
 def uuids(**_: Any) -> List[str]:
     """Return the uuids of requests that run or wait, if there is an agent."""
     with contextlib.suppress(Exception):
-        return sorted({job.uuid for job in _ask(lambda a: a.jobs())})
+        return sorted({job.uuid for job in ask(lambda a: a.jobs(), WITHIN)})
     return []
 
 
@@ -30,11 +25,7 @@ def tasks(**_: Any) -> List[str]:
     The agent's own, or those of the configuration, if this user may read it.
     """
     with contextlib.suppress(Exception):
-        return sorted({t.name for t in _ask(lambda agent: agent.tasks())})
+        return sorted({t.name for t in ask(lambda a: a.tasks(), WITHIN)})
     with contextlib.suppress(Exception):
         return sorted({t.name for t in Loader(DEFAULT_DIR).load().tasks})
     return []
-
-
-def _ask(question: Callable[[RunningAgent], Awaitable[T]]) -> T:
-    return ask(lambda agent: asyncio.wait_for(question(agent), WITHIN))

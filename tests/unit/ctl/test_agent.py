@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any, Callable, List, Tuple
@@ -180,6 +181,17 @@ def test_completion_without_an_agent(
     fails(BusAway("no agent is on the system bus"))
     assert complete.uuids() == []
     assert isinstance(complete.tasks(), list)
+
+
+def test_completion_with_a_bus_that_hangs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(self: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(FakeAgent, "__aenter__", hang)
+    monkeypatch.setattr(complete, "WITHIN", 0.01)
+    assert complete.uuids() == []
 
 
 def test_a_bug(
