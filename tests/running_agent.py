@@ -56,7 +56,16 @@ class FakeAgent:
                 BackendState("redis", "subscribed", ""),
                 BackendState("other", "away", "Connection refused"),
             ),
-            Counters({"received": 9, "done": 7}, {"ping": {"done": 7}}),
+            Counters(
+                {
+                    "received": 9,
+                    "rejected": 2,
+                    "busy": 1,
+                    "accepted": 7,
+                    "done": 7,
+                },
+                {"ping": {"done": 7}},
+            ),
         )
 
     async def tasks(self) -> Tuple[TaskState, ...]:

@@ -147,8 +147,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def _text(found: _Whole) -> str:
-    state, total = found.state, found.state.counters.totals
-    node = state.node
+    state, node = found.state, found.state.node
     labels = [f"{key}={value}" for key, value in node["labels"].items()]
     facts = {
         "Agent": state.version,
@@ -157,7 +156,7 @@ def _text(found: _Whole) -> str:
         "State": node["state"],
         "Status": node["status"],
         "Labels": ", ".join(labels),
-        "Requests": ", ".join(f"{n} {what}" for what, n in total.items()),
+        "Requests": _counts(found.state.counters.totals),
     }
     by_task = state.counters.tasks
     rows = [
@@ -177,6 +176,19 @@ def _text(found: _Whole) -> str:
     if found.jobs:
         parts.append(_jobs_table(found.jobs))
     return "\n".join(parts)
+
+
+def _counts(totals: Mapping[str, int]) -> str:
+    """Return the numbers of requests, those that include others first."""
+
+    def these(*outcomes: str) -> str:
+        return ", ".join(f"{totals.get(o, 0)} {o}" for o in outcomes)
+
+    return (
+        f"{these('received')}: {these('ignored', 'rejected')} "
+        f"({these('busy', 'duplicates')}), {these('accepted')} "
+        f"({these('done', 'error')})"
+    )
 
 
 def _list(facts: Mapping[str, str]) -> str:

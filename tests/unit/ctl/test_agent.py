@@ -48,7 +48,10 @@ def test_status(run: Run) -> None:
     assert "Node:     prx01a, prx01a.example.org\n" in out
     assert "Roles:    proxy, lb\n" in out
     assert "Labels:   site=vienna\n" in out
-    assert "Requests: 9 received, 7 done\n" in out
+    assert (
+        "Requests: 9 received: 0 ignored, 2 rejected (1 busy, 0 duplicates), "
+        "7 accepted (7 done, 0 error)\n"
+    ) in out
     assert re.search(r"^other +away +Connection refused$", out, re.M)
     # Running, queued, accepted, done, error, rejected, busy.
     assert re.search(r"^ping +redis +1 +0 +0 +7 +0 +0 +0$", out, re.M)
