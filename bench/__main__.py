@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -247,12 +248,19 @@ class Bench:
         name = f"tasks{tasks}"
         starts, reloads, parses = [], [], []
         for _ in range(rounds):
-            who = self.agent(name, tasks=tasks)
+            notices = processes.Notices(self._folder)
+            env = {**self._log, **notices.environment}
+            folder = self._folder / name
+            who = processes.agent(self._server, folder, env, tasks=tasks)
+            notices.wait_for(b"READY=1")
             started = who.cpu()
-            processes.reload(self._folder / name)
+            os.kill(who.pid, signal.SIGHUP)
+            notices.wait_for(b"RELOADING=1")
+            notices.wait_for(b"READY=1")
             starts.append(started * 1e3)
             reloads.append((who.cpu() - started) * 1e3)
             who.stop()
+            notices.close()
             begin = time.process_time()
             for path in (self._folder / name / "tasks").iterdir():
                 yaml.load(path.read_text(), yaml.CSafeLoader)

@@ -148,18 +148,29 @@ def agent(
         (folder / name).write_text(text)
     words = ["sbin/ngcp-task-agent", "--config-dir", str(folder)]
     words[0] = str(ROOT / words[0])
-    env = {**env, "RUNTIME_DIRECTORY": str(folder)}
     return Contender(server, f"{CHANNEL}-{folder.name}", words, env)
 
 
-def reload(folder: Path) -> None:
-    """Let the agent of this folder reload; return when it has."""
-    control = str(folder / "control")
-    with socket.socket(socket.AF_UNIX) as end:
-        wait_for(lambda: end.connect_ex(control) == 0)
-        end.sendall(b"reload\n")
-        answer = b"".join(iter(lambda: end.recv(4096), b""))
-    assert answer == b"ok\n", answer
+class Notices:
+    """What an agent tells systemd, see sd_notify(3).
+
+    :param folder: where its socket is
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "notify"
+        path.unlink(missing_ok=True)
+        self.environment = {"NOTIFY_SOCKET": str(path)}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(120)
+
+    def wait_for(self, notice: bytes) -> None:
+        while notice not in self._socket.recv(4096).splitlines():
+            pass
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def floor(server: RedisServer, channel: str) -> Contender:

@@ -2,11 +2,13 @@
 
 AgentError
 ├── Rejected            a request that is answered with ``rejected``
+│   ├── Busy            there is no room or time for it now
+│   ├── Duplicate       it has been seen before
 │   ├── Malformed       a message that is not a request (messages.py)
 │   └── DestinationError    a ``dst`` that does not follow the grammar
 ├── NoReplyAddress      a request that does not say where to answer
 ├── CannotStart         a program that could not be started
-├── ControlError        the running agent could not be asked to reload
+├── CannotReload        the agent could not read its configuration again
 ├── BusAway             there is no connection to the system bus
 ├── NotAllowed          the running agent has refused what it was asked
 ├── BusError            a method that was called over the bus has failed
@@ -46,8 +48,8 @@ class CannotStart(AgentError):
     """A program could not be started; the text says which and why."""
 
 
-class ControlError(AgentError):
-    """The running agent could not be reached or did not answer."""
+class CannotReload(AgentError):
+    """The agent could not read its configuration again; the text says why."""
 
 
 class BusAway(AgentError):

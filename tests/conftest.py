@@ -18,7 +18,13 @@ TEST_TIMEOUT = 120.0
 
 
 def pytest_configure() -> None:
-    """Reset signals ignored by nohup(1) or ``&``: children inherit them."""
+    """Reset signals ignored by nohup(1) or ``&``: children inherit them.
+
+    Nothing uses the machine's own bus, or its systemd.
+    """
+    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = "unix:path=/nowhere/bus"
+    os.environ.pop("MAINPID", None)
+    os.environ.pop("NGCP_TASK_AGENT_SLICE", None)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background
 from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
-from ngcp_task_agent.daemon import control
 from ngcp_task_agent.daemon.runtime import Runtime, shortened
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.display import counted
-from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.errors import CannotReload
 from ngcp_task_agent.logs import journal
+
+if TYPE_CHECKING:
+    from ngcp_task_agent.management.service import Service
 
 EX_CONFIG = 78  # from sysexits.h: nothing usable is configured
 
@@ -33,7 +34,7 @@ class Agent:
         self._loader = loader
         self._notifier = notifier
         self._runtime = Runtime()
-        self._control: Optional[control.Control] = None
+        self._service: Optional[Service] = None  # on the bus
         self._reload_lock = asyncio.Lock()
         self._reloads: Set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()  # by a signal, or a bug
@@ -48,7 +49,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
-        alive = background.start(self._notifier.keep_alive(self._status))
+        alive = background.start(self._notifier.keep_alive(self._beat))
         try:
             if not await self._start():
                 return EX_CONFIG
@@ -67,11 +68,11 @@ class Agent:
 
         A faulty file does not change what runs.
 
-        :raises ControlError: when the agent is stopping
+        :raises CannotReload: when the agent is stopping
         """
         async with self._reload_lock:
             if self._stopping.is_set():
-                raise ControlError("the agent is stopping")
+                raise CannotReload("the agent is stopping")
             self._notifier.reloading()
             try:
                 config = await self._load()
@@ -80,7 +81,7 @@ class Agent:
                 # For example, too many open files: what runs is not affected.
                 what = f"the configuration cannot be read: {error.strerror}"
                 journal.record(journal.RELOAD_FAULTY, f"not reloaded: {what}")
-                raise ControlError(what) from None
+                raise CannotReload(what) from None
             finally:
                 if not self._stopping.is_set():
                     self._report_ready()
@@ -105,7 +106,7 @@ class Agent:
         task.add_done_callback(self._reloads.discard)
 
     async def _reload_by_signal(self) -> None:
-        with contextlib.suppress(ControlError):
+        with contextlib.suppress(CannotReload):
             await self.reload()
 
     def _on_bug(
@@ -142,16 +143,24 @@ class Agent:
                 self._notifier.status(what)
                 return False
             await self._apply(config)
-        if "RUNTIME_DIRECTORY" in os.environ:
-            self._control = control.Control(control.path(), self.reload)
-            await self._control.start()
         journal.record(
             journal.STARTED,
             f"ngcp-task-agent {__version__} has started: "
             f"{self._runtime.summary()}; {self._runtime.identity()}",
         )
         self._report_ready()
+        await self._serve()
         return True
+
+    async def _serve(self) -> None:
+        """Be managed over the bus.  Nobody waits for that, but it is loaded
+        after the start.
+        """
+        from ngcp_task_agent.bus.bus import system_bus
+        from ngcp_task_agent.management.service import Service
+
+        self._service = Service(system_bus(), self._runtime, self.reload)
+        await self._service.start()
 
     async def _apply(self, config: Config) -> None:
         await self._runtime.apply(config)
@@ -176,11 +185,17 @@ class Agent:
             # ... and again for a backend that the reload has started.
             await runtime.stop_listening()
         await runtime.drain(self._hurry)
-        if self._control:
-            await self._control.stop()
+        if self._service:
+            await self._service.stop()
         total = runtime.counters.total
         counts = ", ".join(f"{total[o]} {o}" for o in _OUTCOMES)
         journal.record(journal.STOPPED, f"stopped; since the start {counts}")
+
+    def _beat(self) -> str:
+        """Tell others of what has changed; return the status."""
+        if self._service:
+            self._service.poll()
+        return self._status()
 
     def _status(self) -> str:
         """One line for ``systemctl status``: what is wrong comes first."""

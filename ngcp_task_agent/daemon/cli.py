@@ -28,17 +28,16 @@ import setproctitle
 from ngcp_task_agent import __version__
 from ngcp_task_agent.config.check import check
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
-from ngcp_task_agent.daemon import control
 from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent
 from ngcp_task_agent.daemon.systemd import Notifier
-from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.errors import AgentError, NotAllowed
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.handlers import write_all
 
 if TYPE_CHECKING:
     import argparse
 
-EX_IOERR = 74  # from sysexits.h
+EX_IOERR, EX_NOPERM = 74, 77  # from sysexits.h
 
 _DRAIN = 2.0  # seconds for the last records to be written
 _THREADS = 8  # for files and host names
@@ -56,8 +55,9 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     The exit status is 0 after SIGTERM or SIGINT, or for a sound
     configuration; 1 after a bug, or when there is no agent to reload; 2 for a
-    wrong command line; 74 when standard output cannot be written; 78 for a
-    configuration with faults or with nothing to run.
+    wrong command line; 74 when standard output cannot be written; 77 when this
+    user may not reload; 78 for a configuration with faults or with nothing to
+    run.
     """
     # Python would write them to standard error, past the log and its bounds:
     # one for each regular expression that a client sends, for example.
@@ -177,11 +177,15 @@ def _check(folder: Path, file: Optional[Path]) -> int:
 
 
 def _reload() -> int:
+    from ngcp_task_agent.daemon import reload
+
     try:
-        faults = asyncio.run(control.ask_reload(control.path()))
-    except ControlError as error:
+        faults, why_signal = asyncio.run(reload.ask())
+    except AgentError as error:
         print(f"ngcp-task-agent: {error}", file=sys.stderr)
-        return 1
+        return EX_NOPERM if isinstance(error, NotAllowed) else 1
+    if why_signal:
+        print(f"{why_signal}: sent SIGHUP; the journal has the result")
     # The agent has already written them there.
     if not journal.is_journal(2):
         for fault in faults:

@@ -63,6 +63,19 @@ class Runtime:
         self._retiring: Set[asyncio.Task[None]] = set()
 
     @property
+    def tasks(self) -> List[TaskConfig]:
+        """The tasks in force."""
+        return [task for task, _ in self._tasks.values()]
+
+    @property
+    def backends(self) -> List[Tuple[str, str, str]]:
+        """Name, state and trouble of each, sorted."""
+        return [
+            (name, backend.status, backend.trouble)
+            for name, (_, backend) in sorted(self._backends.items())
+        ]
+
+    @property
     def counters(self) -> Counters:
         return self._dispatcher.counters
 
@@ -87,9 +100,9 @@ class Runtime:
         oldest: ping for 20 s``.
         """
         parts = []
-        for name, (_, backend) in sorted(self._backends.items()):
-            why = shortened(backend.trouble, _LONGEST_TROUBLE)
-            parts.append(f"{name}: {backend.status}{why and f' ({why})'}")
+        for name, status, trouble in self.backends:
+            why = shortened(trouble, _LONGEST_TROUBLE)
+            parts.append(f"{name}: {status}{why and f' ({why})'}")
         parts.append(counted(len(self._tasks), "task"))
         parts.append(f"{self._limits.slots.taken} running")
         oldest = self.jobs.oldest

@@ -59,6 +59,8 @@ REJECTION_LOST = Kind(
     logging.WARNING,
     "lost answers to rejected requests",
 )
+BUS_UP = Kind("9384ee8f6cd2634adc06d6dd0a1c5fb7", logging.INFO)
+BUS_DOWN = Kind("0ba9b4b8155abf23a7aad36da65d9db8", logging.INFO)
 NODE_CHANGED = Kind("7742a9b0c1534ed7ab79b4281708a517", logging.INFO)
 NODE_UNKNOWN = Kind("15519695701b44a0a5161124b79022f0", logging.WARNING)
 REQUEST_IGNORED = Kind(

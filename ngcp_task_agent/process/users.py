@@ -23,6 +23,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # and while a configuration is read, for all names together.
 ASK_WITHIN = 10.0
 FIND_WITHIN = 3.0
+NAME_WITHIN = 2.0  # the same, for the name of a uid
 _LEAST_WITHIN = 0.1  # for each name, even if others used up the time
 
 KEPT_FOR = 1.0  # seconds for which requests take an answer for granted
@@ -138,6 +139,25 @@ async def ask_user(name: str) -> User:
         )
     except asyncio.TimeoutError:
         raise _no_answer(name, ASK_WITHIN) from None
+
+
+async def ask_name(uid: int) -> str:
+    """Return the name of a user; its number if it has none, or no answer."""
+    answer: futures.Future[str] = futures.Future()
+    answer.set_running_or_notify_cancel()
+
+    def look_up() -> None:
+        try:
+            answer.set_result(pwd.getpwuid(uid).pw_name)
+        except Exception:
+            answer.set_result(str(uid))
+
+    try:
+        # As for a lookup by name, a thread of its own.
+        threading.Thread(target=look_up, name="user", daemon=True).start()
+        return await asyncio.wait_for(asyncio.wrap_future(answer), NAME_WITHIN)
+    except (RuntimeError, asyncio.TimeoutError):
+        return str(uid)
 
 
 def _no_answer(name: str, within: float) -> CannotStart:

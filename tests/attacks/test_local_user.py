@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -469,65 +469,6 @@ def test_a_squatter_on_the_port_gets_no_request(
     if status == 2:
         assert "Permission denied" in done.stderr
         assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.fixture
-def control(
-    attacked: Attacked, folder: Path
-) -> Iterator[Callable[[], socket.socket]]:
-    """Connect to the agent's control socket."""
-    (folder / "run").mkdir()
-    folder.chmod(0o755)
-    attacked(env={"RUNTIME_DIRECTORY": str(folder / "run")})
-    with contextlib.ExitStack() as stack:
-
-        def control() -> socket.socket:
-            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            sock.settimeout(WITHIN)
-            sock.connect(str(folder / "run/control"))
-            return sock
-
-        yield control
-
-
-@needs_root
-def test_no_other_user_reaches_the_control_socket(
-    control: Callable[[], socket.socket], folder: Path
-) -> None:
-    script = (
-        "import socket, sys; s = socket.socket(socket.AF_UNIX);"
-        "s.connect(sys.argv[1])"
-    )
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", script, str(folder / "run/control")],
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert "PermissionError" in done.stderr, done.stderr
-    control().sendall(b"reload\n")
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [b"\n", b"stop\n", b"reload", b"RELOAD\n", bytes(999), b"x" * 200_000],
-    ids=lambda sent: repr(sent)[:20],
-)
-def test_nothing_but_its_one_word_moves_the_control_socket(
-    sent: bytes, control: Callable[[], socket.socket], client: Client
-) -> None:
-    for _ in range(50):
-        control()  # and nothing
-    sock = control()
-    with contextlib.suppress(BrokenPipeError):
-        sock.sendall(sent)
-        sock.shutdown(socket.SHUT_WR)
-    with contextlib.suppress(ConnectionResetError):
-        assert sock.recv(100) == b""
-    assert served(client, "ping")
 
 
 # Of commands

@@ -53,9 +53,10 @@ from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.ctl import arguments as ctl_arguments
 from ngcp_task_agent.ctl import failure, records, since
 from ngcp_task_agent.ctl import log as ctl_log
-from ngcp_task_agent.daemon import agent, cli, control, runtime
+from ngcp_task_agent.daemon import agent, cli, reload, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import LONGEST
+from ngcp_task_agent.management import callers, interface
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users
@@ -68,6 +69,7 @@ from ngcp_task_agent.requests import (
     task,
     validate,
 )
+from ngcp_task_agent.requests.counters import COUNTED
 from tests.unit import fakes
 
 ROOT = Path(__file__).parents[2]
@@ -577,9 +579,8 @@ def test_values_of_options() -> None:
     assert default(level) == (True, usual.log_level)
     folder = described["Fl Fl config-dir Ar DIR"]
     assert f"Default:\n.Pa {usual.config_dir} .\n" in folder
-    reload = plain(described["Fl Fl reload"])
-    assert f"for {control.RELOAD_TIMEOUT:g} seconds at most" in reload
-    assert f".It Pa {control.DEFAULT_PATH}\n" in part(DAEMON, "FILES")
+    text = plain(described["Fl Fl reload"])
+    assert f"for {interface.RELOAD_WITHIN:g} seconds at most" in text
 
 
 def test_kinds_of_journal_records() -> None:
@@ -667,16 +668,23 @@ def test_exit_statuses(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = write(tmp_path, {"backends/redis.yml": ""})
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
     check = ["--config-dir", str(folder), "--check"]
     found = {cli.main(check), cli.main(["--reload"])}
     found.add(cli.main(["--no-such-option"]))
+
+    async def denied() -> None:
+        raise errors.NotAllowed("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reload, "ask", denied)
+        found.add(cli.main(["--reload"]))
     (folder / "backends/redis.yml").unlink()
     found.add(cli.main(check))
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", None)
         found.add(cli.main(["--version"]))
-    assert found == {0, 1, 2, cli.EX_IOERR, agent.EX_CONFIG}
+    assert found == {0, 1, 2, cli.EX_IOERR, cli.EX_NOPERM, agent.EX_CONFIG}
     capfd.readouterr()
     assert set(items(part(DAEMON, "EXIT STATUS"))) == set(map(str, found))
 
@@ -713,6 +721,23 @@ def test_environment_of_the_daemon() -> None:
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
     # sdnotify reads NOTIFY_SOCKET.
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == read | {"NOTIFY_SOCKET"}
+
+
+def test_members_on_the_bus() -> None:
+    text = part(DAEMON, "MANAGEMENT")
+    shown = [re.split(r"[ (]", head[3:])[0] for head in items(text)]
+    own = interface.XML.partition(f'<interface name="{interface.NAME}">')[2]
+    members = re.findall(r'<(?:method|property) name="(\w+)"', own)
+    rights = [interface.RELOAD, interface.INSPECT, interface.CANCEL]
+    assert shown == [*members, *rights]
+    for name in (interface.NAME, interface.PATH):
+        assert f".Ql {name}\n" in text
+    words = plain(text)
+    assert f"at most {callers.AT_ONCE} calls at once" in words
+    for error in (interface.FAULTS, interface.FAILED, interface.NO_SUCH_JOB):
+        assert error.rpartition(".")[2] in words
+    for name in COUNTED:
+        assert name in words
 
 
 def test_the_largest_message_of_a_server() -> None:

@@ -19,7 +19,7 @@ from ngcp_task_agent.config.loader import Config, Loader
 from ngcp_task_agent.config.plugins import Plugins
 from ngcp_task_agent.daemon.agent import Agent
 from ngcp_task_agent.daemon.systemd import Notifier
-from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.errors import CannotReload
 from ngcp_task_agent.logs import journal
 from tests.unit.fakes import FakeBackend, Records, body, until, write
 
@@ -103,7 +103,6 @@ def _signals() -> Iterator[None]:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path / "etc")
-    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
 
     class Kept(FakeBackend):
         def __init__(self, *args: Any) -> None:
@@ -353,7 +352,7 @@ async def test_reload_that_cannot_read_changes_nothing(
     await bench.start()
     with monkeypatch.context() as patched:
         patched.setattr(Loader, "load", fails)
-        with pytest.raises(ControlError, match="Too many open files"):
+        with pytest.raises(CannotReload, match="Too many open files"):
             await bench.agent.reload()
     (text,) = journal_records.texts(journal.RELOAD_FAULTY)
     assert "not reloaded: " in text

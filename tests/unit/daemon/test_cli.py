@@ -7,13 +7,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import List
+from typing import List, Tuple, Type
 
 import pytest
 
 from ngcp_task_agent import __version__
-from ngcp_task_agent.daemon import cli, control
-from ngcp_task_agent.errors import ControlError
+from ngcp_task_agent.daemon import cli, reload
+from ngcp_task_agent.errors import CannotReload, NotAllowed
 from ngcp_task_agent.process.users import PATH
 from tests.parts import ROOT
 from tests.unit.fakes import write
@@ -138,10 +138,10 @@ def test_reload(
 ) -> None:
     faults: List[str] = []
 
-    async def ask(socket: Path) -> List[str]:
-        return faults
+    async def ask() -> Tuple[List[str], str]:
+        return faults, ""
 
-    monkeypatch.setattr(control, "ask_reload", ask)
+    monkeypatch.setattr(reload, "ask", ask)
     assert cli.main(["--reload"]) == 0
     faults.append("a.yml:1: x")
     assert cli.main(["--reload"]) == 78
@@ -153,15 +153,34 @@ def test_reload(
     assert capfd.readouterr().err == ""
 
 
-def test_reload_without_an_agent(
+def test_reload_by_a_signal(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def ask(socket: Path) -> List[str]:
-        raise ControlError("no agent is listening")
+    async def ask() -> Tuple[List[str], str]:
+        return [], "there is no bus"
 
-    monkeypatch.setattr(control, "ask_reload", ask)
-    assert cli.main(["--reload"]) == 1
-    assert capfd.readouterr().err == "ngcp-task-agent: no agent is listening\n"
+    monkeypatch.setattr(reload, "ask", ask)
+    assert cli.main(["--reload"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "there is no bus: sent SIGHUP; the journal has the result\n"
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(CannotReload, 1), (NotAllowed, 77)]
+)
+def test_reload_fails(
+    error: Type[Exception],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def ask() -> Tuple[List[str], str]:
+        raise error("no agent is there")
+
+    monkeypatch.setattr(reload, "ask", ask)
+    assert cli.main(["--reload"]) == status
+    assert capfd.readouterr().err == "ngcp-task-agent: no agent is there\n"
 
 
 def serve(run: str) -> subprocess.CompletedProcess[str]:

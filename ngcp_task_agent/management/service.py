@@ -1,0 +1,638 @@
+"""Service: the agent's side of the interface on the bus.
+
+No ServiceInterface of dbus-fast: it does not tell who calls, and reads all
+properties before anybody has asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Counter,
+    Dict,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+from ngcp_task_agent import __version__
+from ngcp_task_agent.bus.bus import Bus, BusUser
+from ngcp_task_agent.bus.connection import Connection
+from ngcp_task_agent.config.models import Place, TaskConfig
+from ngcp_task_agent.errors import BusAway, BusError, CannotReload
+from ngcp_task_agent.logs import journal
+from ngcp_task_agent.management import interface
+from ngcp_task_agent.management.callers import Callers, Who, too_many
+from ngcp_task_agent.process.users import ask_name
+from ngcp_task_agent.protocol.identity import Identity
+from ngcp_task_agent.requests.counters import Counters
+from ngcp_task_agent.requests.jobs import Jobs
+
+if TYPE_CHECKING:
+    from dbus_fast.message import Message
+
+# Errors of D-Bus.
+_ERROR = "org.freedesktop.DBus.Error"
+_INVALID = f"{_ERROR}.InvalidArgs"
+_UNKNOWN_OBJECT = f"{_ERROR}.UnknownObject"
+_UNKNOWN_INTERFACE = f"{_ERROR}.UnknownInterface"
+_UNKNOWN_METHOD = f"{_ERROR}.UnknownMethod"
+_UNKNOWN_PROPERTY = f"{_ERROR}.UnknownProperty"
+_READ_ONLY = f"{_ERROR}.PropertyReadOnly"
+
+_PEER = "org.freedesktop.DBus.Peer"
+_INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+
+# Flags of RequestName, and its answers.
+_ALLOW_REPLACEMENT, _REPLACE_EXISTING, _DO_NOT_QUEUE = 1, 2, 4
+_IS_OWNER, _IN_QUEUE, _ALREADY_OWNER = 1, 2, 4
+
+# Seconds between attempts to get the name, when the bus has refused it: its
+# policy may be installed just after the agent has started.
+_SHORTEST_RETRY, _LONGEST_RETRY = 2.0, 60.0
+
+_LONGEST_WORD = 255  # bytes of an argument
+_MOST_REFUSALS = 256  # to be sent; further callers get no reply
+_LEAVE_WITHIN = 1.0  # seconds for the last replies
+_MACHINE_ID = Path("/etc/machine-id")
+
+# The objects above, for those who look for it.
+_ABOVE = {"/": "com", "/com": "sipwise", "/com/sipwise": "NgcpTaskAgent1"}
+
+
+class Managed(Protocol):
+    """What is managed: the state of the agent."""
+
+    jobs: Jobs
+
+    @property
+    def counters(self) -> Counters: ...
+
+    @property
+    def tasks(self) -> Sequence[TaskConfig]: ...
+
+    @property
+    def backends(self) -> Sequence[Tuple[str, str, str]]:
+        """Name, state, and why it does not work; sorted."""
+
+    def identity(self) -> Identity: ...
+
+
+class _Call(NamedTuple):
+    """A method call, without what could be large in it."""
+
+    sender: str
+    serial: int
+    path: str
+    interface: str
+    member: str
+    signature: str
+    words: Sequence[str]
+    wants_reply: bool
+    uid: int = -1
+
+
+class _Method(NamedTuple):
+    takes: str
+    returns: str
+    action: str
+    answer: Callable[[_Call], Awaitable[Sequence[Any]]]
+
+
+class Service(BusUser):
+    """Owns the name on the bus, and answers calls.
+
+    :param reload: reloads, and returns the faults
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        managed: Managed,
+        reload: Callable[[], Awaitable[Sequence[object]]],
+    ) -> None:
+        self._bus = bus
+        self._managed = managed
+        self._reload = reload
+        self._name = _Name()
+        self._callers: Optional[Callers] = None  # on the bus, if it is there
+        self._shown: Dict[str, Any] = {}  # by property, as last signalled
+        self._under_way: Set[asyncio.Task[None]] = set()
+        self._refusals = 0
+        self._methods = self._table()
+
+    async def start(self) -> None:
+        await self._bus.join(self)
+
+    async def stop(self) -> None:
+        """Send the last replies, and leave the bus."""
+        if self._under_way:
+            await asyncio.wait(set(self._under_way), timeout=_LEAVE_WITHIN)
+        self._callers = None
+        self._name.is_leaving = True
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._bus.stop()
+
+    # The connection.
+
+    async def connected(self, connection: Connection) -> None:
+        # A restarted bus gives the names of connections to others.
+        self._callers = Callers(connection)
+        self._shown = self._state()
+        await self._name.request(connection)
+
+    def away(self, why: str) -> None:
+        self._callers = None
+        self._name.lose(why)
+
+    def poll(self) -> None:
+        """Send signals of what has changed; never waits."""
+        if not self._callers:
+            return
+        connection = self._callers.connection
+        if not self._name.is_owned:
+            if self._name.is_due():
+                self._start(self._request_again(connection))
+            return
+        now = self._state()
+        changed = {n: v for n, v in now.items() if v != self._shown[n]}
+        if changed:
+            self._shown = now
+            self._start(self._signal(connection, changed))
+
+    async def _request_again(self, connection: Connection) -> None:
+        with contextlib.suppress(BusAway, BusError):
+            await self._name.request(connection)
+
+    async def _signal(
+        self, connection: Connection, changed: Mapping[str, Any]
+    ) -> None:
+        from dbus_fast.constants import MessageType
+        from dbus_fast.message import Message
+
+        values = {name: _variant(name, v) for name, v in changed.items()}
+        with contextlib.suppress(BusAway):
+            await connection.send(
+                Message(
+                    path=interface.PATH,
+                    interface=_PROPERTIES,
+                    member="PropertiesChanged",
+                    message_type=MessageType.SIGNAL,
+                    signature="sa{sv}as",
+                    body=[interface.NAME, values, []],
+                )
+            )
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    # Calls.
+
+    def take(self, message: Message) -> bool:
+        kind = message.message_type.name
+        if kind == "SIGNAL":
+            return self._name.take(message)
+        if kind != "METHOD_CALL":
+            return False
+        callers = self._callers
+        if not callers:
+            return True
+        who = callers.who(message.sender or "")
+        if callers.has_room(who):
+            callers.enter(who)
+            self._start(self._handle(callers, _read(message), who))
+        elif self._refusals < _MOST_REFUSALS:
+            call = _read(message)
+            if call.wants_reply:
+                self._refusals += 1
+                self._start(self._refuse(callers.connection, call))
+        return True
+
+    async def _refuse(self, connection: Connection, call: _Call) -> None:
+        try:
+            await _send_error(connection, call, too_many())
+        finally:
+            self._refusals -= 1
+
+    async def _handle(self, callers: Callers, call: _Call, who: Who) -> None:
+        connection = callers.connection
+        try:
+            returns, body = await self._check(callers, call, who)
+        except BusError as error:
+            await _send_error(connection, call, error)
+        except BusAway:
+            pass  # and with it the caller
+        except Exception:
+            journal.record(
+                journal.BUG, "a call over the bus failed: a bug", bug=True
+            )
+            text = "the agent has failed; see its journal"
+            await _send_error(
+                connection, call, BusError(interface.FAILED, text)
+            )
+        else:
+            await _send_reply(connection, call, returns, body)
+
+    async def _check(
+        self, callers: Callers, call: _Call, who: Who
+    ) -> Tuple[str, Sequence[Any]]:
+        """Check the caller, then do what it wants.
+
+        :param who: who has entered
+        :returns: the signature and the body of the reply
+        :raises BusError: to be returned
+        """
+        try:
+            uid = await callers.uid(call.sender)
+            if uid != who:
+                callers.leave(who)
+                who = uid
+                has_room = callers.has_room(who)
+                callers.enter(who)
+                if not has_room:
+                    raise too_many()
+            method = self._methods.get((call.interface, call.member))
+            action = method.action if method else interface.INSPECT
+            await callers.check(call.sender, uid, action)
+            return await self._answer(method, call._replace(uid=uid))
+        finally:
+            callers.leave(who)
+
+    async def _answer(
+        self, method: Optional[_Method], call: _Call
+    ) -> Tuple[str, Sequence[Any]]:
+        if call.path in _ABOVE and call.interface == _INTROSPECTABLE:
+            child = _ABOVE[call.path]
+            return "s", [f'<node><node name="{child}"/></node>']
+        if call.path != interface.PATH:
+            raise BusError(_UNKNOWN_OBJECT, f"the object is {interface.PATH}")
+        if not method:
+            raise self._unknown(call)
+        if call.signature != method.takes:
+            raise BusError(
+                _INVALID,
+                f"{call.member} takes '{method.takes}', "
+                f"not '{call.signature}'",
+            )
+        return method.returns, await method.answer(call)
+
+    def _unknown(self, call: _Call) -> BusError:
+        known = {name for name, _ in self._methods}
+        if call.interface not in known:
+            return BusError(
+                _UNKNOWN_INTERFACE,
+                f"there is no interface '{call.interface}' here",
+            )
+        return BusError(
+            _UNKNOWN_METHOD,
+            f"{call.interface} has no method '{call.member}'",
+        )
+
+    def _table(self) -> Dict[Tuple[str, str], _Method]:
+        inspect = interface.INSPECT
+        own, tasks, jobs = (
+            interface.NAME,
+            interface.TASKS_SIGNATURE,
+            interface.JOBS_SIGNATURE,
+        )
+        return {
+            (_PEER, "Ping"): _Method("", "", inspect, _ping),
+            (_PEER, "GetMachineId"): _Method("", "s", inspect, _machine_id),
+            (_INTROSPECTABLE, "Introspect"): _Method(
+                "", "s", inspect, _introspect
+            ),
+            (_PROPERTIES, "Get"): _Method("ss", "v", inspect, self._get),
+            (_PROPERTIES, "GetAll"): _Method(
+                "s", "a{sv}", inspect, self._get_all
+            ),
+            (_PROPERTIES, "Set"): _Method("ssv", "", inspect, _set),
+            (own, "Reload"): _Method(
+                "", "", interface.RELOAD, self._do_reload
+            ),
+            (own, "ListTasks"): _Method("", tasks, inspect, self._list_tasks),
+            (own, "ListJobs"): _Method("", jobs, inspect, self._list_jobs),
+            (own, "Cancel"): _Method("s", "", interface.CANCEL, self._cancel),
+        }
+
+    async def _do_reload(self, call: _Call) -> Sequence[Any]:
+        try:
+            faults = await self._reload()
+        except CannotReload as error:
+            raise BusError(interface.FAILED, str(error)) from None
+        if faults:
+            raise BusError(interface.FAULTS, "\n".join(map(str, faults)))
+        return []
+
+    async def _list_tasks(self, call: _Call) -> Sequence[Any]:
+        running: Counter[Place] = collections.Counter()
+        queued: Counter[Place] = collections.Counter()
+        for job in self._managed.jobs:
+            (running if job.is_running else queued)[job.place] += 1
+        return [
+            [
+                interface.TaskState(
+                    task.name,
+                    task.backend,
+                    task.channel,
+                    task.broker,
+                    running[task.place],
+                    queued[task.place],
+                    task.description,
+                )
+                for task in self._managed.tasks
+            ]
+        ]
+
+    async def _list_jobs(self, call: _Call) -> Sequence[Any]:
+        rows = []
+        for job in self._managed.jobs:
+            backend, channel, task = job.place
+            rows.append(
+                interface.JobState(
+                    job.request.uuid,
+                    task,
+                    job.request.src,
+                    backend,
+                    channel,
+                    job.state,
+                    int(job.began * 1e6),
+                    job.pid or 0,
+                )
+            )
+        return [rows]
+
+    async def _cancel(self, call: _Call) -> Sequence[Any]:
+        (uuid,) = call.words
+        jobs = self._managed.jobs
+        if not jobs.find(uuid):
+            raise BusError(
+                interface.NO_SUCH_JOB,
+                f"no request '{uuid}' waits or runs here",
+            )
+        by = await ask_name(call.uid)
+        if not await jobs.cancel(jobs.find(uuid), by):
+            raise BusError(
+                interface.FAILED,
+                f"the work for request '{uuid}' does not end: its broker "
+                "ignores that it was cancelled",
+            )
+        return []
+
+    # Properties.
+
+    def _state(self) -> Dict[str, Any]:
+        """Return the properties that are signalled."""
+        return {
+            "Node": _node(self._managed.identity()),
+            "Backends": list(self._managed.backends),
+        }
+
+    def _properties(self) -> Dict[str, Any]:
+        counters = self._managed.counters
+        return {
+            "Version": __version__,
+            **self._state(),
+            "Counters": [counters.totals(), counters.by_task()],
+        }
+
+    async def _get(self, call: _Call) -> Sequence[Any]:
+        name, wanted = call.words
+        _check_interface(name)
+        if wanted not in interface.SIGNATURES:
+            raise BusError(
+                _UNKNOWN_PROPERTY, f"there is no property '{wanted}'"
+            )
+        return [_variant(wanted, self._properties()[wanted])]
+
+    async def _get_all(self, call: _Call) -> Sequence[Any]:
+        (name,) = call.words
+        _check_interface(name)
+        found = self._properties()
+        return [{name: _variant(name, v) for name, v in found.items()}]
+
+
+async def _ping(call: _Call) -> Sequence[Any]:
+    return []
+
+
+async def _machine_id(call: _Call) -> Sequence[Any]:
+    try:
+        text = await asyncio.to_thread(_MACHINE_ID.read_text)
+    except OSError as error:
+        raise BusError(
+            interface.FAILED, f"{_MACHINE_ID}: {error.strerror}"
+        ) from None
+    return [text.strip()]
+
+
+async def _introspect(call: _Call) -> Sequence[Any]:
+    return [interface.XML]
+
+
+async def _set(call: _Call) -> Sequence[Any]:
+    raise BusError(_READ_ONLY, "all properties are read-only")
+
+
+class _Name:
+    """The name on the bus: whether the agent owns it, and why not.
+
+    :ivar is_leaving: the agent is stopping: nothing more to say
+    """
+
+    def __init__(self) -> None:
+        self.is_owned = False
+        self.is_leaving = False
+        self._is_queued = False
+        self._has_said = False  # why it does not own the name
+        self._retry, self._retry_at = _SHORTEST_RETRY, 0.0
+
+    async def request(self, connection: Connection) -> None:
+        """
+        :raises BusAway: when the connection is lost
+        :raises BusError: when the bus does not answer
+        """
+        flags = _ALLOW_REPLACEMENT
+        if _is_service():
+            flags = _REPLACE_EXISTING | _DO_NOT_QUEUE
+        self._is_queued = False
+        self._retry_at = asyncio.get_running_loop().time() + self._retry
+        self._retry = min(2 * self._retry, _LONGEST_RETRY)
+        try:
+            (answer,) = await connection.call_bus(
+                "RequestName", "su", interface.NAME, flags
+            )
+            if answer in (_IS_OWNER, _ALREADY_OWNER):
+                self._gain()
+                return
+            self._is_queued = answer == _IN_QUEUE
+            why = await _owner(connection)
+        except BusError as error:
+            if error.name == f"{_ERROR}.NoReply":
+                raise
+            why = f"the bus refuses the name {interface.NAME}: {error}"
+        self.lose(why)
+
+    def is_due(self) -> bool:
+        """Whether to request it again."""
+        now = asyncio.get_running_loop().time()
+        return not self._is_queued and now >= self._retry_at
+
+    def take(self, message: Message) -> bool:
+        """Follow the signals of the bus about it."""
+        if message.sender != "org.freedesktop.DBus":
+            return False
+        if message.member not in ("NameAcquired", "NameLost"):
+            return False
+        if message.body == [interface.NAME]:
+            if message.member == "NameAcquired":
+                self._gain()
+            elif self.is_owned:
+                self._is_queued = not _is_service()
+                self.lose("another agent has taken the name")
+        return True
+
+    def lose(self, why: str) -> None:
+        """It is not owned now, or still not."""
+        was, self.is_owned = self.is_owned, False
+        if self.is_leaving or (self._has_said and not was):
+            return
+        self._has_said = True
+        journal.record(
+            journal.BUS_DOWN,
+            f"not managed over the bus: {why}; SIGHUP reloads",
+        )
+
+    def _gain(self) -> None:
+        self._retry = _SHORTEST_RETRY
+        if self.is_owned:
+            return
+        self.is_owned, self._has_said = True, False
+        journal.record(
+            journal.BUS_UP,
+            f"managed over the bus, as {interface.NAME}",
+        )
+
+
+def _is_service() -> bool:
+    """Whether the unit has started it: it takes the name from others."""
+    return bool(os.environ.get("NGCP_TASK_AGENT_SLICE"))
+
+
+async def _owner(connection: Connection) -> str:
+    try:
+        (pid,) = await connection.call_bus(
+            "GetConnectionUnixProcessID", "s", interface.NAME
+        )
+    except BusError:
+        return f"another process owns {interface.NAME}"
+    return f"process {pid} owns {interface.NAME}"
+
+
+def _read(message: Message) -> _Call:
+    words = [word for word in message.body if isinstance(word, str)]
+    path, wanted = message.path or "", message.interface or ""
+    is_known = path == interface.PATH or path in _ABOVE
+    # The bus itself bounds the other names.
+    are_short = all(len(word) <= _LONGEST_WORD for word in words)
+    return _Call(
+        message.sender or "",
+        message.serial,
+        path if is_known else "",
+        wanted,
+        message.member or "",
+        (message.signature or "") if are_short else "words that are too long",
+        words if are_short else (),
+        not message.flags.value & 1,  # NO_REPLY_EXPECTED
+    )
+
+
+async def _send_reply(
+    connection: Connection, call: _Call, signature: str, body: Sequence[Any]
+) -> None:
+    from dbus_fast.constants import MessageType
+    from dbus_fast.message import Message
+
+    if call.wants_reply:
+        with contextlib.suppress(BusAway):
+            await connection.send(
+                Message(
+                    destination=call.sender,
+                    message_type=MessageType.METHOD_RETURN,
+                    reply_serial=call.serial,
+                    signature=signature,
+                    body=list(body),
+                )
+            )
+
+
+async def _send_error(
+    connection: Connection, call: _Call, error: BusError
+) -> None:
+    from dbus_fast.constants import MessageType
+    from dbus_fast.message import Message
+
+    if call.wants_reply:
+        with contextlib.suppress(BusAway):
+            await connection.send(
+                Message(
+                    destination=call.sender,
+                    message_type=MessageType.ERROR,
+                    error_name=error.name,
+                    reply_serial=call.serial,
+                    signature="s",
+                    body=[str(error)],
+                )
+            )
+
+
+def _check_interface(name: str) -> None:
+    # D-Bus allows an empty one.
+    if name and name != interface.NAME:
+        raise BusError(_UNKNOWN_INTERFACE, f"there is no interface '{name}'")
+
+
+def _node(identity: Identity) -> Dict[str, Any]:
+    facts = dict(identity.facts)
+    state, status, roles = (
+        facts.pop(name, ()) for name in ("state", "status", "role")
+    )
+    return {
+        "name": identity.name,
+        "aliases": sorted(identity.names - {identity.name.lower()}),
+        "roles": sorted(roles),
+        "state": "".join(state),
+        "status": "".join(status),
+        "labels": {name: "".join(value) for name, value in facts.items()},
+    }
+
+
+def _variant(name: str, value: Any) -> Any:
+    from dbus_fast.signature import Variant
+
+    if name == "Node":
+        kinds = {"aliases": "as", "roles": "as", "labels": "a{ss}"}
+        value = {
+            key: Variant(kinds.get(key, "s"), one)
+            for key, one in value.items()
+        }
+    if name == "Backends":  # a Variant takes no tuples
+        value = list(map(list, value))
+    return Variant(interface.SIGNATURES[name], value)
