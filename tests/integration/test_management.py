@@ -494,6 +494,7 @@ def test_another_user_reads_who_may_reload(
 
 _FLOOD = """
 import os, socket, sys, threading
+import ngcp_task_agent.bus
 from dbus_fast.constants import MessageFlag
 from dbus_fast.message import Message
 

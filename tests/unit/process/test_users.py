@@ -15,6 +15,7 @@ from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process import users
 from ngcp_task_agent.process.users import (
     PATH,
+    ask_name,
     ask_user,
     find_user,
     own_user,
@@ -296,3 +297,20 @@ def test_each_name_is_looked_up_once_for_a_load(
     assert asked == ["a", "missing"]
     find_user("a")
     assert asked == ["a", "missing", "a"]
+
+
+async def test_the_name_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = pwd.getpwnam("nobody")
+    assert await ask_name(entry.pw_uid) == "nobody"
+    assert await ask_name(2**31 - 7) == str(2**31 - 7)
+    # A name service that does not answer delays nothing for long.
+    go_on = threading.Event()
+
+    def getpwuid(uid: int) -> pwd.struct_passwd:
+        go_on.wait(30)
+        return entry
+
+    monkeypatch.setattr(users, "NAME_WITHIN", 0.01)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    assert await ask_name(entry.pw_uid) == str(entry.pw_uid)
+    go_on.set()
