@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import signal
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
@@ -153,9 +154,9 @@ class Agent:
         return True
 
     async def _serve(self) -> None:
-        """Be managed over the bus.  Nobody waits for that, but it is loaded
-        after the start.
-        """
+        """Be managed over the bus, as soon as it is there."""
+        # In a thread: loading takes a while, and requests may arrive.
+        await asyncio.to_thread(_load_management)
         from ngcp_task_agent.bus.bus import system_bus
         from ngcp_task_agent.management.service import Service
 
@@ -209,6 +210,10 @@ class Agent:
         counts = [f"{total[o]} {o}" for o in sorted(_OUTCOMES) if total[o]]
         parts.append(", ".join([runtime.summary(), *counts]))
         return "; ".join(parts)
+
+
+def _load_management() -> None:
+    importlib.import_module("ngcp_task_agent.management.service")
 
 
 def _ignore() -> None:

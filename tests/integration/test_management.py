@@ -100,8 +100,18 @@ def reload(bus: PrivateBus, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# Python itself may be where another user cannot read it.
+_BECOME_NOBODY = f"""
+import asyncio, json, os, socket, sys, threading
+import ngcp_task_agent.bus, dbus_fast.aio.message_bus
+import ngcp_task_agent.daemon.cli, ngcp_task_agent.daemon.reload
+ngcp_task_agent.daemon.cli.parser().parse_args(["--reload"])
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+"""
+
 _AS_NOBODY = """
-import asyncio, json, sys
 from ngcp_task_agent.bus.connection import Connection
 from ngcp_task_agent.errors import BusError
 
@@ -128,14 +138,10 @@ def as_nobody(bus: PrivateBus, *calls: Tuple[str, ...]) -> List[Any]:
     """Call as another user, all at once; return the errors' names, texts."""
     done = subprocess.run(
         [
-            *(sys.executable, "-c", _AS_NOBODY),
+            *(sys.executable, "-c", _BECOME_NOBODY + _AS_NOBODY),
             *(bus.address, NAME, PATH, json.dumps(calls)),
         ],
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        cwd="/",
-        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -470,15 +476,12 @@ def test_another_user_reads_who_may_reload(
     bus: PrivateBus, managed: Callable[..., Daemon], polkit: FakePolkit
 ) -> None:
     managed()
+    main = 'sys.exit(ngcp_task_agent.daemon.cli.main(["--reload"]))'
     done = subprocess.run(
-        [sys.executable, str(ROOT / "sbin/ngcp-task-agent"), "--reload"],
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        cwd="/",
+        [sys.executable, "-c", _BECOME_NOBODY + main],
         env={
+            **os.environ,
             "PYTHONPATH": str(ROOT),
-            "PATH": os.environ["PATH"],
             "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
         },
         capture_output=True,
@@ -493,8 +496,6 @@ def test_another_user_reads_who_may_reload(
 
 
 _FLOOD = """
-import os, socket, sys, threading
-import ngcp_task_agent.bus
 from dbus_fast.constants import MessageFlag
 from dbus_fast.message import Message
 
@@ -543,12 +544,11 @@ def test_a_flood_of_another_user(
     daemon = managed()
     polkit.is_silent = True  # each check takes as long as it may
     flood = subprocess.Popen(
-        [sys.executable, "-c", _FLOOD, str(bus.socket), NAME, PATH],
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        cwd="/",
-        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        [
+            *(sys.executable, "-c", _BECOME_NOBODY + _FLOOD),
+            *(str(bus.socket), NAME, PATH),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
     )
     try:
