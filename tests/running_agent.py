@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, ClassVar, List, Optional, Tuple
+from typing import Any, ClassVar, Optional, Tuple
 
 from ngcp_task_agent.ctl import agent, cli
 from ngcp_task_agent.errors import AgentError
@@ -27,11 +27,9 @@ class FakeAgent:
     """In the place of RunningAgent.
 
     :cvar error: raised by all calls
-    :cvar faults: of a reload
     """
 
     error: ClassVar[Optional[AgentError]] = None
-    faults: ClassVar[List[str]] = []
 
     async def __aenter__(self) -> FakeAgent:
         if self.error:
@@ -84,9 +82,6 @@ class FakeAgent:
 
     async def cancel(self, uuid: str) -> bool:
         return uuid == ONE
-
-    async def reload(self) -> List[str]:
-        return self.faults
 
 
 if __name__ == "__main__":

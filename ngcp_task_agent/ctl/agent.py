@@ -1,4 +1,4 @@
-"""What asks the running agent: ``status``, ``tasks``, ``jobs``, ``cancel``."""
+"""What asks the running agent: all commands but ``check`` and ``log``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ from typing import (
 )
 
 from ngcp_task_agent.ctl import output
-from ngcp_task_agent.ctl.failure import EX_NOPERM, FAILED, Failure
+from ngcp_task_agent.ctl.failure import EX_CONFIG, EX_NOPERM, FAILED, Failure
 from ngcp_task_agent.ctl.records import canonical, utc_time
-from ngcp_task_agent.errors import BusAway, BusError, NotAllowed
+from ngcp_task_agent.errors import (
+    AgentError,
+    BusAway,
+    BusError,
+    NotAllowed,
+)
 from ngcp_task_agent.logs.lines import printable
+from ngcp_task_agent.management import reload as reloading
 from ngcp_task_agent.management.client import RunningAgent
 from ngcp_task_agent.management.interface import (
     AgentState,
@@ -141,6 +147,19 @@ def cancel(options: argparse.Namespace) -> int:
         )
     output.write(f"cancelled {printable(uuid)}\n")
     return 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    try:
+        faults, signalled = asyncio.run(reloading.ask())
+    except AgentError as error:
+        is_refused = isinstance(error, NotAllowed)
+        status = EX_NOPERM if is_refused else FAILED
+        raise Failure(str(error), status) from None
+    if signalled:
+        output.write(f"{signalled}\n")
+    output.write_error("".join(f"{printable(fault)}\n" for fault in faults))
+    return EX_CONFIG if faults else 0
 
 
 # What they show.

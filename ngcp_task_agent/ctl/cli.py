@@ -24,6 +24,7 @@ _COMMANDS: Dict[str, Callable[[argparse.Namespace], int]] = {
     "tasks": agent.tasks,
     "jobs": agent.jobs,
     "cancel": agent.cancel,
+    "reload": agent.reload,
     "check": check,
     "log": log,
 }

@@ -177,15 +177,15 @@ def _check(folder: Path, file: Optional[Path]) -> int:
 
 
 def _reload() -> int:
-    from ngcp_task_agent.daemon import reload
+    from ngcp_task_agent.management import reload
 
     try:
-        faults, why_signal = asyncio.run(reload.ask())
+        faults, signalled = asyncio.run(reload.ask())
     except AgentError as error:
         print(f"ngcp-task-agent: {error}", file=sys.stderr)
         return EX_NOPERM if isinstance(error, NotAllowed) else 1
-    if why_signal:
-        print(f"{why_signal}: sent SIGHUP; the journal has the result")
+    if signalled:
+        print(signalled)
     # The agent has already written them there.
     if not journal.is_journal(2):
         for fault in faults:

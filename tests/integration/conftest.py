@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List
 import pytest
 import yaml
 
+from tests.bus import PrivateBus
 from tests.parts import (
     CHANNEL,
     WITHIN,
@@ -270,3 +271,26 @@ def scripted(server: RedisServer) -> Iterator[Callable[[Script], Scripted]]:
     yield scripted
     for agent in agents:
         agent.stop()
+
+
+@pytest.fixture
+def bus(folder: Path) -> Iterator[PrivateBus]:
+    folder.chmod(0o755)
+    bus = PrivateBus(folder)
+    bus.start()
+    yield bus
+    bus.stop()
+
+
+@pytest.fixture
+def managed(
+    bus: PrivateBus, config: ConfigFolder, start: Callable[..., Daemon]
+) -> Callable[..., Daemon]:
+    """Start an agent that owns the name."""
+
+    def managed(**env: str) -> Daemon:
+        daemon = start(env={"DBUS_SYSTEM_BUS_ADDRESS": bus.address, **env})
+        daemon.wait_for_log("managed over the bus, as ")
+        return daemon
+
+    return managed

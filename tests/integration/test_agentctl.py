@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -14,10 +15,12 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 from ngcp_task_agent.logs import journal
+from tests.bus import PrivateBus
 from tests.completion import complete
+from tests.integration.conftest import ConfigFolder
 from tests.invoking import environment
 from tests.journal_file import JournalFile
-from tests.parts import ROOT, WITHIN
+from tests.parts import ROOT, WITHIN, Client, Daemon, wait_for
 from tests.running_agent import ONE
 from tests.terminal import Terminal
 
@@ -60,15 +63,15 @@ def log(written: JournalFile, *words: str) -> List[str]:
     return [*SCRIPT, "log", "--directory", folder, *words]
 
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
+Launch = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Start commands, and end them."""
+def launch() -> Iterator[Launch]:
+    """Launch commands, and end them."""
     started: List[subprocess.Popen[bytes]] = []
 
-    def start(words: List[str], **options: Any) -> subprocess.Popen[bytes]:
+    def launch(words: List[str], **options: Any) -> subprocess.Popen[bytes]:
         options.setdefault("stdout", subprocess.PIPE)
         one = subprocess.Popen(
             words,
@@ -80,16 +83,16 @@ def start() -> Iterator[Start]:
         started.append(one)
         return one
 
-    yield start
+    yield launch
     for one in started:
         if one.poll() is None:
             one.kill()
         one.communicate()
 
 
-def following(start: Start, written: JournalFile) -> Any:
-    """Start ``log --follow``, and let it show the last records."""
-    process = start(log(written, "--follow"))
+def following(launch: Launch, written: JournalFile) -> Any:
+    """Launch ``log --follow``, and let it show the last records."""
+    process = launch(log(written, "--follow"))
     assert process.stdout
     for number in range(10, 20):
         assert f"task{number} ".encode() in process.stdout.readline()
@@ -100,29 +103,31 @@ def following(start: Start, written: JournalFile) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_following_ends_with_a_signal(
-    number: signal.Signals, start: Start, written: JournalFile
+    number: signal.Signals, launch: Launch, written: JournalFile
 ) -> None:
-    process = following(start, written)
+    process = following(launch, written)
     process.send_signal(number)
     assert process.wait(WITHIN) == -number
     assert process.stderr.read() == b""
 
 
 def test_following_ends_when_nobody_reads(
-    start: Start, written: JournalFile
+    launch: Launch, written: JournalFile
 ) -> None:
     """Even if no record comes."""
-    process = following(start, written)
+    process = following(launch, written)
     process.stdout.close()
     process.stdout = None
     assert process.wait(WITHIN) == 141
     assert process.stderr.read() == b""
 
 
-def test_a_reader_that_stops_early(start: Start, written: JournalFile) -> None:
+def test_a_reader_that_stops_early(
+    launch: Launch, written: JournalFile
+) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = start(log(written), stdout=write)
+    process = launch(log(written), stdout=write)
     os.close(write)
     assert process.wait(WITHIN) == 141
     assert process.stderr
@@ -131,11 +136,11 @@ def test_a_reader_that_stops_early(start: Start, written: JournalFile) -> None:
 
 @pytest.mark.parametrize("words", [["log"], ["check"], ["--help"]], ids=str)
 def test_output_that_cannot_be_written(
-    words: List[str], start: Start, written: JournalFile
+    words: List[str], launch: Launch, written: JournalFile
 ) -> None:
     command = log(written) if words == ["log"] else [*SCRIPT, *words]
     with open("/dev/full", "wb") as full:
-        process = start(command, stdout=full)
+        process = launch(command, stdout=full)
     assert process.wait(WITHIN) == 74
     assert process.stderr
     assert process.stderr.read() == (
@@ -143,9 +148,9 @@ def test_output_that_cannot_be_written(
     )
 
 
-def test_closed_output(start: Start, written: JournalFile) -> None:
+def test_closed_output(launch: Launch, written: JournalFile) -> None:
     words = ["sh", "-c", 'exec "$@" >&-', "sh", *log(written)]
-    process = start(words)
+    process = launch(words)
     assert process.wait(WITHIN) == 74
     assert process.stderr
     assert b"Bad file" in process.stderr.read()
@@ -241,3 +246,48 @@ def test_completion_without_a_bus(tmp_path: Path) -> None:
     path = script(tmp_path / "bin", SCRIPT)
     assert complete(PROGRAM, "cancel a", path, **NO_BUS) <= {""}
     assert complete(PROGRAM, "log --task p", path, **NO_BUS) <= {""}
+
+
+def test_a_running_agent(
+    bus: PrivateBus,
+    config: ConfigFolder,
+    managed: Callable[..., Daemon],
+    client: Client,
+) -> None:
+    config.shell("slow", "exec sleep 600", max_running=1)
+    managed()
+
+    def ask(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*SCRIPT, *words],
+            env=environment(DBUS_SYSTEM_BUS_ADDRESS=bus.address),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN,
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    first, second = client.send("slow"), client.send("slow")
+    jobs = wait_for(
+        lambda: (
+            (found := json.loads(ask("jobs", "--json").stdout))[1:] and found
+        )
+    )
+    assert [job["state"] for job in jobs] == ["running", "queued"]
+    assert [job["uuid"] for job in jobs] == [first["uuid"], second["uuid"]]
+    found = json.loads(ask("status", "--json").stdout)
+    assert found["node"]["name"] == "sp1"
+    assert found["backends"] == [
+        {"name": "redis", "state": "subscribed", "reason": ""}
+    ]
+    assert found["tasks"][0]["counters"]["accepted"] == 2
+    assert ask("tasks").stdout.splitlines()[1].split()[0] == "slow"
+    for request in (second, first):
+        ask("cancel", request["uuid"].upper())
+        assert client.ending()["ref"] == request["uuid"]
+    ask("cancel", first["uuid"], status=1)
+    assert ask("reload").stdout == ""
+    file = config.write("tasks/bad.yml", "nonsense: 1")
+    assert f"{file}:1: " in ask("reload", status=78).stderr

@@ -37,29 +37,6 @@ NOBODY = 65534
 SERVICE = {"NGCP_TASK_AGENT_SLICE": "system-ngcptask.slice"}
 
 
-@pytest.fixture
-def bus(folder: Path) -> Iterator[PrivateBus]:
-    folder.chmod(0o755)
-    bus = PrivateBus(folder)
-    bus.start()
-    yield bus
-    bus.stop()
-
-
-@pytest.fixture
-def managed(
-    bus: PrivateBus, config: ConfigFolder, start: Start
-) -> Callable[..., Daemon]:
-    """Start an agent that owns the name."""
-
-    def managed(**env: str) -> Daemon:
-        daemon = start(env={"DBUS_SYSTEM_BUS_ADDRESS": bus.address, **env})
-        daemon.wait_for_log("managed over the bus, as ")
-        return daemon
-
-    return managed
-
-
 def asked(bus: PrivateBus, member: str, *arguments: Any) -> Any:
     """Return what a method of RunningAgent returns."""
 
@@ -104,7 +81,7 @@ def reload(bus: PrivateBus, **env: str) -> subprocess.CompletedProcess[str]:
 _BECOME_NOBODY = f"""
 import asyncio, json, os, socket, sys, threading
 import ngcp_task_agent.bus, dbus_fast.aio.message_bus
-import ngcp_task_agent.daemon.cli, ngcp_task_agent.daemon.reload
+import ngcp_task_agent.daemon.cli, ngcp_task_agent.management.reload
 ngcp_task_agent.daemon.cli.parser().parse_args(["--reload"])
 os.setgroups([])
 os.setgid({NOBODY})

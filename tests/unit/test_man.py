@@ -53,10 +53,10 @@ from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.ctl import arguments as ctl_arguments
 from ngcp_task_agent.ctl import failure, records, since
 from ngcp_task_agent.ctl import log as ctl_log
-from ngcp_task_agent.daemon import agent, cli, reload, runtime
+from ngcp_task_agent.daemon import agent, cli, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import LONGEST
-from ngcp_task_agent.management import callers, interface
+from ngcp_task_agent.management import callers, interface, reload
 from ngcp_task_agent.node import node
 from ngcp_task_agent.process import run as process
 from ngcp_task_agent.process import users

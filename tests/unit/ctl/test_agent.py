@@ -15,8 +15,10 @@ from ngcp_task_agent.errors import (
     AgentError,
     BusAway,
     BusError,
+    CannotReload,
     NotAllowed,
 )
+from ngcp_task_agent.management import reload
 from tests.running_agent import NASTY, ONE, FakeAgent
 
 Run = Callable[..., Tuple[str, str]]
@@ -203,4 +205,53 @@ def test_a_bug(
     monkeypatch.setattr(FakeAgent, "error", RuntimeError("oh"))
     assert run("jobs", status=70)[1] == (
         "ngcp-task-agentctl: a bug: RuntimeError('oh')\n"
+    )
+
+
+@pytest.fixture
+def answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[], Any]], None]:
+    """Let a function answer to a reload."""
+
+    def answers(answer: Callable[[], Any]) -> None:
+        async def ask() -> Any:
+            return answer()
+
+        monkeypatch.setattr(reload, "ask", ask)
+
+    return answers
+
+
+def test_reload(run: Run, answers: Callable[..., None]) -> None:
+    answers(lambda: ([], ""))
+    assert run("reload") == ("", "")
+    answers(lambda: (["a.yml:1: x\x1b", "b.yml: y"], ""))
+    _, err = run("reload", status=78)
+    assert err == "a.yml:1: x\\x1b\nb.yml: y\n"
+
+
+def test_reload_by_a_signal(run: Run, answers: Callable[..., None]) -> None:
+    answers(lambda: ([], "there is no bus: sent SIGHUP"))
+    assert run("reload") == ("there is no bus: sent SIGHUP\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CannotReload("no agent is there"), 1),
+        (BusError("com.example.Failed", "it is stopping"), 1),
+        (NotAllowed("only root may"), 77),
+    ],
+)
+def test_reload_fails(
+    error: AgentError, status: int, run: Run, answers: Callable[..., None]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    answers(fail)
+    assert run("reload", status=status) == (
+        "",
+        f"ngcp-task-agentctl: {error}\n",
     )

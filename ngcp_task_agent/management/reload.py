@@ -1,4 +1,4 @@
-"""``--reload``: asks the running agent to reload, and waits.
+"""Asks the running agent to reload, and waits.
 
 ``systemctl reload`` should return once the new configuration is in force, and
 report its faults.  A signal can do neither, so the unit's ExecReload is
@@ -29,7 +29,7 @@ async def ask() -> Tuple[List[str], str]:
     Within ExecReload, that is the agent of this service, whichever is on the
     bus.
 
-    :returns: the faults, and why it got a signal instead, or ""
+    :returns: the faults, and that it got a signal instead and why, or ""
     :raises NotAllowed: when this user may not
     :raises BusError: when the agent could not reload
     :raises CannotReload: when there is no agent
@@ -46,7 +46,7 @@ async def ask() -> Tuple[List[str], str]:
         _signal_unit(why)
     else:
         _signal_process(pid, why)
-    return [], why
+    return [], f"{why}: sent SIGHUP; the journal has the result"
 
 
 async def _owner(agent: RunningAgent) -> int:
