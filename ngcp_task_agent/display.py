@@ -6,10 +6,21 @@ for_terminal() at the end: it must not control the terminal.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
-from typing import Any, Collection, List, Sequence
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    List,
+    Optional,
+    Sequence,
+    TextIO,
+)
 
+from ngcp_task_agent.logs.handlers import write_all
 from ngcp_task_agent.logs.lines import printable
 
 # Fast; its false positives are text that printable() does not change.
@@ -28,6 +39,32 @@ def encode_for_terminal(text: str) -> bytes:
 def encode_as_it_is(text: str) -> bytes:
     # Half a surrogate pair, which JSON can hold, cannot be encoded.
     return text.encode(errors="replace")
+
+
+def write(
+    stream: Optional[TextIO],
+    fd: int,
+    text: str,
+    encode: Optional[Callable[[str], bytes]] = None,
+) -> None:
+    """Write to a standard stream, past its buffer.
+
+    At exit Python would write what is left in the buffer, and report its own
+    error.
+
+    :param encode: by default, into the stream's encoding
+    :raises OSError: when it cannot be written
+    """
+    if not text:
+        return
+    if stream is None:
+        # It was closed when Python started; another file may have its number.
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    if encode is None:
+        data = text.encode(stream.encoding, "backslashreplace")
+    else:
+        data = encode(text)
+    write_all(fd, data)
 
 
 def json_line(value: Any, **options: Any) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
 from typing import Any, Collection, Sequence
 
+from ngcp_task_agent import display
 from ngcp_task_agent.ctl.failure import OutputError
 from ngcp_task_agent.display import (
     columns,
@@ -16,11 +16,10 @@ from ngcp_task_agent.display import (
     encode_for_terminal,
     json_line,
 )
-from ngcp_task_agent.logs.handlers import write_all
 from ngcp_task_agent.logs.lines import printable
 
 PROGRAM = "ngcp-task-agentctl"
-STDOUT = 1
+STDOUT, STDERR = 1, 2
 
 
 def is_terminal() -> bool:
@@ -28,16 +27,13 @@ def is_terminal() -> bool:
 
 
 def write(text: str) -> None:
-    """Write to standard output, past Python's buffer.
+    """Write to standard output.
 
     :raises OutputError: when it cannot be written
     """
     encode = encode_for_terminal if is_terminal() else encode_as_it_is
     try:
-        if sys.stdout is None:
-            # Closed when Python started: a file may have its number.
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        write_all(STDOUT, encode(text))
+        display.write(sys.stdout, STDOUT, text, encode)
     except OSError as error:
         raise OutputError(error) from None
 
@@ -51,11 +47,9 @@ def write_json(value: Any) -> None:
 
 def write_error(text: str) -> None:
     """Write to standard error; never fails."""
-    if sys.stderr is not None:
-        encoding = sys.stderr.encoding or "ascii"
-        # There is no other place to say it.
-        with contextlib.suppress(OSError):
-            write_all(2, text.encode(encoding, "backslashreplace"))
+    # There is no other place to say it.
+    with contextlib.suppress(OSError):
+        display.write(sys.stderr, STDERR, text)
 
 
 def say(line: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import faulthandler
 import io
 import os
@@ -20,7 +19,6 @@ from typing import (
     NoReturn,
     Optional,
     Sequence,
-    TextIO,
 )
 
 import setproctitle
@@ -30,9 +28,9 @@ from ngcp_task_agent.config.check import check
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Loader
 from ngcp_task_agent.daemon.agent import EX_CONFIG, Agent
 from ngcp_task_agent.daemon.systemd import Notifier
+from ngcp_task_agent.display import write
 from ngcp_task_agent.errors import AgentError, NotAllowed
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.logs.handlers import write_all
 
 if TYPE_CHECKING:
     import argparse
@@ -94,31 +92,15 @@ def _only_folder(words: Sequence[str]) -> Optional[Path]:
 def _print(out: str, err: str, status: int) -> int:
     """Write the output; return the exit status."""
     try:
-        _write(sys.stdout, 1, out)
+        write(sys.stdout, 1, out)
     except OSError as error:
         status = EX_IOERR
         # A reader may stop early, as head(1) does: no message.
         if not isinstance(error, BrokenPipeError):
             err += f"ngcp-task-agent: standard output: {error.strerror}\n"
     with contextlib.suppress(OSError):
-        _write(sys.stderr, 2, err)
+        write(sys.stderr, 2, err)
     return status
-
-
-def _write(stream: Optional[TextIO], fd: int, text: str) -> None:
-    """Write to a standard stream, bypassing its buffer.
-
-    At exit Python would write what is left in the buffer, and report its own
-    error.
-
-    :raises OSError: when it cannot be written
-    """
-    if not text:
-        return
-    if not stream:
-        # It was closed when Python started; another file may have its number.
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    write_all(fd, text.encode(stream.encoding, "backslashreplace"))
 
 
 def parser() -> argparse.ArgumentParser:
