@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import datetime
 import importlib
 import inspect
 import json
@@ -51,7 +52,7 @@ from ngcp_task_agent.config.loader import Loader
 from ngcp_task_agent.config.plugins import installed
 from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.ctl import arguments as ctl_arguments
-from ngcp_task_agent.ctl import failure, records, since
+from ngcp_task_agent.ctl import failure, records, since, stories
 from ngcp_task_agent.ctl import log as ctl_log
 from ngcp_task_agent.daemon import agent, cli, runtime
 from ngcp_task_agent.logs import journal
@@ -1072,3 +1073,21 @@ def test_exit_statuses_of_agentctl() -> None:
     known = {v for v in vars(failure).values() if isinstance(v, int)}
     known -= {failure.BY_SIGNAL}
     assert shown == {"0", "141", *map(str, known)}
+
+
+def test_example_of_the_log() -> None:
+    (shown,) = literals(part(CTL, "LOG"))
+    shared = {"task": "backup", "src": "sp1"}
+    shared["uuid"] = "cb88ac76-f348-4614-866f-43877b893e7e"
+    begin = datetime.datetime(2026, 11, 27, 10, 0, 1, 250_000).timestamp()
+    reason = "the command ran past its timeout of 300 s"
+    written: List[str] = []
+    made = stories.Stories(written.append)
+    for after, status, more in (
+        (0.0, "accepted", {}),
+        (1.754, "stderr", {"stderr": "disk is nearly full"}),
+        (300.0, "error", {"seconds": 300.0, "reason": reason}),
+    ):
+        made.add(records.Record(begin + after, status, **shared, **more))
+    made.end()
+    assert "".join(written) == shown
