@@ -18,13 +18,13 @@ from ngcp_task_agent.ctl.output import PROGRAM
 T = TypeVar("T")
 
 COMMANDS = {
-    "status": "the node, backends, tasks and requests of the running agent",
-    "tasks": "the tasks of the running agent",
-    "jobs": "the requests that run or wait",
+    "status": "show the running agent: node, backends, tasks, requests",
+    "tasks": "list the tasks of the running agent",
+    "jobs": "list the requests that run or wait",
     "cancel": "end a request that runs or waits",
     "reload": "make the running agent read its configuration again",
-    "check": "what is wrong with the configuration",
-    "log": "what the journal says about requests",
+    "check": "find what is wrong with the configuration",
+    "log": "show what the journal says about requests",
 }
 
 
