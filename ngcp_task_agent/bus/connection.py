@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,9 +21,11 @@ from typing import (
     List,
     Optional,
     Sequence,
+    Type,
 )
 
 from ngcp_task_agent.bus.text import sendable
+from ngcp_task_agent.bus.turns import take_turns
 from ngcp_task_agent.errors import BusAway, BusError
 
 if TYPE_CHECKING:
@@ -227,8 +230,8 @@ def _probe(address: str) -> None:
 
 
 async def _connect(address: str) -> MessageBus:
-    module = await asyncio.to_thread(_load)
-    bus: MessageBus = module.MessageBus(address, negotiate_unix_fd=True)
+    kind = await asyncio.to_thread(_load)
+    bus: MessageBus = kind(address, negotiate_unix_fd=True)
     try:
         return await bus.connect()
     except BaseException:
@@ -245,8 +248,10 @@ def _close_socket(bus: MessageBus) -> None:
                 opened.close()
 
 
-def _load() -> Any:
+def _load() -> Type[MessageBus]:
     """Import dbus-fast, which takes a while."""
-    from dbus_fast.aio import message_bus
+    from dbus_fast.aio.message_bus import MessageBus
 
-    return message_bus
+    take_turns(sys.modules["dbus_fast.message_bus"])
+    kind: Type[MessageBus] = MessageBus
+    return kind
