@@ -646,6 +646,21 @@ def test_without_a_bus(
     )
 
 
+def test_a_bus_that_hangs(
+    bus: PrivateBus,
+    config: ConfigFolder,
+    managed: Callable[..., Daemon],
+    client: Client,
+) -> None:
+    config.task("true", "true")
+    daemon = managed()
+    os.kill(bus.pid, signal.SIGSTOP)
+    config.agent(node={"name": "sp1", "state": "standby"})
+    daemon.reload()  # and a signal of it, which the bus does not take
+    assert statuses(client.ask("true")) == ["accepted", "done"]
+    assert daemon.stop() == 0
+
+
 SYSTEMCTL = [
     pytest.param(0, "", 0, "", id="sent"),
     pytest.param(
