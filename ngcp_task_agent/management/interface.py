@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
+from ngcp_task_agent.protocol.identity import Identity
+
 NAME = "com.sipwise.NgcpTaskAgent1"  # of the bus name, and of the interface
 PATH = "/com/sipwise/NgcpTaskAgent1"
 
@@ -155,6 +157,42 @@ XML = f"""<!DOCTYPE node PUBLIC \
 {_PROPERTIES}  </interface>
 </node>
 """
+
+
+def node_of(identity: Identity) -> Dict[str, Any]:
+    """Return the property Node, without variants."""
+    facts = dict(identity.facts)
+    state, status, roles = (
+        facts.pop(name, ()) for name in ("state", "status", "role")
+    )
+    return {
+        "name": identity.name,
+        "aliases": sorted(identity.names - {identity.name.lower()}),
+        "roles": sorted(roles),
+        "state": "".join(state),
+        "status": "".join(status),
+        "labels": {name: "".join(value) for name, value in facts.items()},
+    }
+
+
+def variant(name: str, value: Any) -> Any:
+    """Make the variant of a property."""
+    from dbus_fast.signature import Variant
+
+    if name == "Node":
+        kinds = {"aliases": "as", "roles": "as", "labels": "a{ss}"}
+        value = {
+            key: Variant(kinds.get(key, "s"), one)
+            for key, one in value.items()
+        }
+    if name == "Backends":  # a Variant takes no tuples
+        value = list(map(list, value))
+    return Variant(SIGNATURES[name], value)
+
+
+def variants(values: Mapping[str, Any]) -> Dict[str, Any]:
+    """Make the variants of some properties."""
+    return {name: variant(name, value) for name, value in values.items()}
 
 
 def plain_node(found: Mapping[str, Any]) -> Dict[str, Any]:

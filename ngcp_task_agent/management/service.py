@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import os
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -36,6 +35,7 @@ from ngcp_task_agent.errors import BusAway, BusError, CannotReload
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.management import interface
 from ngcp_task_agent.management.callers import Callers, Who, too_many
+from ngcp_task_agent.management.own_name import OwnName
 from ngcp_task_agent.process.users import ask_name
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.counters import Counters
@@ -56,14 +56,6 @@ _READ_ONLY = f"{_ERROR}.PropertyReadOnly"
 _PEER = "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
-
-# Flags of RequestName, and its answers.
-_ALLOW_REPLACEMENT, _REPLACE_EXISTING, _DO_NOT_QUEUE = 1, 2, 4
-_IS_OWNER, _IN_QUEUE, _ALREADY_OWNER = 1, 2, 4
-
-# Seconds between attempts to get the name, when the bus has refused it: its
-# policy may be installed just after the agent has started.
-_SHORTEST_RETRY, _LONGEST_RETRY = 2.0, 60.0
 
 _LONGEST_WORD = 255  # bytes of an argument
 _MOST_REFUSALS = 256  # to be sent; further callers get no reply
@@ -128,7 +120,7 @@ class Service(BusUser):
         self._bus = bus
         self._managed = managed
         self._reload = reload
-        self._name = _Name()
+        self._name = OwnName()
         self._callers: Optional[Callers] = None  # on the bus, if it is there
         self._shown: Dict[str, Any] = {}  # by property, as last signalled
         self._under_way: Set[asyncio.Task[None]] = set()
@@ -186,7 +178,7 @@ class Service(BusUser):
         from dbus_fast.constants import MessageType
         from dbus_fast.message import Message
 
-        values = {name: _variant(name, v) for name, v in changed.items()}
+        values = interface.variants(changed)
         with contextlib.suppress(BusAway):
             await connection.send(
                 Message(
@@ -401,7 +393,7 @@ class Service(BusUser):
     def _state(self) -> Dict[str, Any]:
         """Return the properties that are signalled."""
         return {
-            "Node": _node(self._managed.identity()),
+            "Node": interface.node_of(self._managed.identity()),
             "Backends": list(self._managed.backends),
         }
 
@@ -420,13 +412,12 @@ class Service(BusUser):
             raise BusError(
                 _UNKNOWN_PROPERTY, f"there is no property '{wanted}'"
             )
-        return [_variant(wanted, self._properties()[wanted])]
+        return [interface.variant(wanted, self._properties()[wanted])]
 
     async def _get_all(self, call: _Call) -> Sequence[Any]:
         (name,) = call.words
         _check_interface(name)
-        found = self._properties()
-        return [{name: _variant(name, v) for name, v in found.items()}]
+        return [interface.variants(self._properties())]
 
 
 async def _ping(call: _Call) -> Sequence[Any]:
@@ -449,101 +440,6 @@ async def _introspect(call: _Call) -> Sequence[Any]:
 
 async def _set(call: _Call) -> Sequence[Any]:
     raise BusError(_READ_ONLY, "all properties are read-only")
-
-
-class _Name:
-    """The name on the bus: whether the agent owns it, and why not.
-
-    :ivar is_leaving: the agent is stopping: nothing more to say
-    """
-
-    def __init__(self) -> None:
-        self.is_owned = False
-        self.is_leaving = False
-        self._is_queued = False
-        self._has_said = False  # why it does not own the name
-        self._retry, self._retry_at = _SHORTEST_RETRY, 0.0
-
-    async def request(self, connection: Connection) -> None:
-        """
-        :raises BusAway: when the connection is lost
-        :raises BusError: when the bus does not answer
-        """
-        flags = _ALLOW_REPLACEMENT
-        if _is_service():
-            flags = _REPLACE_EXISTING | _DO_NOT_QUEUE
-        self._is_queued = False
-        self._retry_at = asyncio.get_running_loop().time() + self._retry
-        self._retry = min(2 * self._retry, _LONGEST_RETRY)
-        try:
-            (answer,) = await connection.call_bus(
-                "RequestName", "su", interface.NAME, flags
-            )
-            if answer in (_IS_OWNER, _ALREADY_OWNER):
-                self._gain()
-                return
-            self._is_queued = answer == _IN_QUEUE
-            why = await _owner(connection)
-        except BusError as error:
-            if error.name == f"{_ERROR}.NoReply":
-                raise
-            why = f"the bus refuses the name {interface.NAME}: {error}"
-        self.lose(why)
-
-    def is_due(self) -> bool:
-        """Whether to request it again."""
-        now = asyncio.get_running_loop().time()
-        return not self._is_queued and now >= self._retry_at
-
-    def take(self, message: Message) -> bool:
-        """Follow the signals of the bus about it."""
-        if message.sender != "org.freedesktop.DBus":
-            return False
-        if message.member not in ("NameAcquired", "NameLost"):
-            return False
-        if message.body == [interface.NAME]:
-            if message.member == "NameAcquired":
-                self._gain()
-            elif self.is_owned:
-                self._is_queued = not _is_service()
-                self.lose("another agent has taken the name")
-        return True
-
-    def lose(self, why: str) -> None:
-        """It is not owned now, or still not."""
-        was, self.is_owned = self.is_owned, False
-        if self.is_leaving or (self._has_said and not was):
-            return
-        self._has_said = True
-        journal.record(
-            journal.BUS_DOWN,
-            f"not managed over the bus: {why}; SIGHUP reloads",
-        )
-
-    def _gain(self) -> None:
-        self._retry = _SHORTEST_RETRY
-        if self.is_owned:
-            return
-        self.is_owned, self._has_said = True, False
-        journal.record(
-            journal.BUS_UP,
-            f"managed over the bus, as {interface.NAME}",
-        )
-
-
-def _is_service() -> bool:
-    """Whether the unit has started it: it takes the name from others."""
-    return bool(os.environ.get("NGCP_TASK_AGENT_SLICE"))
-
-
-async def _owner(connection: Connection) -> str:
-    try:
-        (pid,) = await connection.call_bus(
-            "GetConnectionUnixProcessID", "s", interface.NAME
-        )
-    except BusError:
-        return f"another process owns {interface.NAME}"
-    return f"process {pid} owns {interface.NAME}"
 
 
 def _read(message: Message) -> _Call:
@@ -607,32 +503,3 @@ def _check_interface(name: str) -> None:
     # D-Bus allows an empty one.
     if name and name != interface.NAME:
         raise BusError(_UNKNOWN_INTERFACE, f"there is no interface '{name}'")
-
-
-def _node(identity: Identity) -> Dict[str, Any]:
-    facts = dict(identity.facts)
-    state, status, roles = (
-        facts.pop(name, ()) for name in ("state", "status", "role")
-    )
-    return {
-        "name": identity.name,
-        "aliases": sorted(identity.names - {identity.name.lower()}),
-        "roles": sorted(roles),
-        "state": "".join(state),
-        "status": "".join(status),
-        "labels": {name: "".join(value) for name, value in facts.items()},
-    }
-
-
-def _variant(name: str, value: Any) -> Any:
-    from dbus_fast.signature import Variant
-
-    if name == "Node":
-        kinds = {"aliases": "as", "roles": "as", "labels": "a{ss}"}
-        value = {
-            key: Variant(kinds.get(key, "s"), one)
-            for key, one in value.items()
-        }
-    if name == "Backends":  # a Variant takes no tuples
-        value = list(map(list, value))
-    return Variant(interface.SIGNATURES[name], value)

@@ -13,7 +13,7 @@ from dbus_fast.signature import Variant
 from ngcp_task_agent.bus.bus import Bus
 from ngcp_task_agent.errors import BusAway, BusError, CannotReload
 from ngcp_task_agent.logs import journal
-from ngcp_task_agent.management import callers, interface, service
+from ngcp_task_agent.management import callers, interface, own_name
 from ngcp_task_agent.management.service import Service
 from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.counters import Counters
@@ -413,7 +413,7 @@ async def test_another_agent_has_the_name(
     journal_records: Records,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "_SHORTEST_RETRY", 0.0)
+    monkeypatch.setattr(own_name, "_SHORTEST_RETRY", 0.0)
     bench = Bench()
     connection = await bench.connect(owner=owner)
     for _ in range(3):
