@@ -43,7 +43,7 @@ from ngcp_task_agent.backends.redis import (
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
-from ngcp_task_agent.brokers import command, stderr
+from ngcp_task_agent.brokers import program, stderr
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
@@ -807,7 +807,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"at most {reply.DETAIL} characters" in checks
     assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
     data = plain(part(PROTOCOL, "DATA"))
-    assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
+    assert data.count(f"more than {program.IN_ENVIRONMENT} ") == 1
 
 
 def test_order_of_the_fields_that_are_checked() -> None:
@@ -915,7 +915,7 @@ def shown_reasons() -> List[str]:
 
 def test_reasons_are_found() -> None:
     modules = {name for name, _ in REASONS}
-    for module in (messages, destination, dispatch, backend, task, command):
+    for module in (messages, destination, dispatch, backend, task, program):
         assert module.__name__ in modules
     assert len(REASONS) > 40
 
@@ -944,7 +944,7 @@ def test_each_shown_text_is_a_reason(text: str) -> None:
 def test_environment_of_commands() -> None:
     shown = " ".join(items(part(PROTOCOL, "DATA", "Environment of commands")))
     made = set(users.own_user().environment())
-    made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(command)))
+    made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(program)))
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == made
     text = part(PROTOCOL, "DATA", "Environment of commands")
     assert f"\n{users.PATH}\n" in text
