@@ -224,14 +224,15 @@ class ProgramBroker(Broker):
 
     def result(self, ended: Exit) -> Result:
         """Build the result for the client."""
-        error = self._error(ended)
+        error = self.error(ended)
         detail = _last_line(ended.stderr) if error else ""
         by_itself = ended.cause is not EndCause.STOPPED
         return Result(
             ended.stdout, error, detail, ended.exit_status, by_itself
         )
 
-    def _error(self, ended: Exit) -> str:
+    def error(self, ended: Exit) -> str:
+        """Return what is wrong with the end of a command, or nothing."""
         if ended.cause is EndCause.TIMEOUT:
             return f"the command ran past its timeout of {self._timeout:g} s"
         if ended.cause is EndCause.OUTPUT:
@@ -239,7 +240,7 @@ class ProgramBroker(Broker):
         if ended.cause is EndCause.STOPPED:
             return "the agent is stopping and has ended the command"
         if ended.signal is not None:
-            return f"the command was killed by {_signal_name(ended.signal)}"
+            return f"the command was killed by {signal_name(ended.signal)}"
         if ended.exit_status is None:
             return "the command has ended, but a debugger holds its status"
         if ended.exit_status != 0:
@@ -309,7 +310,7 @@ def _last_line(text: bytes) -> str:
     return lines[-1].strip()
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

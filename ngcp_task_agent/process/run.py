@@ -36,7 +36,7 @@ REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
 CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
 WATCH_AFTER = 0.005  # seconds until output and timeout are watched
 _POLL = 0.02  # seconds between checks of a process that should end
-_STDERR_KEPT = 4096  # bytes
+STDERR_KEPT = 4096  # bytes
 
 
 class EndCause(enum.Enum):
@@ -46,6 +46,8 @@ class EndCause(enum.Enum):
     TIMEOUT = "it ran too long"
     OUTPUT = "it wrote too much"
     STOPPED = "it was stopped"
+    MEMORY = "memory ran out"  # told of units only
+    UNSEEN = "nobody saw it end"  # a unit, while the bus was away
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Process:
         limit, on_stderr = command.max_output, command.on_stderr
         too_much = partial(self._set_end, EndCause.OUTPUT)
         self._stdout = Pipe(loop, limit, None, too_much)
-        self._stderr = Pipe(loop, limit, _STDERR_KEPT, too_much, on_stderr)
+        self._stderr = Pipe(loop, limit, STDERR_KEPT, too_much, on_stderr)
         writers: List[int] = []
         try:
             writers.append(self._stdout.open())
