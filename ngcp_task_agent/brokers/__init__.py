@@ -10,5 +10,9 @@ from typing import Dict, Type
 
 from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.brokers.systemd import SystemdBroker
 
-BUILT_IN: Dict[str, Type[Broker]] = {"command": CommandBroker}
+BUILT_IN: Dict[str, Type[Broker]] = {
+    "command": CommandBroker,
+    "systemd": SystemdBroker,
+}

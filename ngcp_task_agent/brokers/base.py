@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
 
 from ngcp_task_agent.process.users import User
@@ -100,6 +101,15 @@ class Broker(ABC):
         :returns: a warning, by option
         """
         return {}
+
+    def start(self, folder: Path) -> None:  # noqa: B027 (optional)
+        """Make ready for requests: the task takes effect.
+
+        Called in the event loop of the agent, not of ``--check`` or a client.
+        Must not block.
+
+        :param folder: the agent's configuration
+        """
 
     def data(self, request: Request) -> Any:
         """Return a request's data as the work gets it, for ``data_schema``."""

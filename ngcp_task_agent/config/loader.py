@@ -43,6 +43,7 @@ FileConfig = TypeVar("FileConfig", AgentConfig, BackendConfig, TaskConfig)
 class Config(NamedTuple):
     """The usable part of all files, and the faults of the rest.
 
+    :ivar folder: where the files are
     :ivar tasks: the enabled tasks whose backend is usable; no two have the
         same name, backend and channel
     :ivar warnings: files that are not read, and what is unsafe; for a loader
@@ -51,6 +52,7 @@ class Config(NamedTuple):
     :ivar left_out: number of faulty files with nothing in force
     """
 
+    folder: Path
     plugins: Plugins
     agent: AgentConfig
     backends: Mapping[str, BackendConfig]
@@ -143,6 +145,7 @@ class Loader:
             faults.update(document.faults)
             warnings.update(document.warnings)
         return Config(
+            self.folder,
             known,
             agent or models.UNKNOWN_NODE,
             backends,

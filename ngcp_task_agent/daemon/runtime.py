@@ -203,6 +203,7 @@ class Runtime:
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
         broker = config.plugins.brokers[task.broker](task.broker_options)
+        broker.start(config.folder)
         return Task(task, broker, self._limits, self.jobs, before)
 
     async def _set_backend(

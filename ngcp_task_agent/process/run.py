@@ -23,6 +23,7 @@ from typing import Callable, List, Optional
 
 from ngcp_task_agent.errors import CannotStart
 from ngcp_task_agent.process.exits import exits_of
+from ngcp_task_agent.process.pipe import Pipe
 from ngcp_task_agent.process.spawn import (
     Command,
     check_started,
@@ -35,8 +36,7 @@ REAP_WITHIN = 5.0  # seconds that a killed process may take to disappear
 CLOSE_WITHIN = 0.2  # seconds for pipes to close after their process ended
 WATCH_AFTER = 0.005  # seconds until output and timeout are watched
 _POLL = 0.02  # seconds between checks of a process that should end
-_READ = 65536  # bytes, a pipe's usual size
-_STDERR_KEPT = 4096  # bytes
+STDERR_KEPT = 4096  # bytes
 
 
 class EndCause(enum.Enum):
@@ -46,6 +46,8 @@ class EndCause(enum.Enum):
     TIMEOUT = "it ran too long"
     OUTPUT = "it wrote too much"
     STOPPED = "it was stopped"
+    MEMORY = "memory ran out"  # told of units only
+    UNSEEN = "nobody saw it end"  # a unit, while the bus was away
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ class Process:
         command, loop = self._command, self._loop
         limit, on_stderr = command.max_output, command.on_stderr
         too_much = partial(self._set_end, EndCause.OUTPUT)
-        self._stdout = _Pipe(loop, limit, None, too_much)
-        self._stderr = _Pipe(loop, limit, _STDERR_KEPT, too_much, on_stderr)
+        self._stdout = Pipe(loop, limit, None, too_much)
+        self._stderr = Pipe(loop, limit, STDERR_KEPT, too_much, on_stderr)
         writers: List[int] = []
         try:
             writers.append(self._stdout.open())
@@ -239,84 +241,3 @@ class Process:
     def _reap_later(self) -> None:
         if not self._reap():
             self._loop.call_later(_POLL, self._reap_later)
-
-
-class _Pipe:
-    """A pipe: gathers what is written to it, up to a limit.
-
-    Past the limit it keeps reading, so that the writer does not block.
-
-    :param limit: bytes to accept
-    :param kept: how many of the last bytes to keep; None for all
-    :param on_data: see ``Command.on_stderr``
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        limit: int,
-        kept: Optional[int],
-        on_full: Callable[[], None],
-        on_data: Optional[Callable[[bytes], None]] = None,
-    ) -> None:
-        self.data = bytearray()
-        self.is_full = False
-        self._is_open = False
-        self._loop = loop
-        self._left, self._kept = limit, kept
-        self._on_full = on_full
-        self._on_data = on_data
-        self._is_watched = False
-
-    def open(self) -> int:
-        """Open it; return the command's end, which the caller closes."""
-        self._reader, writer = os.pipe2(os.O_CLOEXEC)
-        self._is_open = True
-        os.set_blocking(self._reader, False)
-        return writer
-
-    def watch(self) -> None:
-        """Read whenever there is something.
-
-        :raises OSError: when it cannot be watched
-        """
-        if self._is_open:
-            self._loop.add_reader(self._reader, self._read)
-            self._is_watched = True
-
-    def read_all(self) -> bool:
-        """Read what is there, up to the limit; return whether it is closed."""
-        while self._is_open and not self.is_full and self._read():
-            pass
-        return not self._is_open
-
-    def _read(self) -> bool:
-        """Read once; return whether there was anything."""
-        try:
-            data = os.read(self._reader, _READ)
-        except BlockingIOError:
-            return False
-        if not data:
-            self.close()
-            return False
-        if len(data) > self._left:
-            data = data[: self._left]
-            self.is_full = True
-            self._on_full()
-        self._left -= len(data)
-        self.data += data
-        if self._on_data and data:
-            self._on_data(data)
-        if self._kept:
-            del self.data[: -self._kept]
-        return True
-
-    def close(self) -> None:
-        """Close the reading end."""
-        if self._is_open:
-            self._is_open = False
-            if self._is_watched:
-                self._loop.remove_reader(self._reader)
-            os.close(self._reader)
-            if self._on_data:
-                self._on_data(b"")

@@ -43,8 +43,12 @@ from ngcp_task_agent.backends.redis import (
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
-from ngcp_task_agent.brokers import command, stderr
+from ngcp_task_agent.brokers import program, stderr
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.brokers.systemd import transient, unit
+from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
+from ngcp_task_agent.brokers.systemd.properties import PROPERTIES_SCHEMA
+from ngcp_task_agent.brokers.systemd.transient import TransientBroker
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
 from ngcp_task_agent.config import permissions, yaml_file
@@ -225,6 +229,14 @@ SCHEMAS: Dict[Tuple[str, ...], Schema] = {
     ("TASKS", "Keys of every task"): settings.TASK_SCHEMA,
     ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
     ("TASKS", "broker_options of command"): CommandBroker.options_schema,
+    ("TASKS", "broker_options of systemd"): {
+        **OPTIONS_SCHEMA,
+        "properties": {
+            **OPTIONS_SCHEMA["properties"],
+            # The table of properties is shorter than a section would be.
+            "properties": {"type": "object"},
+        },
+    },
 }
 KEYS = [
     pytest.param(where, key, schema, id=f"{where[-1]}: {key}")
@@ -367,6 +379,27 @@ def test_defaults_of_a_command() -> None:
         said = vars(CommandBroker({"run": "x", key: value}))
         del said["options"]
         assert said == {k: v for k, v in usual.items() if k in said}, key
+
+
+def test_defaults_of_a_command_in_a_unit() -> None:
+    usual = vars(TransientBroker({"run": "x"}))
+    for key, body in keys("TASKS", "broker_options of systemd").items():
+        known, value = default(body)
+        if not known:
+            assert key in ("run", "as_user", "unit", "verb")
+            continue
+        said = vars(TransientBroker({"run": "x", key: value}))
+        del said["options"]
+        assert said == {k: v for k, v in usual.items() if k in said}, key
+    seconds = keys("TASKS", "broker_options of systemd")["properties"]
+    assert f"{transient.KILL_AFTER:g} seconds if it is not" in plain(seconds)
+
+
+def test_properties_of_units() -> None:
+    body = part(FILES, "TASKS", "broker_options of systemd")
+    names = re.findall(r"^\.It Sy (.*)$", body, flags=re.M)
+    shown = {name for line in names for name in line.split(" , ")}
+    assert shown == {*PROPERTIES_SCHEMA["properties"]}
 
 
 def test_limits_of_log_stderr() -> None:
@@ -524,7 +557,10 @@ def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
 ) -> None:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```yaml\n((?s:.*?))^```", readme, flags=re.M)
-    names = "backends/redis.yml tasks/a.yml tasks/b.yml agent.yml".split()
+    names = [
+        *("backends/redis.yml", "tasks/a.yml", "tasks/b.yml", "tasks/c.yml"),
+        *("tasks/d.yml", "agent.yml"),
+    ]
     config = Loader(write(tmp_path, dict(zip(names, blocks)))).load()
     assert config.faults == ()
     call = re.search(
@@ -807,7 +843,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"at most {reply.DETAIL} characters" in checks
     assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
     data = plain(part(PROTOCOL, "DATA"))
-    assert data.count(f"more than {command.IN_ENVIRONMENT} ") == 1
+    assert data.count(f"more than {program.IN_ENVIRONMENT} ") == 1
 
 
 def test_order_of_the_fields_that_are_checked() -> None:
@@ -832,6 +868,9 @@ TELLS = {
 # Functions that return reasons, and the text that their callers prepend.
 RETURNS = {
     "_error": "",
+    "error": "",
+    "_flaw": "",
+    "_do": "",
     "why": "",
     "_why": "",
     "bug": "",
@@ -839,6 +878,9 @@ RETURNS = {
 }
 # Functions that only pass on reasons of others.
 PASSED_ON = {r"dst:\ '.+?'\ .+?"}
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def reasons(module: ModuleType) -> Iterator[str]:
@@ -854,7 +896,7 @@ def reasons(module: ModuleType) -> Iterator[str]:
             for word in found.keywords:
                 if word.arg == where:
                     value = word.value
-        elif isinstance(found, ast.FunctionDef) and found.name in RETURNS:
+        elif isinstance(found, _FUNCTIONS) and found.name in RETURNS:
             for inner in ast.walk(found):
                 if isinstance(inner, ast.Return) and inner.value is not None:
                     for text in _pattern(module, inner.value):
@@ -905,6 +947,10 @@ REASONS = sorted(
         for text in reasons(module)
         if text not in PASSED_ON
     }
+    | {
+        (unit.__name__, re.escape(text))
+        for text in (*unit.REFUSALS.values(), *unit.RESULTS.values())
+    }
 )
 
 
@@ -915,7 +961,7 @@ def shown_reasons() -> List[str]:
 
 def test_reasons_are_found() -> None:
     modules = {name for name, _ in REASONS}
-    for module in (messages, destination, dispatch, backend, task, command):
+    for module in (messages, destination, dispatch, backend, task, program):
         assert module.__name__ in modules
     assert len(REASONS) > 40
 
@@ -944,7 +990,7 @@ def test_each_shown_text_is_a_reason(text: str) -> None:
 def test_environment_of_commands() -> None:
     shown = " ".join(items(part(PROTOCOL, "DATA", "Environment of commands")))
     made = set(users.own_user().environment())
-    made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(command)))
+    made |= set(re.findall(r"\bNGCP_TASK_\w+", inspect.getsource(program)))
     assert set(re.findall(r"[A-Z_]{4,}", shown)) == made
     text = part(PROTOCOL, "DATA", "Environment of commands")
     assert f"\n{users.PATH}\n" in text

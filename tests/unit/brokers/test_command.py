@@ -21,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngcp_task_agent.brokers import command as command_module
+from ngcp_task_agent.brokers import program as program_module
 from ngcp_task_agent.brokers.base import Result
-from ngcp_task_agent.brokers.command import CommandBroker, split_args
+from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.brokers.program import split_args
 from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.process import run as process_module
@@ -558,7 +559,7 @@ async def test_only_root_can_run_as_another_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = User("plain", 12345, 12345, "/", "/bin/sh")
-    monkeypatch.setattr(command_module, "own_user", lambda: plain)
+    monkeypatch.setattr(program_module, "own_user", lambda: plain)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     broker = CommandBroker({"run": "true", "as_user": "nobody"})
     why = "the agent runs as 'plain': only root can run commands as 'nobody'"

@@ -133,6 +133,22 @@ async def test_runs_tasks_until_a_signal(
     assert "1 accepted, 1 done" in journal_records.texts(journal.STOPPED)[0]
 
 
+async def test_a_broker_starts_when_its_task_takes_effect(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(self: CommandBroker, folder: Path) -> None:
+        started.append((folder, self.options["args"]))
+
+    monkeypatch.setattr(CommandBroker, "start", start)
+    await bench.start()
+    bench.task("more", "{run: echo, args: more}")
+    await bench.agent.reload()
+    assert started == [(bench.folder, "hello"), (bench.folder, "more")]
+    await bench.stop()
+
+
 async def test_nothing_to_run(bench: Bench, journal_records: Records) -> None:
     (bench.folder / "backends/fake.yml").unlink()
     await bench.start()

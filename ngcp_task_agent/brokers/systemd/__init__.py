@@ -1,0 +1,48 @@
+"""The ``systemd`` broker: acts on units, or runs programs as new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping
+
+from ngcp_task_agent.brokers.base import Broker, Program, Work
+from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
+from ngcp_task_agent.protocol.messages import Request
+
+
+class SystemdBroker(Broker):
+    """Has one of two forms, which ``unit`` and ``run`` tell apart."""
+
+    options_schema = OPTIONS_SCHEMA
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        self._form: Broker
+        # Loaded only where it is used, which few configurations do.
+        if "unit" in options:
+            from ngcp_task_agent.brokers.systemd.unit import UnitBroker
+
+            self._form = UnitBroker(options)
+        elif "run" in options:
+            from ngcp_task_agent.brokers.systemd.transient import (
+                TransientBroker,
+            )
+
+            self._form = TransientBroker(options)
+        else:
+            raise ValueError("the key 'unit' or the key 'run' is missing")
+
+    def programs(self) -> Mapping[str, Program]:
+        return self._form.programs()
+
+    def problems(self) -> Mapping[str, str]:
+        return self._form.problems()
+
+    def start(self, folder: Path) -> None:
+        self._form.start(folder)
+
+    def data(self, request: Request) -> Any:
+        return self._form.data(request)
+
+    def prepare(self, request: Request) -> Work:
+        return self._form.prepare(request)
