@@ -1,18 +1,19 @@
 """Connection: one connection to the bus, from its start to its end.
 
-dbus-fast carries the messages.  Of it only what all versions from 1.84 on do
-alike is used: it sends one message at a time, since its queue is last in,
-first out, and a send beside one under way can break the connection; and
-replies are told apart here.
+dbus-fast makes bytes of messages, and messages of bytes.  Its MessageBus is of
+no use here: it reads messages of any size, as long as there are some, so that
+any user of the machine could keep the event loop busy; and it leaves the bus
+for a flag that it does not know, or when the bus reads late.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
+import importlib
+import io
 import os
 import socket
-import sys
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,27 +22,26 @@ from typing import (
     List,
     Optional,
     Sequence,
-    Type,
 )
+from urllib.parse import unquote
 
+from ngcp_task_agent.bus.frames import Frames
 from ngcp_task_agent.bus.text import sendable
-from ngcp_task_agent.bus.turns import take_turns
 from ngcp_task_agent.errors import BusAway, BusError
 
 if TYPE_CHECKING:
-    from dbus_fast.aio.message_bus import MessageBus
     from dbus_fast.message import Message
 
 OPEN_WITHIN = 5.0  # seconds
 SEND_WITHIN = 5.0  # seconds for the bus to read a message
 CALL_WITHIN = 10.0  # seconds for a reply, unless a call says otherwise
-_CLOSE_WITHIN = 1.0
 
 #: Takes calls, and signals that AddMatch has asked for; returns whether it was
 #: for it.  Must not block.  A match has to name the sender: any user of the
 #: machine can send signals that look like another's.
 Handler = Callable[["Message"], bool]
 
+_LONGEST_LINE = 1000  # bytes, of a login
 _DEFAULT = "unix:path=/run/dbus/system_bus_socket"
 _BUS = "org.freedesktop.DBus"
 _BUS_PATH = "/org/freedesktop/DBus"
@@ -55,14 +55,16 @@ def system_bus_address() -> str:
 class Connection:
     """Sends messages, and calls methods of others.  open() makes one."""
 
-    def __init__(self, bus: MessageBus, handler: Handler) -> None:
-        self._bus = bus
+    def __init__(self, sock: socket.socket, handler: Handler) -> None:
+        loop = asyncio.get_running_loop()
+        self._socket = sock
         self._handler = handler
+        self._serial = 0
         self._sending = asyncio.Lock()
         self._replies: Dict[int, asyncio.Future[Message]] = {}
-        self._end = asyncio.ensure_future(bus.wait_for_disconnect())
-        self._end.add_done_callback(self._fail_calls)
-        bus.add_message_handler(self._receive)
+        self._frames = Frames()
+        self._end: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(sock, self._read)
 
     @classmethod
     async def open(
@@ -75,22 +77,17 @@ class Connection:
         :param address: of the bus; the system's, if None
         :raises BusAway: saying why that is not possible
         """
-        address = address or system_bus_address()
+        place = _place(address or system_bus_address())
+        connection = cls(await _connect(place), handler)
         try:
-            _probe(address)
-            bus = await asyncio.wait_for(_connect(address), OPEN_WITHIN)
-        except asyncio.TimeoutError:
-            raise BusAway(
-                f"the system bus did not answer within {OPEN_WITHIN:g} s"
-            ) from None
-        except OSError as error:
-            raise BusAway(
-                f"the system bus cannot be reached: {error.strerror}"
-            ) from None
-        except Exception as error:
-            # dbus-fast has many, for a wrong address or a refused login.
-            raise BusAway(f"the system bus cannot be used: {error}") from None
-        return cls(bus, handler)
+            hello = (_BUS, _BUS_PATH, _BUS, "Hello")
+            await connection.call(*hello, within=OPEN_WITHIN)
+        except BaseException as error:
+            connection._close()
+            if isinstance(error, BusError):
+                raise _unusable(f"{error}") from None
+            raise
+        return connection
 
     @property
     def is_open(self) -> bool:
@@ -101,11 +98,19 @@ class Connection:
         await asyncio.wait({self._end})
 
     async def close(self) -> None:
-        if self._bus.connected:
-            self._bus.disconnect()
-        await asyncio.wait({self._end}, timeout=_CLOSE_WITHIN)
-        self._end.cancel()
-        _close_socket(self._bus)
+        self._close()
+
+    def _close(self) -> None:
+        if not self.is_open:
+            return
+        self._end.set_result(None)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.remove_writer(self._socket)
+        self._socket.close()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(_lost())
 
     async def send(self, message: Message) -> None:
         """Send a message; return when the bus has it.
@@ -116,18 +121,56 @@ class Connection:
             if not self.is_open:
                 raise _lost()
             message.body = sendable(message.body)
-            sent = self._bus.send(message)
+            message.serial = message.serial or self._next_serial()
+            data = left = memoryview(bytes(message._marshall(True)))
+            end = asyncio.get_running_loop().time() + SEND_WITHIN
+            try:
+                while True:
+                    fds = message.unix_fds if len(left) == len(data) else ()
+                    left = left[self._push(left, fds) :]
+                    if not left:
+                        return
+                    await self._writable(end)
+            except OSError:
+                self._close()  # it does not read, or is gone
+                raise _lost() from None
+            except asyncio.CancelledError:
+                if len(left) < len(data):
+                    self._close()  # nothing can follow half a message
+                raise
+
+    def _push(self, data: memoryview, fds: Sequence[int]) -> int:
+        """Send what the bus takes now; return how many bytes.
+
+        :raises OSError: when the connection is lost
+        """
+        try:
+            if fds:
+                return socket.send_fds(self._socket, [data], fds)
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def _writable(self, end: float) -> None:
+        """Wait until the bus takes more.
+
+        :raises OSError: when it does not until the loop's time ``end``, or
+            the connection is lost
+        """
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(self._socket, _set, ready)
+        try:
             await asyncio.wait(
-                {sent, self._end},
-                timeout=SEND_WITHIN,
+                {ready, self._end},
+                timeout=end - loop.time(),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if sent.done() and not sent.exception():
-                return
-            # It does not read, or is gone: nothing can follow half a message.
-            sent.cancel()
-            await self.close()
-            raise _lost()
+        finally:
+            if self.is_open:
+                loop.remove_writer(self._socket)
+        if not ready.done():
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     async def call(
         self,
@@ -159,7 +202,7 @@ class Connection:
             signature=signature,
             body=list(body),
             unix_fds=list(fds),
-            serial=self._bus.next_serial(),
+            serial=self._next_serial(),
         )
         reply: asyncio.Future[Message]
         reply = asyncio.get_running_loop().create_future()
@@ -187,71 +230,125 @@ class Connection:
         """Call a method of the bus itself, such as ``AddMatch``."""
         return await self.call(_BUS, _BUS_PATH, _BUS, member, signature, *body)
 
-    def _receive(self, message: Message) -> bool:
-        # Nothing here takes any: who sends some must not use up ours.
-        for fd in message.unix_fds:
-            os.close(fd)
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def _read(self) -> None:
+        # Descriptors that come along are closed by the system: nothing here
+        # takes any.
+        try:
+            data = self._socket.recv(self._frames.wanted)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        for frame in self._frames.add(data):
+            message = _parse(frame)
+            if message and self.is_open:
+                self._receive(message)
+        if not data:
+            self._close()
+
+    def _receive(self, message: Message) -> None:
         if message.reply_serial:
             reply = self._replies.get(message.reply_serial)
             if reply and not reply.done():
                 reply.set_result(message)
-            return True
+            return
         is_signal = message.message_type.name == "SIGNAL"
         if is_signal and message.destination and message.sender != _BUS:
-            return True  # to us alone, past all matches
-        return self._handler(message)
-
-    def _fail_calls(self, end: asyncio.Future[None]) -> None:
-        if not end.cancelled():
-            end.exception()  # has been seen
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(_lost())
+            return  # to us alone, past all matches
+        self._handler(message)
 
 
 def _lost() -> BusAway:
     return BusAway("the connection to the system bus was lost")
 
 
-def _probe(address: str) -> None:
-    """Fail at once where dbus-fast would block, or need not be loaded.
+def _unusable(why: str) -> BusAway:
+    return BusAway(f"the system bus cannot be used: {why}")
 
-    It connects with a blocking socket, which waits for ever for a bus that
-    accepts no more connections.
 
-    :raises OSError: when there is no such bus
+def _place(address: str) -> str:
+    """Return the name of the bus's socket.
+
+    :param address: as D-Bus defines it: several, of which only those of local
+        sockets can be used
+    :raises BusAway: when there is none
     """
-    kind, _, path = address.partition("=")
-    if kind != "unix:path" or {*path} & {*",;%"}:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        probe.connect(path)
+    for one in address.split(";"):
+        kind, _, rest = one.partition(":")
+        for key, _, value in (w.partition("=") for w in rest.split(",")):
+            if kind == "unix" and key in ("path", "abstract"):
+                return ("\0" if key == "abstract" else "") + unquote(value)
+    raise _unusable(f"its address is '{address}'")
 
 
-async def _connect(address: str) -> MessageBus:
-    kind = await asyncio.to_thread(_load)
-    bus: MessageBus = kind(address, negotiate_unix_fd=True)
+async def _connect(place: str) -> socket.socket:
+    """Return a socket that is connected and logged in.
+
+    :raises BusAway: saying why that is not possible
+    """
+    sock = socket.socket(socket.AF_UNIX)
     try:
-        return await bus.connect()
-    except BaseException:
-        _close_socket(bus)
+        sock.setblocking(False)
+        # Does not wait, even if the bus accepts no more connections.
+        sock.connect(place)
+        await asyncio.wait_for(_log_in(sock), OPEN_WITHIN)
+        await asyncio.to_thread(_load)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, asyncio.TimeoutError):
+            why = f"did not answer within {OPEN_WITHIN:g} s"
+            raise BusAway(f"the system bus {why}") from None
+        if isinstance(error, OSError):
+            why = f"cannot be reached: {error.strerror or error}"
+            raise BusAway(f"the system bus {why}") from None
         raise
+    return sock
 
 
-def _close_socket(bus: MessageBus) -> None:
-    """Close what dbus-fast leaves to the garbage collector."""
-    for name in ("_stream", "_sock"):
-        opened = getattr(bus, name, None)
-        if opened:
-            with contextlib.suppress(OSError):
-                opened.close()
+async def _log_in(sock: socket.socket) -> None:
+    """Let the bus know who we are, and that we send descriptors.
+
+    :raises BusAway: when it refuses
+    """
+    loop = asyncio.get_running_loop()
+    user = str(os.geteuid()).encode().hex()
+    for line, expected in (
+        (f"\0AUTH EXTERNAL {user}", b"OK"),
+        ("NEGOTIATE_UNIX_FD", b"AGREE_UNIX_FD"),
+    ):
+        await loop.sock_sendall(sock, f"{line}\r\n".encode())
+        answer = b""
+        while not answer.endswith(b"\r\n") and len(answer) < _LONGEST_LINE:
+            data = await loop.sock_recv(sock, _LONGEST_LINE)
+            if not data:
+                raise _unusable("it has hung up")
+            answer += data
+        if not answer.startswith(expected):
+            raise _unusable(f"it answers {answer!r}")
+    await loop.sock_sendall(sock, b"BEGIN\r\n")
 
 
-def _load() -> Type[MessageBus]:
-    """Import dbus-fast, which takes a while."""
-    from dbus_fast.aio.message_bus import MessageBus
+def _load() -> None:
+    """Import of dbus-fast what takes a while."""
+    importlib.import_module("dbus_fast.message")
+    importlib.import_module("dbus_fast._private.unmarshaller")
 
-    take_turns(sys.modules["dbus_fast.message_bus"])
-    kind: Type[MessageBus] = MessageBus
-    return kind
+
+def _parse(frame: bytes) -> Optional[Message]:
+    """Return a message, unless it has parts that dbus-fast does not know."""
+    from dbus_fast._private.unmarshaller import Unmarshaller
+
+    stream: Any = io.BytesIO(frame)
+    try:
+        return Unmarshaller(stream).unmarshall()
+    except Exception:
+        return None
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

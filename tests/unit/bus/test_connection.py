@@ -6,26 +6,32 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import pytest
 
 from ngcp_task_agent.bus import connection as module
 from ngcp_task_agent.bus.connection import Connection, system_bus_address
+from ngcp_task_agent.bus.frames import LONGEST
 from ngcp_task_agent.errors import BusAway, BusError
 from tests.bus import PrivateBus
 
 # After the package, which defers what dbus_fast loads.
-from dbus_fast.constants import MessageType  # isort: skip
+from dbus_fast.constants import MessageFlag, MessageType  # isort: skip
 from dbus_fast.message import Message  # isort: skip
 from dbus_fast.signature import Variant  # isort: skip
 
 NAME = "com.example.Echo"
+LARGE = 3_000_000  # characters
 
 
 class Echo:
-    """Answers a call with its body; ``Silent`` gets no answer."""
+    """Answers a call with its body; ``Silent`` gets no answer, and ``Large``
+    a large one.
+    """
 
     def __init__(self, bus: PrivateBus) -> None:
         self._bus = bus
@@ -45,12 +51,15 @@ class Echo:
         if message.message_type is MessageType.SIGNAL:
             self.signals.append(message.body)
         elif message.member != "Silent":
+            body = message.body
+            if message.member == "Large":
+                body = ["x" * LARGE]
             reply = Message(
                 destination=message.sender,
                 message_type=MessageType.METHOD_RETURN,
                 reply_serial=message.serial,
                 signature=message.signature,
-                body=message.body,
+                body=body,
             )
             if message.member == "Fail":
                 reply.message_type = MessageType.ERROR
@@ -110,15 +119,14 @@ async def test_every_text_can_be_sent(
 async def test_large_messages_do_not_break_the_connection(
     private_bus: PrivateBus,
 ) -> None:
-    large = "x" * 3_000_000
     async with Echo(private_bus):
         client = await Connection.open(address=private_bus.address)
         bodies = await asyncio.gather(
-            *(call(client, "Echo", "s", large) for _ in range(3)),
+            *(call(client, "Large", "s", "") for _ in range(3)),
             *(call(client, "Echo", "s", "small") for _ in range(20)),
         )
         await client.close()
-    assert [len(body[0]) for body in bodies] == [len(large)] * 3 + [5] * 20
+    assert [len(body[0]) for body in bodies] == [LARGE] * 3 + [5] * 20
 
 
 async def test_an_error_has_its_name_and_text(
@@ -184,6 +192,106 @@ async def test_strangers_cannot_send_signals(private_bus: PrivateBus) -> None:
         await echo.connection.call_bus("ReleaseName", "s", NAME)
         assert echo.signals == [[NAME]]  # the bus's own NameLost
         await stranger.close()
+
+
+async def receive(
+    bus: PrivateBus, *sent: bytes
+) -> Tuple[List[List[Any]], List[int]]:
+    """Send bytes to a connection, which does not read meanwhile.
+
+    :returns: the bodies of the calls that it takes until one with the number
+        0, and how many in each round of the event loop
+    """
+    bodies: List[List[Any]] = []
+    ended = asyncio.Event()
+
+    def take(message: Message) -> bool:
+        if message.member == "Echo":
+            bodies.append(message.body)
+            if message.body == [0]:
+                ended.set()
+        return True
+
+    receiver = await Connection.open(take, bus.address)
+    await receiver.call_bus("RequestName", "su", NAME, 0)
+    sender = subprocess.run(
+        [sys.executable, "-c", _SEND, str(bus.socket)],
+        input=b"".join([*sent, bytes(echo("u", [0])._marshall(False))]),
+        check=True,
+        timeout=60,
+    )
+    assert sender.returncode == 0
+    rounds: List[int] = []
+    while not ended.is_set():
+        before = len(bodies)
+        await asyncio.sleep(0)
+        rounds.append(len(bodies) - before)
+    assert await receiver.call_bus("GetId")
+    await receiver.close()
+    return bodies, rounds
+
+
+def echo(signature: str, body: List[Any], flags: int = 1) -> Message:
+    return Message(
+        NAME,
+        "/",
+        "com.example",
+        "Echo",
+        signature=signature,
+        body=body,
+        flags=MessageFlag(flags),
+        serial=2,
+    )
+
+
+# Sends its input, and ends when the bus has taken it.
+_SEND = """
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+uid = str(os.geteuid()).encode().hex().encode()
+s.sendall(b"\\0AUTH EXTERNAL " + uid + b"\\r\\n")
+s.recv(1000)
+s.sendall(b"BEGIN\\r\\n")
+from dbus_fast.message import Message
+bus = "org.freedesktop.DBus"
+def ask(member, serial):
+    message = Message(bus, "/", bus, member, serial=serial)
+    return bytes(message._marshall(False))
+s.sendall(ask("Hello", 1) + sys.stdin.buffer.read() + ask("GetId", 3))
+answer = b""
+while b"\\x05\\1u\\0\\3\\0\\0\\0" not in answer:
+    data = s.recv(65536)
+    assert data, answer
+    answer += data
+"""
+
+
+async def test_a_flood_leaves_time_for_others(private_bus: PrivateBus) -> None:
+    flood = bytes(echo("u", [1])._marshall(False)) * 1000
+    bodies, rounds = await receive(private_bus, flood)
+    assert bodies == [[1]] * 1000 + [[0]]
+    assert max(rounds) < 50
+
+
+async def test_large_calls_of_strangers_cost_nothing(
+    private_bus: PrivateBus,
+) -> None:
+    large = echo("av", [[Variant("y", 1)] * 10_000])
+    sent = bytes(large._marshall(False))
+    assert len(sent) > LONGEST
+    bodies, _ = await receive(private_bus, sent * 50)
+    assert bodies == [[0]]
+
+
+@pytest.mark.parametrize("flags", [3, 5, 7, 0x81])
+async def test_flags_that_dbus_fast_does_not_know(
+    private_bus: PrivateBus, flags: int
+) -> None:
+    sent = bytearray(echo("u", [1])._marshall(False))
+    sent[2] = flags
+    bodies, _ = await receive(private_bus, bytes(sent))
+    assert bodies == [[1], [0]]
 
 
 async def test_a_killed_bus_fails_calls_at_once(
