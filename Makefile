@@ -15,7 +15,8 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: help demo test lint unit integration attacks attack-latency matrix \
-    chaos bench bench-growth clean deb lintian system-test
+    chaos bench bench-growth bench-units clean deb lintian system-test \
+    memory-test
 
 help:
 	@echo "make demo         watch the agent answer a request"
@@ -28,10 +29,14 @@ help:
 	@echo "make deb          build the Debian packages in build/deb"
 	@echo "make lintian      check the packages; RELEASE=bookworm or trixie"
 	@echo "make system-test  test a whole system, as root; RELEASE= as above"
+	@echo "make memory-test  test the limits of memory and processes in an"
+	@echo "                  emulated machine, as root; RELEASE= as above"
 	@echo "make bench        compare the agent's speed with a bare minimum,"
 	@echo "                  bench/floor.py; also draws build/bench.svg"
 	@echo "make bench-growth measure the agent's memory over many requests;"
 	@echo "                  $(RUN) -m bench --help lists options"
+	@echo "make bench-units  compare the brokers systemd and command in a booted"
+	@echo "                  Debian, as root; RELEASE= as above"
 	@echo "make attack-latency"
 	@echo "                  measure how long others wait during a flood"
 	@echo "make clean        remove everything that the other targets made"
@@ -75,6 +80,11 @@ bench: $(VENV)/demo
 bench-growth: $(VENV)/demo
 	$(RUN) -m bench --only growth
 
+bench-units:
+	tests/packages system
+	$(PYTHON) -m tests.system $(RELEASE) -p tests.system.conftest -q -s \
+	    bench/units.py
+
 # Builds from a copy without ignored files, so that the tree stays clean.
 deb:
 	@tests/packages deb
@@ -91,6 +101,10 @@ deb:
 
 lintian:
 	$(MAKE) system-test SYSTEM_TESTS=tests/system/test_packages.py
+
+memory-test:
+	tests/packages emulated
+	$(PYTHON) -m tests.system --emulate $(RELEASE)
 
 system-test:
 	tests/packages system

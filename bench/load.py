@@ -6,11 +6,17 @@ import json
 import statistics
 import time
 import uuid
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Protocol
 
-from tests.parts import RedisServer
+import redis
 
 Figures = Dict[str, float]
+
+
+class Server(Protocol):
+    """A Redis, wherever it runs."""
+
+    def connect(self) -> redis.Redis[bytes]: ...
 
 
 def request(task: str, feedback: str, dst: str = "*") -> Dict[str, Any]:
@@ -24,7 +30,7 @@ def request(task: str, feedback: str, dst: str = "*") -> Dict[str, Any]:
 
 
 def run(
-    server: RedisServer, channel: str, task: str, at_once: int, requests: int
+    server: Server, channel: str, task: str, at_once: int, requests: int
 ) -> Figures:
     """Keep ``at_once`` requests open until ``requests`` are done."""
     publisher = server.connect()
@@ -67,9 +73,7 @@ def run(
     }
 
 
-def drain(
-    server: RedisServer, channel: str, task: str, messages: int
-) -> Figures:
+def drain(server: Server, channel: str, task: str, messages: int) -> Figures:
     """Publish messages for other nodes, then one that is answered.
 
     All at once, so that the reader never waits.

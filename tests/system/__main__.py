@@ -1,5 +1,7 @@
 """Runs the system tests: ``python3 -m tests.system RELEASE [OPTION...]``.
 
+With ``--emulate`` before these, only those of emulated.py.
+
 The options are those of pytest; without any, all tests run.  Root file systems
 are built first, with network access.  The rest runs in separate mount, network
 and process namespaces, so that no process or mount outlives the tests.
@@ -46,11 +48,16 @@ exit 1
 def main() -> int:
     if os.geteuid() != 0:
         sys.exit("the system tests boot machines: run them as root")
+    make = rootfs.machine
+    default = "tests/system"
+    if sys.argv[1:2] == ["--emulate"]:
+        del sys.argv[1]
+        make, default = rootfs.emulated, "tests/system/emulated.py"
     if len(sys.argv) < 2:
         sys.exit("which release? bookworm or trixie")
     release, *options = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    machine = rootfs.machine(release)
+    machine = make(release)
     workshop = Path("/")
     if release != rootfs.host_release():
         workshop = rootfs.workshop(release)
@@ -69,7 +76,7 @@ def main() -> int:
                 f"--workshop={workshop}",
                 f"--work={work}",
                 f"--cgroup={cgroup}",
-                *(options or ["tests/system"]),
+                *(options or [default]),
             ],
             cwd=rootfs.ROOT,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},

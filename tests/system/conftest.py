@@ -7,6 +7,7 @@ Debian's test runner calls them, see debian/tests/control.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -89,12 +90,16 @@ def new_machine(
             machine.kill()
 
 
+def copy(files: List[Path], folder: Path) -> None:
+    """Copy files into a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
+
+
 def put(machine: Machine, files: List[Path], folder: str) -> List[str]:
     """Copy files to a machine's disk; returns their paths there."""
-    target = machine.root / folder.lstrip("/")
-    target.mkdir(exist_ok=True)
-    for file in files:
-        shutil.copy(file, target)
+    copy(files, machine.root / folder.lstrip("/"))
     return [f"{folder}/{file.name}" for file in files]
 
 
@@ -124,17 +129,31 @@ def extra_address() -> Iterator[str]:
     subprocess.run(command, check=True)
 
 
+@contextlib.contextmanager
+def reset_after(node: Here) -> Iterator[Here]:
+    """Start the agent and Redis on a node, and undo what is changed there."""
+    node.run("cp", "-a", CONFIG, "/srv/configuration")
+    node.systemctl("start", "redis-server", UNIT)
+    node.wait_for_redis()
+    yield node
+    dropin = f"/run/systemd/system/{UNIT}.d"
+    node.remove(CONFIG, dropin)
+    node.run("mv", "/srv/configuration", CONFIG)
+    node.systemctl("daemon-reload")
+    node.systemctl("start", "redis-server")
+    node.run("systemctl", "reset-failed", UNIT, check=False)
+    node.systemctl("restart", UNIT)
+
+
 @pytest.fixture
 def node(_node: Here, extra_address: str) -> Iterator[Here]:
     """A node that runs the agent and Redis, reset for each test."""
-    _node.run("cp", "-a", CONFIG, "/srv/configuration")
-    _node.systemctl("start", "redis-server", UNIT)
-    _node.wait_for_redis()
-    yield _node
-    dropin = f"/run/systemd/system/{UNIT}.d"
-    _node.remove(CONFIG, dropin)
-    _node.run("mv", "/srv/configuration", CONFIG)
-    _node.systemctl("daemon-reload")
-    _node.systemctl("start", "redis-server")
-    _node.run("systemctl", "reset-failed", UNIT, check=False)
-    _node.systemctl("restart", UNIT)
+    with reset_after(_node) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def shared(_node: Here, extra_address: str) -> Iterator[Here]:
+    """The same, for tests of a module that leave it as they find it."""
+    with reset_after(_node) as node:
+        yield node

@@ -38,6 +38,13 @@ def until(what: Callable[[], Any], within: float = WITHIN) -> Any:
         time.sleep(0.1)
 
 
+def as_user(user: str) -> List[str]:
+    """Return what starts a command as another user."""
+    if user == "root":
+        return []
+    return ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
+
+
 class Asking:
     """A request under way, and its answers."""
 
@@ -109,6 +116,12 @@ class Here:
                 f"{done.stdout}{done.stderr}"
             )
         return done
+
+    def run_as(
+        self, user: str, *argv: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as another user."""
+        return self.run(*as_user(user), *argv, check=check)
 
     def out(self, *argv: str) -> str:
         """Return what a command prints."""
@@ -183,17 +196,34 @@ class Here:
         name: str,
         run: str,
         args: Union[str, Sequence[str]] = (),
+        broker: str = "command",
         **keys: Any,
     ) -> str:
         """Write a task's file; other keys are the broker's options."""
-        path = f"{CONFIG}/tasks/{name}.yml"
-        options = {"run": run, "args": args, **keys}
+        return self.write_task(name, broker, run=run, args=args, **keys)
+
+    def write_task(
+        self,
+        name: str,
+        broker: str,
+        file: str = "",
+        text: str = "",
+        **options: Any,
+    ) -> str:
+        """Write a task's file.
+
+        :param file: its name, if not as the task's
+        :param text: the description
+        """
+        path = f"{CONFIG}/tasks/{file or name}.yml"
         task = {
             "name": name,
             "backend": "redis",
             "backend_options": {"control_channel": "ngcp-task-agent-redis"},
-            "broker": "command",
+            "broker": broker,
             "broker_options": options,
+            "description": text,
+            "max_running": 64,
         }
         # JSON is YAML.
         self.write(path, json.dumps(task))

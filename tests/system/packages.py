@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import List
 
@@ -46,7 +47,8 @@ class Workshop:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._folder = root / "tmp/ngcp-task-agent-build"
+        folder = tempfile.mkdtemp(prefix="ngcp-task-agent-", dir=root / "tmp")
+        self._folder = Path(folder)
 
     def run(self, script: str, check: bool = True) -> str:
         """Run a shell script in the source folder; return its output."""
@@ -70,7 +72,6 @@ class Workshop:
     def build(self, target: Path) -> List[Path]:
         """Build the working tree; return the .deb files."""
         source = self._folder / "source"
-        shutil.rmtree(self._folder, ignore_errors=True)
         source.mkdir(parents=True)
         try:
             self._copy_tree(source)

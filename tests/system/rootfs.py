@@ -58,6 +58,15 @@ def machine(release: str) -> Path:
     return _get(release, _MACHINE)
 
 
+def emulated(release: str) -> Path:
+    """Return what QEMU boots: a machine with its own kernel, and the tests'
+    program.
+    """
+    return _get(
+        release, [*_MACHINE, "linux-image-cloud-amd64", "python3-pytest"]
+    )
+
+
 def workshop(release: str) -> Path:
     """Return where packages are built and checked."""
     control = (ROOT / "debian/control").read_text()

@@ -140,42 +140,44 @@ def test_a_task_may_upgrade_the_package(
     """The task ends and is answered; then the new code takes over."""
     machine.boot()
     install(machine, built)
-    paths = put(machine, upgrade, "/srv/next")
+    old = version(machine)
     # Shorter than the rest of the task after the upgrade.
     machine.write(f"{CONFIG}/agent.yml", "stop_timeout: 1\n")
+    machine.task("hello", "echo", "hello")
+    upgrades(machine, "command", put(machine, upgrade, "/srv/next"), NEXT)
+    # Back again is an upgrade, too.
+    upgrades(machine, "systemd", put(machine, built, "/srv/packages"), old)
+    machine.power_off()
+
+
+def upgrades(
+    machine: Machine, broker: str, paths: List[str], new: str
+) -> None:
+    """Install packages by a task."""
     script = (
-        'apt-get install --yes "$@" && sleep 8 && '
+        "export DEBIAN_FRONTEND=noninteractive\n"
+        'apt-get install --yes --allow-downgrades "$@" && sleep 8 && '
         "dpkg --audit && echo the end && ngcp-task-agent --version"
     )
-    machine.task(
-        "upgrade",
-        "sh",
-        [
-            "-c",
-            f"export DEBIAN_FRONTEND=noninteractive; {script}",
-            "sh",
-            *paths,
-        ],
-    )
-    machine.task("hello", "echo", "hello")
+    machine.task("upgrade", "sh", ["-c", script, "sh", *paths], broker=broker)
     machine.systemctl("reload", UNIT)
     machine.wait_for_redis()
     process = machine.property("MainPID")
+    cursor = machine.cursor()
     asking = machine.start_asking("upgrade")
     assert asking.next()["status"] == "accepted"
-    until(lambda: NEXT in state_version(machine))
+    until(lambda: state_version(machine) == f"ii {new}")
     # Other requests are served in the meantime.
     assert machine.ask("hello")[1]["status"] == "done"
     [answer] = asking.answers()
     assert answer["status"] == "done", answer
-    assert answer["data"].endswith(f"the end\nngcp-task-agent {NEXT}\n")
+    assert answer["data"].endswith(f"the end\nngcp-task-agent {new}\n")
     assert "is restarted when the task" in answer["data"]
     until(lambda: machine.property("MainPID") not in ("0", process))
     until(machine.is_active)
-    assert f"{NEXT} has started" in machine.journal()
+    assert f"{new} has started" in machine.journal(after=cursor)
     machine.wait_for_redis()
     assert machine.ask("hello")[1]["status"] == "done"
-    machine.power_off()
 
 
 def state_version(machine: Machine) -> str:
