@@ -67,8 +67,9 @@ class Jobs(pid1.Listener):
                     pid1.NAME, path, pid1.PROPERTIES, "Get", "ss", _JOB, "Id"
                 )
             except BusError as error:
-                if error.name == pid1.NO_SUCH_OBJECT:
-                    self._end(path, UNSEEN)
+                if error.name != pid1.NO_SUCH_OBJECT:
+                    return  # systemd is away, or busy
+                self._end(path, UNSEEN)
 
     def take(self, message: Message) -> bool:
         if message.member != "JobRemoved":

@@ -255,7 +255,7 @@ def _allowed(value: Any) -> List[Any]:
     return [not is_inverted, words]
 
 
-_MEMORY = _size(_NOT_ZERO, "a size such as 512M above 0")
+_MEMORY = _size(_NOT_ZERO, "a size above 0 such as 512M")
 
 _TABLE: Mapping[str, _Kind] = {
     "MemoryMax": _MEMORY,

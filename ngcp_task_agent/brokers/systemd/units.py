@@ -106,11 +106,13 @@ class Units(pid1.Listener):
         for path, unit in list(self._units.items()):
             if not unit.may_exist:
                 continue
-            with contextlib.suppress(BusError):
+            try:
                 (found,) = await connection.call(
                     pid1.NAME, path, pid1.PROPERTIES, "GetAll", "s", ""
                 )
-                unit.update(pid1.plain(found))
+            except BusError:
+                return  # systemd is away, or busy: ended() asks again
+            unit.update(pid1.plain(found))
 
     def take(self, message: Message) -> bool:
         unit = self._units.get(message.path or "")
