@@ -87,7 +87,10 @@ class FakeSystemd:
         ]
 
     def asked(self, member: str) -> List[List[Any]]:
-        """Return the bodies of all calls of a method."""
+        """Return the bodies of all calls of a method.
+
+        Those of ``ended`` are the names of units that have ended.
+        """
         return [c["body"] for c in self.calls() if c["member"] == member]
 
     def started(self) -> List[Dict[str, Any]]:
@@ -236,6 +239,7 @@ class Transient:
             known["ActiveState"] = "failed"
         known.update(SubState="dead", Job=[0, "/"])
         self.fake.units.pop(self.name, None)
+        self.fake.note("ended", [self.name])
         await self.fake.changed(self)
 
     def ended(self, status: int) -> None:
@@ -417,6 +421,11 @@ class Fake:
                 if unit:
                     unit.ended(status)
 
+    def note(self, member: str, body: List[Any], sender: str = "") -> None:
+        entry = {"member": member, "body": body, "sender": sender}
+        with open(self.log, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
     def start(self, step: Any) -> None:
         task = asyncio.ensure_future(step)
         self.tasks.add(task)
@@ -462,14 +471,7 @@ class Fake:
         from dbus_fast.message import Message
 
         body = _plain(message.body)
-        entry = {
-            "member": message.member,
-            "path": message.path,
-            "sender": message.sender,
-            "body": body,
-        }
-        with open(self.log, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        self.note(message.member, body, message.sender)
         try:
             signature, answer = await self._do(message, body)
             reply = Message.new_method_return(message, signature, answer)

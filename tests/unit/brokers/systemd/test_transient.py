@@ -501,7 +501,7 @@ async def test_it_ends_while_the_bus_is_away(systemd: FakeSystemd) -> None:
         running = asyncio.ensure_future(work.run())
         await until(systemd.processes)
         systemd.bus.stop()
-        await until(lambda: not systemd.processes())
+        await until(lambda: systemd.asked("ended"))
         systemd.bus.start()
         result = as_text(await running)
     assert result == Result(
