@@ -15,7 +15,11 @@ from ngcp_task_agent.errors import BusAway, BusError
 if TYPE_CHECKING:
     from dbus_fast.message import Message
 
-RETRY = 1.0  # seconds between attempts to connect
+# Seconds between attempts to connect: for the first ones after a loss, as a
+# bus restarts soon; and else, because to look for a bus that a machine does
+# not have would be most of what an idle agent does.
+RETRY, RETRY_SELDOM = 1.0, 10.0
+SOON = 60  # attempts
 AT_ONCE = 8  # calls: a bus that reads late would break the connection
 
 
@@ -43,7 +47,7 @@ class BusUser(ABC):
 
 
 class Bus:
-    """Connects when the first user joins, and again after RETRY seconds."""
+    """Connects when the first user joins, and again after a loss."""
 
     def __init__(self, address: Optional[str] = None) -> None:
         self._address = address
@@ -117,6 +121,7 @@ class Bus:
             await background.end(self._keeping)
 
     async def _keep(self) -> None:
+        soon = 0  # attempts left
         while True:
             try:
                 connection = await Connection.open(self._take, self._address)
@@ -124,7 +129,9 @@ class Bus:
                 self._tell(f"{error}")
             else:
                 await self._use(connection)
-            await asyncio.sleep(RETRY)
+                soon = SOON
+            await asyncio.sleep(RETRY if soon else RETRY_SELDOM)
+            soon = max(0, soon - 1)
 
     async def _use(self, connection: Connection) -> None:
         self._connection = connection
