@@ -21,7 +21,7 @@ from tests.system.machine import ENVIRONMENT
 
 BOOT_AND_TEST_WITHIN = 1200.0  # seconds; an emulated processor is slow
 DISK = "3G"  # most of it empty
-TESTS = ("tests/system/test_service.py", "tests/system/test_units.py")
+TESTS = ("tests/system/test_service.py", "tests/system/test_service_units.py")
 WHICH = "memory or many_processes"
 
 # Runs the tests at the end of the boot, and switches the machine off.

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 import pytest
 
 from tests.system.machine import CONFIG, UNIT, Asking, Here, until
-from tests.system.test_bus import busctl, error, jobs, kill_second
+from tests.system.test_service_bus import busctl, error, jobs, kill_second
 from tests.system.test_service import TRUSTED, statuses
 
 SLICE = "system-ngcptask.slice"

@@ -9,7 +9,7 @@ from typing import Any, List
 import pytest
 
 from tests.system.machine import CONFIG, UNIT, Here, as_user, until
-from tests.system.test_bus import bad_file
+from tests.system.test_service_bus import bad_file
 
 CTL = "ngcp-task-agentctl"
 
