@@ -109,7 +109,7 @@ def install(machine: Machine, files: List[Path]) -> None:
     machine.run("apt-get", "install", "--yes", *paths)
 
 
-# Its Redis takes the port of all machines, so tests of other machines must come
+# Its Redis takes the port of all machines, so tests of others must come
 # before: those of this one are in test_service*.py, last in the alphabet.
 @pytest.fixture(scope="session")
 def _node(request: pytest.FixtureRequest) -> Here:

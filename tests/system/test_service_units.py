@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator, List, Sequence
 import pytest
 
 from tests.system.machine import CONFIG, UNIT, Asking, Here, until
-from tests.system.test_service_bus import busctl, error, jobs, kill_second
 from tests.system.test_service import TRUSTED, statuses
+from tests.system.test_service_bus import busctl, error, jobs, kill_second
 
 SLICE = "system-ngcptask.slice"
 # Starts processes that ignore SIGTERM and have left their session and parent.

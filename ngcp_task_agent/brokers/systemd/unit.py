@@ -11,10 +11,10 @@ from typing import Any, AsyncIterator, Mapping
 from ngcp_task_agent.brokers.base import Broker, Result, Work
 from ngcp_task_agent.brokers.program import signal_name
 from ngcp_task_agent.brokers.systemd import pid1
-from ngcp_task_agent.brokers.systemd.jobs import UNSEEN, jobs
 from ngcp_task_agent.brokers.systemd.journal_lines import last_lines
 from ngcp_task_agent.brokers.systemd.names import full_name
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA, VERBS
+from ngcp_task_agent.brokers.systemd.unit_jobs import UNSEEN, unit_jobs
 from ngcp_task_agent.errors import BusAway, BusError
 from ngcp_task_agent.protocol.messages import Request
 
@@ -63,7 +63,7 @@ class UnitBroker(Broker):
             )
 
     def start(self, folder: Path) -> None:
-        jobs()  # connects
+        unit_jobs()  # connects
 
     def prepare(self, request: Request) -> Work:
         return UnitWork(self.unit, self.verb, self.timeout)
@@ -84,7 +84,7 @@ class UnitWork(Work):
     async def run(self) -> Result:
         began = time.time()
         try:
-            await jobs().up()
+            await unit_jobs().up()
             async with _kept(self._unit, self._verb):
                 was_running = await self._is_running()
                 flaw = await self._do()
@@ -118,7 +118,7 @@ class UnitWork(Work):
         :raises BusAway: when there is no connection
         """
         doing = asyncio.ensure_future(
-            jobs().run(VERBS[self._verb], self._unit)
+            unit_jobs().run(VERBS[self._verb], self._unit)
         )
         stopped = asyncio.ensure_future(self._stopped.wait())
         try:

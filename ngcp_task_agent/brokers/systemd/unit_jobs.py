@@ -1,4 +1,4 @@
-"""Jobs: has systemd do something with a unit, and waits for the result."""
+"""UnitJobs: has systemd do something with a unit, and waits for the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JOB = f"{pid1.NAME}.Job"
 _Begun = Tuple[str, "asyncio.Future[str]"]  # its path, and its result
 
 
-class Jobs(pid1.Listener):
+class UnitJobs(pid1.Listener):
     """The jobs for which somebody waits, by their paths on the bus.
 
     Equal requests share a job.  A job can end before systemd answers the call
@@ -115,15 +115,15 @@ class Jobs(pid1.Listener):
             await system_bus().call(pid1.NAME, path, _JOB, "Cancel")
 
 
-_jobs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Jobs] = (
+_jobs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, UnitJobs] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def jobs() -> Jobs:
+def unit_jobs() -> UnitJobs:
     """Return the jobs for which the event loop waits."""
     loop = asyncio.get_running_loop()
     found = _jobs.get(loop)
     if not found:
-        found = _jobs[loop] = Jobs()
+        found = _jobs[loop] = UnitJobs()
     return found
