@@ -10,7 +10,12 @@ from typing import Any, AsyncIterator, Dict, List
 import pytest
 
 from ngcp_task_agent.brokers.base import Result, Work
-from ngcp_task_agent.brokers.systemd import SystemdBroker, journal_lines, unit
+from ngcp_task_agent.brokers.systemd import (
+    SystemdBroker,
+    journal_lines,
+    pid1,
+    unit,
+)
 from ngcp_task_agent.bus import bus as bus_module
 from ngcp_task_agent.bus.bus import system_bus
 from tests.fake_systemd import FakeSystemd
@@ -266,6 +271,7 @@ async def test_the_bus_is_restarted_meanwhile(systemd: FakeSystemd) -> None:
     async with bus():
         running = asyncio.ensure_future(prepare("web", "start").run())
         await until(lambda: systemd.asked("StartUnit"))
+        await pid1.properties("web.service")  # answered after that
         systemd.bus.stop()
         systemd.bus.start()
         assert await running == Result("active (running)")
@@ -279,6 +285,7 @@ async def test_the_job_ends_while_the_bus_is_away(
     async with bus():
         running = asyncio.ensure_future(prepare("web", "start").run())
         await until(lambda: systemd.asked("StartUnit"))
+        await pid1.properties("web.service")  # answered after that
         systemd.bus.stop()
         await asyncio.sleep(0.4)
         systemd.bus.start()
