@@ -332,9 +332,8 @@ async def test_what_changes_is_signalled() -> None:
     name, changed, invalidated = both.body
     assert (name, invalidated) == (NAME, [])
     assert changed["Node"].value["state"] == Variant("s", "standby")
-    assert changed["Backends"] == Variant(
-        "a(sss)", [["redis", "away", "refused"]]
-    )
+    assert changed["Backends"].signature == "a(sss)"
+    assert changed["Backends"].value == [("redis", "away", "refused")]
     assert list(one.body[1]) == ["Backends"]
 
 
