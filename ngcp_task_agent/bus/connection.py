@@ -1,6 +1,6 @@
 """Connection: one connection to the bus, from its start to its end.
 
-dbus-fast makes bytes of messages, and messages of bytes.  Its MessageBus is of
+Of dbus-fast, its messages are used, and what reads them.  Its MessageBus is of
 no use here: it reads messages of any size, as long as there are some, so that
 any user of the machine could keep the event loop busy; and it leaves the bus
 for a flag that it does not know, or when the bus reads late.
@@ -26,7 +26,7 @@ from typing import (
 from urllib.parse import unquote
 
 from ngcp_task_agent.bus.frames import Frames
-from ngcp_task_agent.bus.text import sendable
+from ngcp_task_agent.bus.marshal import marshalled
 from ngcp_task_agent.errors import BusAway, BusError
 
 if TYPE_CHECKING:
@@ -117,12 +117,11 @@ class Connection:
 
         :raises BusAway: when the connection is lost
         """
+        message.serial = message.serial or self._next_serial()
+        data = left = memoryview(await marshalled(message))
         async with self._sending:
             if not self.is_open:
                 raise _lost()
-            message.body = sendable(message.body)
-            message.serial = message.serial or self._next_serial()
-            data = left = memoryview(bytes(message._marshall(True)))
             end = asyncio.get_running_loop().time() + SEND_WITHIN
             try:
                 while True:

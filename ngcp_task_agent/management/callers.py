@@ -21,6 +21,9 @@ POLKIT_WITHIN = 5.0  # seconds; the bus may have to start it
 # Calls under way of a user who needs polkit, and of a connection until its
 # user is known.
 AT_ONCE = 8
+# Calls under way of all connections whose user is not known yet.  Somebody may
+# open new ones faster than the bus tells whose they are.
+UNKNOWN_AT_ONCE = 256
 # Connections whose user is remembered: a name is never given to another one.
 _REMEMBERED = 1000
 # Questions of each kind at once, which leaves the bus to others.
@@ -42,20 +45,25 @@ class Callers:
         self._asking_bus = asyncio.Semaphore(_QUESTIONS)
         self._asking_polkit = asyncio.Semaphore(_QUESTIONS)
         self._under_way: Counter[Who] = Counter()
+        self._unknown = 0
 
     def who(self, sender: str) -> Who:
         return self._uids.get(sender, sender)
 
     def has_room(self, who: Who) -> bool:
         """Whether one more call can be under way."""
+        if isinstance(who, str) and self._unknown >= UNKNOWN_AT_ONCE:
+            return False
         return self._under_way[who] < AT_ONCE or _is_trusted(who)
 
     def enter(self, who: Who) -> None:
         """Count a call, until leave()."""
         self._under_way[who] += 1
+        self._unknown += isinstance(who, str)
 
     def leave(self, who: Who) -> None:
         self._under_way[who] -= 1
+        self._unknown -= isinstance(who, str)
         if not self._under_way[who]:
             del self._under_way[who]
 
@@ -115,7 +123,8 @@ class Callers:
 def too_many() -> BusError:
     return BusError(
         LIMITS_EXCEEDED,
-        f"more than {AT_ONCE} calls at once: wait for their replies",
+        f"more than {AT_ONCE} calls at once, or {UNKNOWN_AT_ONCE} of new "
+        "connections: wait for replies",
     )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 from typing import List, Optional, Tuple
 
 from ngcp_task_agent.errors import BusAway, CannotReload
@@ -20,6 +22,7 @@ from ngcp_task_agent.management.client import RunningAgent
 SYSTEMCTL_WITHIN = 10.0  # seconds
 APPEAR_WITHIN = 2.0  # seconds for a service that has just started
 _LOOK_EVERY = 0.05
+_PROGRAM = "ngcp-task-agent"
 _UNIT = "ngcp-task-agent.service"
 
 
@@ -68,11 +71,16 @@ async def _owner(agent: RunningAgent) -> int:
 def _main_pid() -> Optional[int]:
     """Return the service's process, which systemd names to ExecReload."""
     text = os.environ.get("MAINPID", "")
-    return int(text) if text.isdigit() and int(text) > 1 else None
+    is_pid = re.fullmatch("[0-9]{1,9}", text) and int(text) > 1
+    return int(text) if is_pid else None
 
 
 def _signal_process(pid: int, why: str) -> None:
+    comm = Path(f"/proc/{pid}/comm")
     try:
+        os.kill(pid, 0)  # raises if there is no such process
+        if comm.read_text() != f"{_PROGRAM}\n":  # it might end it
+            raise CannotReload(f"{why}, and process {pid} is no agent")
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         raise CannotReload(
@@ -99,7 +107,7 @@ def _signal_unit(why: str) -> None:
     else:
         if done.returncode == 0:
             return
-        what = done.stderr.strip().partition("\n")[0]
+        what = done.stderr.strip().partition("\n")[0].rstrip(".")
     raise CannotReload(
         f"{why}, and systemctl cannot send SIGHUP to {_UNIT}: {what}; an "
         "agent started by hand reloads on SIGHUP"

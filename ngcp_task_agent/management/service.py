@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
     Counter,
     Dict,
+    Iterable,
     Mapping,
     NamedTuple,
     Optional,
@@ -25,6 +27,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    TypeVar,
 )
 
 from ngcp_task_agent import __version__
@@ -44,6 +47,8 @@ from ngcp_task_agent.requests.jobs import Jobs
 if TYPE_CHECKING:
     from dbus_fast.message import Message
 
+T = TypeVar("T")
+
 # Errors of D-Bus.
 _ERROR = "org.freedesktop.DBus.Error"
 _INVALID = f"{_ERROR}.InvalidArgs"
@@ -59,6 +64,7 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 
 _LONGEST_WORD = 255  # bytes of an argument
 _MOST_REFUSALS = 256  # to be sent; further callers get no reply
+_BURST = 200  # rows to make in a row
 _LEAVE_WITHIN = 1.0  # seconds for the last replies
 _MACHINE_ID = Path("/etc/machine-id")
 
@@ -336,26 +342,25 @@ class Service(BusUser):
     async def _list_tasks(self, call: _Call) -> Sequence[Any]:
         running: Counter[Place] = collections.Counter()
         queued: Counter[Place] = collections.Counter()
-        for job in self._managed.jobs:
+        async for job in _paced([*self._managed.jobs]):
             (running if job.is_running else queued)[job.place] += 1
-        return [
-            [
-                interface.TaskState(
-                    task.name,
-                    task.backend,
-                    task.channel,
-                    task.broker,
-                    running[task.place],
-                    queued[task.place],
-                    task.description,
-                )
-                for task in self._managed.tasks
-            ]
+        rows = [
+            interface.TaskState(
+                task.name,
+                task.backend,
+                task.channel,
+                task.broker,
+                running[task.place],
+                queued[task.place],
+                task.description,
+            )
+            async for task in _paced(self._managed.tasks)
         ]
+        return [rows]
 
     async def _list_jobs(self, call: _Call) -> Sequence[Any]:
         rows = []
-        for job in self._managed.jobs:
+        async for job in _paced([*self._managed.jobs]):
             backend, channel, task = job.place
             rows.append(
                 interface.JobState(
@@ -397,13 +402,18 @@ class Service(BusUser):
             "Backends": list(self._managed.backends),
         }
 
-    def _properties(self) -> Dict[str, Any]:
-        counters = self._managed.counters
-        return {
-            "Version": __version__,
-            **self._state(),
-            "Counters": [counters.totals(), counters.by_task()],
-        }
+    async def _property(self, name: str) -> Any:
+        """Return a property's value, as a Variant."""
+        if name == "Version":
+            return interface.variant(name, __version__)
+        if name == "Counters":
+            counters = self._managed.counters
+            by_task = {
+                name: counted
+                async for name, counted in _paced(counters.by_task())
+            }
+            return interface.variant(name, [counters.totals(), by_task])
+        return interface.variant(name, self._state()[name])
 
     async def _get(self, call: _Call) -> Sequence[Any]:
         name, wanted = call.words
@@ -412,12 +422,20 @@ class Service(BusUser):
             raise BusError(
                 _UNKNOWN_PROPERTY, f"there is no property '{wanted}'"
             )
-        return [interface.variant(wanted, self._properties()[wanted])]
+        return [await self._property(wanted)]
 
     async def _get_all(self, call: _Call) -> Sequence[Any]:
         (name,) = call.words
         _check_interface(name)
-        return [interface.variants(self._properties())]
+        return [{n: await self._property(n) for n in interface.SIGNATURES}]
+
+
+async def _paced(items: Iterable[T]) -> AsyncIterator[T]:
+    """Return items, which stay the same, and leave time for others."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _BURST == 0:
+            await asyncio.sleep(0)
 
 
 async def _ping(call: _Call) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from typing import AbstractSet, Counter, Dict
+from typing import AbstractSet, Counter, Dict, Iterator, Tuple
 
 #: A request is ignored, rejected or accepted; done and error are the endings
 #: of accepted ones.  Busy and duplicates are also among rejected.
@@ -42,9 +42,10 @@ class Counters:
     def totals(self) -> Dict[str, int]:
         return _complete(self.total)
 
-    def by_task(self) -> Dict[str, Dict[str, int]]:
+    def by_task(self) -> Iterator[Tuple[str, Dict[str, int]]]:
         """Return the counters of each task that has had requests."""
-        return {name: _complete(one) for name, one in self._tasks.items()}
+        for name, one in [*self._tasks.items()]:
+            yield name, _complete(one)
 
 
 def _complete(counted: Counter[str]) -> Dict[str, int]:

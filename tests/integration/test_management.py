@@ -644,6 +644,19 @@ def test_without_a_bus(
     assert done.stderr.endswith(
         f"SIGHUP cannot be sent to process {pid}: No such process\n"
     )
+    with subprocess.Popen(["sleep", "60"]) as sleep:
+        done = reload(nowhere, MAINPID=str(sleep.pid))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith(f"process {sleep.pid} is no agent\n")
+        assert sleep.poll() is None
+        sleep.kill()
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-7", "\u0663", "9" * 20])
+def test_a_pid_that_is_none(bus: PrivateBus, text: str) -> None:
+    done = reload(bus, MAINPID=text, PATH="/nowhere")
+    assert "systemctl cannot send SIGHUP" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_bus_that_hangs(

@@ -49,6 +49,7 @@ from ngcp_task_agent.brokers.systemd import transient, unit
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
 from ngcp_task_agent.brokers.systemd.properties import PROPERTIES_SCHEMA
 from ngcp_task_agent.brokers.systemd.transient import TransientBroker
+from ngcp_task_agent.bus import frames
 from ngcp_task_agent.client.discovery import find
 from ngcp_task_agent.config import models as settings
 from ngcp_task_agent.config import permissions, yaml_file
@@ -771,6 +772,8 @@ def test_members_on_the_bus() -> None:
         assert f".Ql {name}\n" in text
     words = plain(text)
     assert f"at most {callers.AT_ONCE} calls at once" in words
+    assert f"told have {callers.UNKNOWN_AT_ONCE};" in words
+    assert f"more than {frames.LONGEST >> 10} KiB get no reply" in words
     for error in (interface.FAULTS, interface.FAILED, interface.NO_SUCH_JOB):
         assert error.rpartition(".")[2] in words
     for name in COUNTED:

@@ -19,6 +19,7 @@ from ngcp_task_agent.errors import (
     NotAllowed,
 )
 from ngcp_task_agent.management import reload
+from ngcp_task_agent.management.client import RunningAgent
 from tests.running_agent import NASTY, ONE, FakeAgent
 
 Run = Callable[..., Tuple[str, str]]
@@ -127,6 +128,10 @@ def test_strangers_texts_are_escaped(command: str, run: Run) -> None:
 
 def test_cancel(run: Run) -> None:
     assert run("cancel", ONE.upper())[0] == f"cancelled {ONE}\n"
+
+
+async def test_what_is_too_long_for_a_uuid() -> None:
+    assert not await RunningAgent().cancel("x" * 101)
 
 
 def test_cancel_an_unknown_request(run: Run) -> None:

@@ -260,6 +260,19 @@ async def test_a_flood() -> None:
     assert bench.managed.reloads == 0
 
 
+async def test_a_flood_of_new_connections() -> None:
+    """What waits for the bus to tell their users is bounded."""
+    bench = Bench()
+    connection = await bench.connect()
+    for number in range(2 * callers.UNKNOWN_AT_ONCE):
+        bench.send(f":9.{number}", NAME, "ListJobs")
+    await until(lambda: len(connection.sent) > callers.UNKNOWN_AT_ONCE)
+    asked = connection.count("GetConnectionUnixUser")
+    assert asked <= callers.UNKNOWN_AT_ONCE
+    reply = await bench.ask(ROOT, NAME, "ListJobs")
+    assert reply.message_type is MessageType.METHOD_RETURN
+
+
 async def test_room_again_after_a_flood() -> None:
     bench = Bench()
     connection = await bench.connect()
@@ -332,9 +345,8 @@ async def test_what_changes_is_signalled() -> None:
     name, changed, invalidated = both.body
     assert (name, invalidated) == (NAME, [])
     assert changed["Node"].value["state"] == Variant("s", "standby")
-    assert changed["Backends"] == Variant(
-        "a(sss)", [["redis", "away", "refused"]]
-    )
+    assert changed["Backends"].signature == "a(sss)"
+    assert changed["Backends"].value == [("redis", "away", "refused")]
     assert list(one.body[1]) == ["Backends"]
 
 

@@ -403,7 +403,7 @@ async def test_counters() -> None:
         "duplicates": 2,
     }
     zeros = dict.fromkeys(counters.totals(), 0)
-    assert counters.by_task() == {
+    assert dict(counters.by_task()) == {
         "ping": {
             **zeros,
             "received": 2,
@@ -426,7 +426,7 @@ async def test_a_task_that_stays_goes_on_counting() -> None:
     del bench.tasks["pong"]
     bench.add("ping")
     await bench.ask(task="ping")
-    by_task = bench.dispatcher.counters.by_task()
+    by_task = dict(bench.dispatcher.counters.by_task())
     assert {name: of["done"] for name, of in by_task.items()} == {"ping": 2}
     assert bench.dispatcher.counters.totals()["done"] == 3
 
