@@ -106,15 +106,6 @@ class Bus:
         finally:
             self._calls.release()
 
-    async def send(self, message: Message) -> None:
-        """Send a reply or a signal.
-
-        :raises BusAway: when there is no connection
-        """
-        if not self._connection:
-            raise BusAway("the system bus is away")
-        await self._connection.send(message)
-
     async def stop(self) -> None:
         """Close the connection, for good."""
         if self._keeping:
