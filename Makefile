@@ -82,8 +82,7 @@ bench-growth: $(VENV)/demo
 
 bench-units:
 	tests/packages system
-	$(PYTHON) -m tests.system $(RELEASE) -p tests.system.conftest -q -s \
-	    bench/units.py
+	$(PYTHON) -m tests.system $(RELEASE) -q -s tests/system/bench_units.py
 
 # Builds from a copy without ignored files, so that the tree stays clean.
 deb:

@@ -35,7 +35,8 @@ class _Server:
         return redis.Redis()
 
 
-def test_cost_of_a_run(node: Here) -> None:
+def compare(node: Here) -> None:
+    """Measure on a node, and print."""
     brokers = ("systemd", "command")
     for broker in brokers:
         node.task(f"as-{broker}", "/bin/true", broker=broker)

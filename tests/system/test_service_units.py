@@ -313,13 +313,14 @@ def test_a_run_cannot_write_the_records_of_the_agent(node: Here) -> None:
         "from systemd import journal\n"
         "open('/proc/self/comm', 'w').write('ngcp-task-agent')\n"
         "journal.send('forged', SYSLOG_IDENTIFIER='ngcp-task-agent', "
-        "NGCP_TASK='forged', OBJECT_SYSTEMD_UNIT='ngcp-task-agent.service')\n"
+        "NGCP_TASK='forged-by-unit', "
+        "OBJECT_SYSTEMD_UNIT='ngcp-task-agent.service')\n"
     )
     run(node, "forge", "python3", ["-c", forge])
     assert result(node, "forge")["status"] == "done"
-    forged = until(lambda: node.records("NGCP_TASK=forged"))
+    forged = until(lambda: node.records("NGCP_TASK=forged-by-unit"))
     assert {record["MESSAGE"] for record in forged} == {"forged"}
-    assert not node.records("NGCP_TASK=forged", *TRUSTED)
+    assert not node.records("NGCP_TASK=forged-by-unit", *TRUSTED)
 
 
 def test_standard_error_goes_to_the_journal(node: Here) -> None:
