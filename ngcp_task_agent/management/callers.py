@@ -15,8 +15,6 @@ from ngcp_task_agent.errors import BusError
 from ngcp_task_agent.management import interface
 from ngcp_task_agent.process.users import own_user
 
-LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
-
 POLKIT_WITHIN = 5.0  # seconds; the bus may have to start it
 # Calls under way of a user who needs polkit, and of a connection until its
 # user is known.
@@ -122,7 +120,7 @@ class Callers:
 
 def too_many() -> BusError:
     return BusError(
-        LIMITS_EXCEEDED,
+        interface.LIMITS_EXCEEDED,
         f"more than {AT_ONCE} calls at once, or {UNKNOWN_AT_ONCE} of new "
         "connections: wait for replies",
     )

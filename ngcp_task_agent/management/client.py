@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, List, Optional, Tuple
 
 from ngcp_task_agent.bus.connection import CALL_WITHIN, Connection
@@ -21,6 +22,10 @@ from ngcp_task_agent.management.interface import (
 )
 
 _LONGEST_UUID = 100  # characters, more than any has
+# While strangers flood the agent with calls, it may refuse those of a new
+# connection: it does not know yet whose it is.
+TRIES, RETRY = 50, 0.1  # attempts, and seconds between them
+
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _NO_OWNER = "org.freedesktop.DBus.Error.NameHasNoOwner"
 _NOBODY_THERE = (_NO_OWNER, "org.freedesktop.DBus.Error.ServiceUnknown")
@@ -108,18 +113,23 @@ class RunningAgent:
         of: str = interface.NAME,
         within: float = CALL_WITHIN,
     ) -> List[Any]:
-        try:
-            return await self._connection.call(
-                interface.NAME,
-                interface.PATH,
-                of,
-                member,
-                signature,
-                *body,
-                within=within,
-            )
-        except BusError as error:
-            raise _meant(error) from None
+        for _ in range(TRIES):
+            try:
+                return await self._connection.call(
+                    interface.NAME,
+                    interface.PATH,
+                    of,
+                    member,
+                    signature,
+                    *body,
+                    within=within,
+                )
+            except BusError as error:
+                refused = _meant(error)
+                if error.name != interface.LIMITS_EXCEEDED:
+                    break
+            await asyncio.sleep(RETRY)
+        raise refused
 
 
 def _meant(error: BusError) -> AgentError:

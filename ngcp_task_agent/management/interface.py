@@ -14,6 +14,7 @@ FAULTS = f"{NAME}.Error.Faults"  # the text has a line for each fault
 FAILED = f"{NAME}.Error.Failed"
 NO_SUCH_JOB = f"{NAME}.Error.NoSuchJob"
 ACCESS_DENIED = "org.freedesktop.DBus.Error.AccessDenied"
+LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
 
 #: A reload connects to servers, and a cancelled job gets time to end.
 RELOAD_WITHIN = 60.0  # seconds

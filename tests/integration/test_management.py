@@ -542,6 +542,8 @@ def test_a_flood_of_another_user(
         flood.kill()
         flood.communicate()
     assert max(memory) < memory[0] + 20_000, memory
+    # Answered after all that the flood has sent.
+    assert asked(bus, "state").version == __version__
     refused = as_nobody(bus, *[(NAME, "ListJobs")] * 30)
     names = [name for name, _ in refused]
     too_many = "org.freedesktop.DBus.Error.LimitsExceeded"

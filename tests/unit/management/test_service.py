@@ -255,7 +255,7 @@ async def test_a_flood() -> None:
     names = [reply.error_name for reply in replies]
     assert names.count(interface.ACCESS_DENIED) == 8
     # The rest is refused, some without a reply.
-    assert names.count(callers.LIMITS_EXCEEDED) == len(names) - 8
+    assert names.count(interface.LIMITS_EXCEEDED) == len(names) - 8
     assert len(names) < 600
     assert bench.managed.reloads == 0
 

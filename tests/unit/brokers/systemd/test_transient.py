@@ -14,11 +14,11 @@ from typing import Any, AsyncIterator, Callable, Dict, List
 import pytest
 
 from ngcp_task_agent.brokers.base import Result, Work
-from ngcp_task_agent.brokers.systemd import SystemdBroker, units
+from ngcp_task_agent.brokers.systemd import SystemdBroker, pid1, units
 from ngcp_task_agent.brokers.systemd.agent_slice import agent_slice
 from ngcp_task_agent.bus import bus as bus_module
 from ngcp_task_agent.bus.bus import system_bus
-from ngcp_task_agent.errors import BusAway
+from ngcp_task_agent.errors import BusAway, BusError
 from ngcp_task_agent.process.users import PATH, own_user
 from tests.fake_systemd import FakeSystemd
 from tests.unit.fakes import Records, needs_root, request, until
@@ -69,6 +69,12 @@ def as_text(result: Result) -> Result:
     data = result.data
     text = data.decode() if isinstance(data, bytes) else data
     return dataclasses.replace(result, data=text)
+
+
+def _ends_after(file: Path) -> str:
+    """Return a script that goes on when there is a file."""
+    wait = f"while [ ! -e {file} ]; do sleep 0.02; done"
+    return f"echo a; {wait}; echo b; exit 6"
 
 
 async def sh(script: str, data: Any = None, **options: Any) -> Result:
@@ -479,28 +485,38 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_bus_is_restarted_meanwhile(systemd: FakeSystemd) -> None:
+async def test_the_bus_is_restarted_meanwhile(
+    systemd: FakeSystemd, tmp_path: Path
+) -> None:
     async with bus():
-        script = "echo a; sleep 1.5; echo b; exit 6"
-        work = prepare(run="sh", args=["-c", script])
+        work = prepare(run="sh", args=["-c", _ends_after(tmp_path / "go")])
         running = asyncio.ensure_future(work.run())
         await until(systemd.processes)
         systemd.bus.stop()
         await asyncio.sleep(0.1)
         systemd.bus.start()
+        # Once systemd is back, too, on our new connection.
+        while True:
+            with contextlib.suppress(BusAway, BusError):
+                await pid1.properties("any.service")
+                break
+            await asyncio.sleep(0.02)
+        (tmp_path / "go").touch()
         result = as_text(await running)
     assert result.data == "a\nb\n"
     assert result.error == "the command ended with exit status 6"
 
 
 @pytest.mark.usefixtures("quick")
-async def test_it_ends_while_the_bus_is_away(systemd: FakeSystemd) -> None:
+async def test_it_ends_while_the_bus_is_away(
+    systemd: FakeSystemd, tmp_path: Path
+) -> None:
     async with bus():
-        script = "echo a; sleep 0.3; echo b; exit 6"
-        work = prepare(run="sh", args=["-c", script])
+        work = prepare(run="sh", args=["-c", _ends_after(tmp_path / "go")])
         running = asyncio.ensure_future(work.run())
         await until(systemd.processes)
         systemd.bus.stop()
+        (tmp_path / "go").touch()
         await until(lambda: systemd.asked("ended"))
         systemd.bus.start()
         result = as_text(await running)
