@@ -481,24 +481,24 @@ def _read(message: Message) -> _Call:
 async def _send_reply(
     connection: Connection, call: _Call, signature: str, body: Sequence[Any]
 ) -> None:
-    from dbus_fast.constants import MessageType
-    from dbus_fast.message import Message
-
-    if call.wants_reply:
-        with contextlib.suppress(BusAway):
-            await connection.send(
-                Message(
-                    destination=call.sender,
-                    message_type=MessageType.METHOD_RETURN,
-                    reply_serial=call.serial,
-                    signature=signature,
-                    body=list(body),
-                )
-            )
+    await _send(
+        connection, call, "METHOD_RETURN", signature=signature, body=list(body)
+    )
 
 
 async def _send_error(
     connection: Connection, call: _Call, error: BusError
+) -> None:
+    await _send(
+        *(connection, call, "ERROR"),
+        error_name=error.name,
+        signature="s",
+        body=[str(error)],
+    )
+
+
+async def _send(
+    connection: Connection, call: _Call, kind: str, **fields: Any
 ) -> None:
     from dbus_fast.constants import MessageType
     from dbus_fast.message import Message
@@ -508,11 +508,9 @@ async def _send_error(
             await connection.send(
                 Message(
                     destination=call.sender,
-                    message_type=MessageType.ERROR,
-                    error_name=error.name,
+                    message_type=MessageType[kind],
                     reply_serial=call.serial,
-                    signature="s",
-                    body=[str(error)],
+                    **fields,
                 )
             )
 

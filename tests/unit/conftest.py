@@ -10,6 +10,7 @@ import pytest
 
 from ngcp_task_agent.backends import backoff
 from ngcp_task_agent.process import users
+from tests.bus import PrivateBus
 from tests.unit.fakes import Records
 
 try:
@@ -51,6 +52,14 @@ def program(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return make
+
+
+@pytest.fixture
+def private_bus(tmp_path: Path) -> Iterator[PrivateBus]:
+    bus = PrivateBus(tmp_path)
+    bus.start()
+    yield bus
+    bus.stop()
 
 
 @pytest.fixture

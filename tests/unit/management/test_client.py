@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 
@@ -13,14 +12,6 @@ from ngcp_task_agent.errors import BusAway, BusError
 from ngcp_task_agent.management import client, interface
 from ngcp_task_agent.management.client import RunningAgent
 from tests.bus import PrivateBus
-
-
-@pytest.fixture
-def private_bus(tmp_path: Path) -> Iterator[PrivateBus]:
-    bus = PrivateBus(tmp_path)
-    bus.start()
-    yield bus
-    bus.stop()
 
 
 class Refusing:
