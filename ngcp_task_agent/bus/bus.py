@@ -15,9 +15,9 @@ from ngcp_task_agent.errors import BusAway, BusError
 if TYPE_CHECKING:
     from dbus_fast.message import Message
 
-# Seconds between attempts to connect: for the first ones after a loss, as a
-# bus restarts soon; and else, because to look for a bus that a machine does
-# not have would be most of what an idle agent does.
+# Seconds between attempts to connect: often just after a loss, as the bus may
+# soon be back; else seldom, as on a machine without a bus an idle agent would
+# do little but look for it.
 RETRY, RETRY_SELDOM = 1.0, 10.0
 SOON = 60  # attempts
 AT_ONCE = 8  # calls: a bus that reads late would break the connection

@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         for name, text in COMMANDS.items()
     }
     for name, one in parsers.items():
+        one.set_defaults(parser=one)
         if name not in ("cancel", "reload"):
             one.add_argument("--json", action="store_true", help="write JSON")
     _add_uuid(parsers["cancel"], "the request's uuid")
@@ -138,7 +139,10 @@ def parse(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
         argcomplete.autocomplete(made)
     words = sys.argv[1:] if argv is None else argv
-    return made.parse_args(_with_values(words))
+    options, unknown = made.parse_known_args(_with_values(words))
+    if unknown:  # for which argparse would show the usage of all commands
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _with_values(words: List[str]) -> List[str]:

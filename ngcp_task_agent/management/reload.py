@@ -107,7 +107,8 @@ def _signal_unit(why: str) -> None:
     else:
         if done.returncode == 0:
             return
-        what = done.stderr.strip().partition("\n")[0].rstrip(".")
+        line = done.stderr.strip().partition("\n")[0]
+        what = line.partition(". ")[0].rstrip(".")  # the first sentence
     raise CannotReload(
         f"{why}, and systemctl cannot send SIGHUP to {_UNIT}: {what}; an "
         "agent started by hand reloads on SIGHUP"

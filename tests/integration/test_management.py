@@ -688,6 +688,13 @@ SYSTEMCTL = [
         id="failed",
     ),
     pytest.param(
+        1,
+        "No systemd runs here. It cannot operate",
+        1,
+        ".service: No systemd runs here; an agent",
+        id="two sentences",
+    ),
+    pytest.param(
         None, "", 1, ".service: No such file or directory; ", id="missing"
     ),
 ]

@@ -772,7 +772,7 @@ def test_members_on_the_bus() -> None:
         assert f".Ql {name}\n" in text
     words = plain(text)
     assert f"at most {callers.AT_ONCE} calls at once" in words
-    assert f"told have {callers.UNKNOWN_AT_ONCE};" in words
+    assert f"not know yet share {callers.UNKNOWN_AT_ONCE}." in words
     assert f"more than {frames.LONGEST >> 10} KiB get no reply" in words
     for error in (interface.FAULTS, interface.FAILED, interface.NO_SUCH_JOB):
         assert error.rpartition(".")[2] in words

@@ -146,7 +146,7 @@ class UnitWork(Work):
 
 @contextlib.asynccontextmanager
 async def _kept(unit: str, verb: str) -> AsyncIterator[None]:
-    """Within, systemd does not forget how a unit that has ended did so.
+    """Within, systemd remembers how a unit ended.
 
     One that is stopped need not exist any more.
 

@@ -175,6 +175,12 @@ def test_wrong_usage(argv: List[str], run: Run) -> None:
     assert "usage: ngcp-task-agentctl" in err
 
 
+def test_wrong_usage_of_a_command_shows_its_own(run: Run) -> None:
+    _, err = run("jobs", "--jsn", status=2)
+    assert err.startswith("usage: ngcp-task-agentctl jobs ")
+    assert err.endswith("unrecognized arguments: --jsn\n")
+
+
 def test_help_and_version(run: Run) -> None:
     assert "status" in run("--help")[0]
     assert run("--version")[0].startswith("ngcp-task-agentctl 1.")
