@@ -11,7 +11,10 @@ from ngcp_task_agent.logs.lines import cut
 
 LINES = 10
 LINE_BYTES = 1000  # of a line
+READERS = 4  # at once
 WITHIN = 2.0  # seconds: the journal can be large, and its disk slow
+
+_threads = threading.Semaphore(READERS)
 
 
 async def last_lines(invocation: str, since: float) -> List[str]:
@@ -33,11 +36,19 @@ async def last_lines(invocation: str, since: float) -> List[str]:
             answer.set_result(read(invocation, since))
         except Exception as error:
             answer.set_exception(error)
+        finally:
+            _threads.release()
 
-    # A thread of its own: one that hangs must not keep others from theirs.
+    if not _threads.acquire(blocking=False):
+        return []  # the journal hangs
+    # No thread of the event loop: one that hangs would be missing there.
     thread = threading.Thread(target=work, name="journal", daemon=True)
     try:
         thread.start()
+    except RuntimeError:
+        _threads.release()
+        return []
+    try:
         return await asyncio.wait_for(asyncio.wrap_future(answer), WITHIN)
     except Exception:
         return []  # the reason for the request's end matters more

@@ -198,7 +198,7 @@ def _list(word: str, first: str, title: str) -> Schema:
 
 
 _PATHS = _Kind(
-    _list(r"[-+]{0,2}/\S*", "", "absolute paths, in a list or between spaces"),
+    _list(r"-?\+?/\S*", "", "absolute paths, in a list or between spaces"),
     lambda name, value: [(name, "as", _words(value))],
 )
 _GROUPS = _Kind(

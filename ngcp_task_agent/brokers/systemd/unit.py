@@ -87,6 +87,8 @@ class UnitWork(Work):
             await unit_jobs().up()
             async with _kept(self._unit, self._verb):
                 was_running = await self._is_running()
+                if self._stopped.is_set():
+                    return Result(error="the agent is stopping")
                 flaw = await self._do()
                 if self._verb != "stop":
                     await asyncio.sleep(SETTLE)

@@ -93,7 +93,7 @@ class UnitRun:
         try:
             with units().following(unit), contextlib.ExitStack() as kept:
                 await self._start(kept)
-                if not await unit.ended(self._within):
+                if unit.may_exist and not await unit.ended(self._within):
                     self._cause = self._cause or EndCause.UNSEEN
             await self._read_rest()
         finally:
@@ -110,7 +110,7 @@ class UnitRun:
                 units().stop(self._unit)
 
     async def _start(self, kept: contextlib.ExitStack) -> None:
-        """Have systemd start the unit.
+        """Have systemd start the unit, unless this was stopped before.
 
         :param kept: closes what systemd opens only later
         :raises CannotStart: when that is not possible
@@ -121,6 +121,8 @@ class UnitRun:
         try:
             await self._slice.clear()
             await units().up()
+            if self._cause:
+                return  # stopped meanwhile
             with contextlib.ExitStack() as handed:
                 properties, fds = self._io(handed, kept)
                 await self._call(properties, fds)

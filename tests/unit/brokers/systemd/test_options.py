@@ -185,6 +185,7 @@ WRONG: List[Any] = [
     *[("ProtectSystem", v) for v in ("some", "read-only", "yes")],
     *[("WorkingDirectory", v) for v in ("a", "", "~/a")],
     *[("ReadOnlyPaths", v) for v in ("a", [], [""], "/a b", ["/a", 1], "")],
+    *[("ReadWritePaths", v) for v in ("--/a", "+-/a", "++/a", "/b ++/a")],
     *[("CapabilityBoundingSet", v) for v in ("CAP_X", "chown", "~", [])],
     *[("RestrictAddressFamilies", v) for v in ("INET", "AF_INET,AF_UNIX")],
     *[("SystemCallFilter", v) for v in ("", "~", "read;write")],

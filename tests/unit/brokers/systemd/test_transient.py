@@ -213,6 +213,20 @@ async def test_stop_while_it_starts(systemd: FakeSystemd, after: int) -> None:
     assert not systemd.processes()
 
 
+async def test_what_is_stopped_early_is_not_started(
+    systemd: FakeSystemd,
+) -> None:
+    async with bus():
+        work = prepare(run="sh", args=["-c", "echo begun"])
+        running = asyncio.ensure_future(work.run())
+        await asyncio.sleep(0)
+        work.stop()  # it still waits for the bus
+        assert (await running).error
+        # Answered after whatever has been asked before.
+        await pid1.properties("any.service")
+    assert not systemd.asked("StartTransientUnit")
+
+
 @pytest.mark.parametrize("how", ["at once", "running"])
 async def test_cancel(systemd: FakeSystemd, how: str) -> None:
     async with bus():

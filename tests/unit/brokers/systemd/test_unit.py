@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any, AsyncIterator, Dict, List
 
@@ -238,6 +239,19 @@ async def test_stop(systemd: FakeSystemd) -> None:
         await until(lambda: systemd.asked("Cancel"))
 
 
+async def test_what_is_stopped_early_is_not_done(
+    systemd: FakeSystemd,
+) -> None:
+    systemd.has(**{"web.service": {"StartUnit": {"then": ACTIVE}}})
+    async with bus():
+        work = prepare("web", "start")
+        running = asyncio.ensure_future(work.run())
+        await asyncio.sleep(0)
+        work.stop()  # it still waits for the bus
+        assert "the agent is stopping" in (await running).error
+    assert not systemd.asked("StartUnit")
+
+
 async def test_cancel(systemd: FakeSystemd) -> None:
     systemd.has(**{"web.service": {"StartUnit": {"delay": 100}}})
     async with bus():
@@ -323,8 +337,11 @@ async def test_a_journal_that_hangs(
     monkeypatch.setattr(journal_lines, "WITHIN", 0.1)
     then = {**FAILED, "InvocationID": [1]}
     systemd.has(**{"web.service": {"StartUnit": {"then": then}}})
-    result = await run("web", "start")
-    assert result.error
-    assert not result.data
+    before = threading.active_count()
+    for _ in range(journal_lines.READERS + 3):
+        result = await run("web", "start")
+        assert result.error
+        assert not result.data
+    assert threading.active_count() <= before + journal_lines.READERS
     done.set()
     await asyncio.sleep(0.1)
