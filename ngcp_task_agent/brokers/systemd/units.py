@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # for a moment, when it was upgraded.
 ASK_AFTER = 10.0
 RETRY = 1.0  # seconds until a unit is asked again to stop
-_TRIES = 30
 
 
 class Unit:
@@ -122,9 +121,7 @@ class Units(pid1.Listener):
         return True
 
     async def _stop(self, unit: Unit) -> None:
-        for _ in range(_TRIES):
-            if unit.has_ended:
-                return
+        while not unit.has_ended:
             try:
                 await pid1.call("StopUnit", "ss", unit.name, "replace")
                 return
