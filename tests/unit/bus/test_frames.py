@@ -75,4 +75,12 @@ def test_it_reads_little_at_once() -> None:
 
 def test_flags_that_mean_nothing_to_us() -> None:
     for flags in range(256):
-        assert cut(frame(flags=flags)) == [frame(flags=flags & 1)]
+        kept = [] if flags & 1 else [frame()]
+        assert cut(frame(flags=flags)) == kept
+
+
+def test_calls_without_a_reply_are_left_out() -> None:
+    unwanted = frame(flags=1)
+    stream = unwanted * 3 + frame(body=9) + unwanted
+    for sizes in ([], [10] * 20, [1] * len(stream)):
+        assert cut(stream, *sizes) == [frame(body=9)]
