@@ -100,7 +100,6 @@ class _Call(NamedTuple):
     member: str
     signature: str
     words: Sequence[str]
-    wants_reply: bool
     uid: int = -1
 
 
@@ -218,10 +217,8 @@ class Service(BusUser):
             callers.enter(who)
             self._start(self._handle(callers, _read(message), who))
         elif self._refusals < _MOST_REFUSALS:
-            call = _read(message)
-            if call.wants_reply:
-                self._refusals += 1
-                self._start(self._refuse(callers.connection, call))
+            self._refusals += 1
+            self._start(self._refuse(callers.connection, _read(message)))
         return True
 
     async def _refuse(self, connection: Connection, call: _Call) -> None:
@@ -474,7 +471,6 @@ def _read(message: Message) -> _Call:
         message.member or "",
         (message.signature or "") if are_short else "words that are too long",
         words if are_short else (),
-        not message.flags.value & 1,  # NO_REPLY_EXPECTED
     )
 
 
@@ -503,16 +499,15 @@ async def _send(
     from dbus_fast.constants import MessageType
     from dbus_fast.message import Message
 
-    if call.wants_reply:
-        with contextlib.suppress(BusAway):
-            await connection.send(
-                Message(
-                    destination=call.sender,
-                    message_type=MessageType[kind],
-                    reply_serial=call.serial,
-                    **fields,
-                )
+    with contextlib.suppress(BusAway):
+        await connection.send(
+            Message(
+                destination=call.sender,
+                message_type=MessageType[kind],
+                reply_serial=call.serial,
+                **fields,
             )
+        )
 
 
 def _check_interface(name: str) -> None:

@@ -482,10 +482,10 @@ dbus = "org.freedesktop.DBus"
 def call(flags):
     message = Message(name, where, name, "Cancel", signature="s",
                       body=["x" * 100], flags=flags, serial=2)
-    return bytes(message._marshall(False))
+    return bytearray(message._marshall(False))
 
 hello = Message(dbus, "/org/freedesktop/DBus", dbus, "Hello", serial=1)
-block = call(MessageFlag.NO_REPLY_EXPECTED) * 50 + call(MessageFlag.NONE) * 50
+quiet = call(MessageFlag.NO_REPLY_EXPECTED) * 50
 
 def connect():
     s = socket.socket(socket.AF_UNIX)
@@ -498,7 +498,13 @@ def connect():
     return s
 
 def flood(s):
+    one, serial = call(MessageFlag.NONE), 2
     while True:
+        block = quiet[:]
+        for _ in range(50):
+            one[8:12] = serial.to_bytes(4, "little")
+            block += one
+            serial += 1
         s.sendall(block)
         s.recv(65536)  # of what the bus has passed on
 

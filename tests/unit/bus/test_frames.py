@@ -84,3 +84,26 @@ def test_calls_without_a_reply_are_left_out() -> None:
     stream = unwanted * 3 + frame(body=9) + unwanted
     for sizes in ([], [10] * 20, [1] * len(stream)):
         assert cut(stream, *sizes) == [frame(body=9)]
+
+
+TO_US = b"\6\1s\0\4\0\0\0:1.7\0"
+OF_BUS = b"\7\1s\0\x14\0\0\0org.freedesktop.DBus\0"
+OF_OTHER = b"\7\1s\0\4\0\0\0:1.9\0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_kept"),
+    [
+        (TO_US + OF_OTHER, False),
+        (TO_US + OF_BUS, True),
+        (OF_OTHER, True),  # to all who have asked for it
+    ],
+)
+def test_signals_to_us_alone_are_the_bus_own(
+    fields: bytes, is_kept: bool
+) -> None:
+    head = (
+        b"l" + bytes([SIGNAL, 0, 1]) + struct.pack("<III", 0, 7, len(fields))
+    )
+    signal = head + fields + bytes(-len(fields) % 8)
+    assert cut(signal) == ([signal] if is_kept else [])

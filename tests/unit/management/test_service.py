@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import pytest
-from dbus_fast.constants import MessageFlag, MessageType
+from dbus_fast.constants import MessageType
 from dbus_fast.message import Message
 from dbus_fast.signature import Variant
 
@@ -112,7 +112,6 @@ class Bench:
         member: str,
         *words: Any,
         path: str = PATH,
-        flags: MessageFlag = MessageFlag.NONE,
     ) -> int:
         self.serial += 1
         message = Message(
@@ -124,7 +123,6 @@ class Bench:
             body=list(words),
             serial=self.serial,
             sender=sender,
-            flags=flags,
         )
         assert self.service.take(message)
         return self.serial
@@ -284,19 +282,6 @@ async def test_room_again_after_a_flood() -> None:
         ]
         assert names.count(interface.ACCESS_DENIED) == callers.AT_ONCE
     assert connection.count("CheckAuthorization") == 3 * callers.AT_ONCE
-
-
-async def test_no_reply_where_none_is_wanted() -> None:
-    bench = Bench()
-    connection = await bench.connect()
-    quiet = MessageFlag.NO_REPLY_EXPECTED
-    bench.send(ROOT, NAME, "Reload", flags=quiet)
-    for _ in range(20):
-        bench.send(STRANGER, NAME, "Reload", flags=quiet)
-    await until(lambda: bench.managed.reloads)
-    await until(lambda: connection.count("CheckAuthorization") == 8)
-    await bench.service.stop()
-    assert connection.sent == []
 
 
 async def test_a_bug_is_no_secret_of_the_caller(
