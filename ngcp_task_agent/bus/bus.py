@@ -1,4 +1,4 @@
-"""Bus: one connection after another, as long as somebody needs them."""
+"""Bus: one connection after another, while anyone needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AT_ONCE = 8  # calls: a bus that reads late would break the connection
 
 
 class BusUser(ABC):
-    """Who uses the bus: told of each connection, and of all messages."""
+    """A user of the bus: learns of each connection, and gets all messages."""
 
     @abstractmethod
     async def connected(self, connection: Connection) -> None:

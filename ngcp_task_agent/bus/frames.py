@@ -26,7 +26,7 @@ _FROM_BUS = b"\7\1s\0", b"org.freedesktop.DBus\0"
 
 
 class Frames:
-    """Cuts a stream of bytes into messages; leaves out what nobody wants.
+    """Cuts a stream of bytes into messages; leaves out what is unwanted.
 
     That is what is too large, and what can be sent without end: calls that
     want no reply, and signals of others than the bus to us alone.  To parse

@@ -148,7 +148,7 @@ class AgentJournal:
         """Wait for further records.
 
         :param output: a descriptor
-        :returns: False when nobody reads any more what is written to it
+        :returns: False when its reader has gone
         """
         with _readable():
             poll = select.poll()

@@ -20,7 +20,7 @@ POLKIT_WITHIN = 5.0  # seconds; the bus may have to start it
 # user is known.
 AT_ONCE = 8
 # Calls under way of all connections whose user is not known yet.  Somebody may
-# open new ones faster than the bus tells whose they are.
+# open new ones faster than the bus says whose they are.
 UNKNOWN_AT_ONCE = 256
 # Connections whose user is remembered: a name is never given to another one.
 _REMEMBERED = 1000

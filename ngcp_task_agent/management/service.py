@@ -1,6 +1,6 @@
 """Service: the agent's side of the interface on the bus.
 
-No ServiceInterface of dbus-fast: it does not tell who calls, and reads all
+No ServiceInterface of dbus-fast: it hides the caller, and reads all
 properties before anybody has asked.
 """
 

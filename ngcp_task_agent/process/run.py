@@ -46,7 +46,7 @@ class EndCause(enum.Enum):
     TIMEOUT = "it ran too long"
     OUTPUT = "it wrote too much"
     STOPPED = "it was stopped"
-    MEMORY = "memory ran out"  # told of units only
+    MEMORY = "memory ran out"  # of units only
     UNSEEN = "nobody saw it end"  # a unit, while the bus was away
 
 

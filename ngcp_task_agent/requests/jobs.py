@@ -21,7 +21,7 @@ class Job:
     :ivar place: the task's backend, control channel and name
     :ivar work: None once it has ended, while its answer is being sent
     :ivar runner: does the work and sends the ending
-    :ivar cancelled_by: who has cancelled it; empty if nobody
+    :ivar cancelled_by: who has cancelled it, or empty
     """
 
     __slots__ = (

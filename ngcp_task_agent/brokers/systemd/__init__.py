@@ -11,7 +11,7 @@ from ngcp_task_agent.protocol.messages import Request
 
 
 class SystemdBroker(Broker):
-    """Has one of two forms, which ``unit`` and ``run`` tell apart."""
+    """Has two forms: with ``unit``, or with ``run``."""
 
     options_schema = OPTIONS_SCHEMA
 

@@ -53,7 +53,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """Return a descriptor of a file in memory, which nobody can change."""
+    """Return a descriptor of a read-only file in memory."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:

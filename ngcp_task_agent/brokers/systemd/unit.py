@@ -135,7 +135,7 @@ class UnitWork(Work):
                 doing.cancel()
         if doing.done():
             result = doing.result()
-            # After an end that nobody has seen, the state says enough.
+            # If the end was missed, the state says enough.
             if result in ("done", UNSEEN):
                 return ""
             if result in RESULTS:

@@ -23,7 +23,7 @@ _Begun = Tuple[str, "asyncio.Future[str]"]  # its path, and its result
 
 
 class UnitJobs(pid1.Listener):
-    """The jobs for which somebody waits, by their paths on the bus.
+    """The jobs that requests wait for, by their paths on the bus.
 
     Equal requests share a job.  A job can end before systemd answers the call
     that has begun it.
@@ -105,7 +105,7 @@ class UnitJobs(pid1.Listener):
             await self._leave(*await beginning)
 
     async def _leave(self, path: str, result: asyncio.Future[str]) -> None:
-        """Cancel a job, unless somebody else waits for it."""
+        """Cancel a job unless another request waits for it."""
         waiting = self._waiting.get(path, set())
         waiting.discard(result)
         if waiting or path not in self._waiting:
@@ -121,7 +121,7 @@ _jobs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, UnitJobs] = (
 
 
 def unit_jobs() -> UnitJobs:
-    """Return the jobs for which the event loop waits."""
+    """Return the jobs that the event loop waits for."""
     loop = asyncio.get_running_loop()
     found = _jobs.get(loop)
     if not found:

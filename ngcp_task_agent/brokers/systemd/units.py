@@ -45,7 +45,7 @@ class Unit:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it ended, or never began, while nobody was looking."""
+        """Whether its end was missed, or it never began."""
         return self.known.get("LoadState") == "not-found"
 
     def update(self, changed: pid1.Properties) -> None:
@@ -89,7 +89,7 @@ class Units(pid1.Listener):
 
     @contextlib.contextmanager
     def following(self, unit: Unit) -> Iterator[None]:
-        """Within, tell a unit what systemd tells about it."""
+        """Within, pass on to a unit what systemd says about it."""
         path = object_path(unit.name)
         self._units[path] = unit
         try:
