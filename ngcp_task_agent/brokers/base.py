@@ -36,6 +36,7 @@ class Result:
     :ivar exit_status: the command's, if there was one
     :ivar by_itself: that it ended for another reason than stop().  Unless this
         is set, a failure after stop() was caused by it.
+    :ivar unused: that the work could make nothing of the request's data
     """
 
     data: Union[str, bytes] = ""
@@ -43,6 +44,7 @@ class Result:
     detail: str = ""
     exit_status: Optional[int] = None
     by_itself: bool = field(default=False, compare=False)
+    unused: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, (str, bytes)):

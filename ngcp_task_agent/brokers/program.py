@@ -140,8 +140,12 @@ class ProgramBroker(Broker):
         return data
 
     def prepare(self, request: Request) -> Work:
-        self._check_extra(_extra_words(self.data(request)))
-        return _ProgramWork(self, request)
+        data = self.data(request)
+        extra = _extra_words(data)
+        self._check_extra(extra)
+        is_used = data is None or bool(extra) or self._stdin
+        in_environment = isinstance(data, dict)
+        return _ProgramWork(self, request, is_used, in_environment)
 
     @abstractmethod
     def make_run(self, command: Command, request: Request) -> Run:
@@ -222,13 +226,16 @@ class ProgramBroker(Broker):
             on_stderr=StderrLog(request).write if self._log_stderr else None,
         )
 
-    def result(self, ended: Exit) -> Result:
-        """Build the result for the client."""
+    def result(self, ended: Exit, unused: bool = False) -> Result:
+        """Build the result for the client.
+
+        :param unused: that the program could make nothing of the data
+        """
         error = self.error(ended)
         detail = _last_line(ended.stderr) if error else ""
         by_itself = ended.cause is not EndCause.STOPPED
         return Result(
-            ended.stdout, error, detail, ended.exit_status, by_itself
+            ended.stdout, error, detail, ended.exit_status, by_itself, unused
         )
 
     def error(self, ended: Exit) -> str:
@@ -249,11 +256,25 @@ class ProgramBroker(Broker):
 
 
 class _ProgramWork(Work):
-    """One run of a task's program."""
+    """One run of a task's program.
 
-    def __init__(self, broker: ProgramBroker, request: Request) -> None:
+    :param is_used: whether the program reads the request's data, or gets
+        words of it, or there is none
+    :param in_environment: whether it can use the data if that is in its
+        environment
+    """
+
+    def __init__(
+        self,
+        broker: ProgramBroker,
+        request: Request,
+        is_used: bool,
+        in_environment: bool,
+    ) -> None:
         self._broker = broker
         self._request = request
+        self._is_used = is_used
+        self._in_environment = in_environment
         self._run: Optional[Run] = None
         self._stopped = False
 
@@ -264,8 +285,8 @@ class _ProgramWork(Work):
     async def run(self) -> Result:
         try:
             # No other reference: standard input can be large.
-            self._run = self._broker.make_run(
-                await self._broker.command(self._request), self._request
+            self._run = self._make_run(
+                await self._broker.command(self._request)
             )
             if self._stopped:
                 return Result(error="the agent is stopping")
@@ -274,7 +295,12 @@ class _ProgramWork(Work):
             return Result(
                 error=f"the command cannot be started: {error}", by_itself=True
             )
-        return self._broker.result(ended)
+        return self._broker.result(ended, not self._is_used)
+
+    def _make_run(self, command: Command) -> Run:
+        if self._in_environment and "NGCP_TASK_DATA" in command.environment:
+            self._is_used = True
+        return self._broker.make_run(command, self._request)
 
     def stop(self) -> None:
         self._stopped = True

@@ -81,6 +81,7 @@ class Job:
                 data=result.data,
                 error=f"cancelled by {self.cancelled_by}",
                 exit_status=result.exit_status,
+                unused=result.unused,
             )
         return result
 

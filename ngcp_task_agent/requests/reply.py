@@ -101,7 +101,12 @@ class Reply:
                 more += f": {detail}"
                 reason += f": {result.detail[:DETAIL]}"
         response = Response(
-            self.origin, self.node, status, reason, result.data
+            self.origin,
+            self.node,
+            status,
+            reason,
+            result.data,
+            result.unused,
         )
         size = len(result.data)
         if size <= AT_ONCE_BYTES:

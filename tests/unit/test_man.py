@@ -812,7 +812,7 @@ def test_fields_of_a_request() -> None:
 
 def test_fields_of_an_answer() -> None:
     origin = messages.Origin("u", "t", "s")
-    response = messages.Response(origin, "n", "done", data="")
+    response = messages.Response(origin, "n", "done", data="", unused=True)
     (message,) = response.encode(10_000)
     heads = items(part(PROTOCOL, "ANSWERS"))
     shown = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any, AsyncIterator, Mapping
@@ -66,22 +67,32 @@ class UnitBroker(Broker):
         unit_jobs()  # connects
 
     def prepare(self, request: Request) -> Work:
-        return UnitWork(self.unit, self.verb, self.timeout)
+        unused = request.data is not None
+        return UnitWork(self.unit, self.verb, self.timeout, unused)
 
 
 class UnitWork(Work):
-    """One job of a unit, and the unit's state after it."""
+    """One job of a unit, and the unit's state after it.
 
-    def __init__(self, unit: str, verb: str, timeout: float) -> None:
+    :param unused: that the request has data, which is for nothing
+    """
+
+    def __init__(
+        self, unit: str, verb: str, timeout: float, unused: bool
+    ) -> None:
         self._unit = unit
         self._verb = verb
         self._timeout = timeout
+        self._unused = unused
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
         self._stopped.set()
 
     async def run(self) -> Result:
+        return dataclasses.replace(await self._run(), unused=self._unused)
+
+    async def _run(self) -> Result:
         began = time.time()
         try:
             await unit_jobs().up()

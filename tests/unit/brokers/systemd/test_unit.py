@@ -96,6 +96,17 @@ async def test_done(
     assert systemd.asked(member) == [["web.service", "replace"]]
 
 
+@pytest.mark.parametrize("data", [None, {}, "x"])
+async def test_data_is_for_nothing(systemd: FakeSystemd, data: Any) -> None:
+    systemd.has(**{"web.service": {"StartUnit": {"then": ACTIVE}}})
+    async with bus():
+        broker = SystemdBroker({"unit": "web", "verb": "start"})
+        broker.start(Path("/etc/ngcp-task-agent"))
+        result = await broker.prepare(request(data)).run()
+    assert not result.error
+    assert result.unused is (data is not None)
+
+
 FAILURES: List[Any] = [
     pytest.param(
         "start",
