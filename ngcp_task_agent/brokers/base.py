@@ -5,7 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Union,
+)
 
 from ngcp_task_agent.process.users import User
 from ngcp_task_agent.protocol.messages import Request
@@ -54,6 +62,11 @@ class Result:
                 raise TypeError(f"error and detail are str, not {text!r}")
 
 
+# Takes the name of a stream, ``stdout`` or ``stderr``, and bytes; ``b""`` is
+# the end of that stream.
+OnOutput = Callable[[str, bytes], None]
+
+
 class Work(ABC):
     """The work for one request, to be run once."""
 
@@ -61,6 +74,13 @@ class Work(ABC):
     def pid(self) -> Optional[int]:
         """The process that does it now, if there is one."""
         return None
+
+    def on_output(self, take: OnOutput) -> None:  # noqa: B027 (optional)
+        """Call ``take`` with what the work writes, as it comes.
+
+        Called before run(), if the task has ``live_output`` and its client
+        asks for it.
+        """
 
     @abstractmethod
     async def run(self) -> Result:
@@ -86,6 +106,11 @@ class Broker(ABC):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
+
+    @property
+    def has_live_output(self) -> bool:
+        """Whether the work calls what it gets by ``Work.on_output()``."""
+        return False
 
     def programs(self) -> Mapping[str, Program]:
         """Return the programs that the work runs, by option.

@@ -11,9 +11,24 @@ import re
 import shlex
 import signal
 from abc import abstractmethod
-from typing import Any, Dict, List, Mapping, Optional, Protocol
+from functools import partial
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+)
 
-from ngcp_task_agent.brokers.base import Broker, Program, Result, Work
+from ngcp_task_agent.brokers.base import (
+    Broker,
+    OnOutput,
+    Program,
+    Result,
+    Work,
+)
 from ngcp_task_agent.brokers.stderr import StderrLog
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.run import EndCause, Exit
@@ -108,6 +123,10 @@ class ProgramBroker(Broker):
         # Another user than the agent's own: the name service is asked for it.
         self._as_user = None if as_user == self._own_user.name else as_user
 
+    @property
+    def has_live_output(self) -> bool:
+        return True
+
     def programs(self) -> Mapping[str, Program]:
         try:
             named = find_user(self._as_user) if self._as_user else None
@@ -183,9 +202,12 @@ class ProgramBroker(Broker):
                 f"run commands as '{user.name}'"
             )
 
-    async def command(self, request: Request) -> Command:
+    async def command(
+        self, request: Request, take: Optional[OnOutput]
+    ) -> Command:
         """Build the command for a request.
 
+        :param take: what takes its live output, if anything does
         :raises CannotStart: when there is no such user, or no such name in
             ``PATH``
         """
@@ -223,8 +245,23 @@ class ProgramBroker(Broker):
             max_output=self._max_output,
             stdin=encoded.encode() if self._stdin else None,
             timeout=self._timeout or None,
-            on_stderr=StderrLog(request).write if self._log_stderr else None,
+            on_stdout=partial(take, "stdout") if take else None,
+            on_stderr=self._on_stderr(request, take),
         )
+
+    def _on_stderr(
+        self, request: Request, take: Optional[OnOutput]
+    ) -> Optional[Callable[[bytes], None]]:
+        log = StderrLog(request).write if self._log_stderr else None
+        live = partial(take, "stderr") if take else None
+        if not log or not live:
+            return log or live
+
+        def both(data: bytes) -> None:
+            log(data)
+            live(data)
+
+        return both
 
     def result(self, ended: Exit, unused: bool = False) -> Result:
         """Build the result for the client.
@@ -275,6 +312,7 @@ class _ProgramWork(Work):
         self._request = request
         self._is_used = is_used
         self._in_environment = in_environment
+        self._take: Optional[OnOutput] = None
         self._run: Optional[Run] = None
         self._stopped = False
 
@@ -282,11 +320,14 @@ class _ProgramWork(Work):
     def pid(self) -> Optional[int]:
         return self._run.pid if self._run else None
 
+    def on_output(self, take: OnOutput) -> None:
+        self._take = take
+
     async def run(self) -> Result:
         try:
             # No other reference: standard input can be large.
             self._run = self._make_run(
-                await self._broker.command(self._request)
+                await self._broker.command(self._request, self._take)
             )
             if self._stopped:
                 return Result(error="the agent is stopping")

@@ -137,6 +137,7 @@ TASK_SCHEMA: Schema = {
         "enabled": {"type": "boolean"},
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "max_queued": _number("integer", "a whole number", 0, 100_000),
+        "live_output": {"type": "boolean", "title": "yes or no"},
         "allow_src": _list("a list of patterns for names", _text("a string")),
         "data_schema": {
             "type": ["object", "boolean"],
@@ -205,6 +206,7 @@ class TaskConfig(NamedTuple):
     enabled: bool = True
     max_running: int = 8
     max_queued: int = 64
+    live_output: bool = False
     allow_src: Optional[Tuple[str, ...]] = None
     data_schema: Optional[Mapping[str, Any]] = None
 
@@ -399,6 +401,9 @@ def _try_broker(
     except Exception as error:
         document.add(at, f"the broker failed to start with them: {error!r}")
         return
+    if document.value.get("live_output") and not broker.has_live_output:
+        what = "the broker has no output before its work has ended"
+        document.add(("live_output",), what)
     if not document.value.get("enabled", True):
         return
     schema = kind.options_schema

@@ -359,6 +359,35 @@ class Response:
         return messages
 
 
+def encode_live(
+    origin: Origin,
+    src: str,
+    stream: str,
+    number: int,
+    data: bytes,
+    omitted: int,
+) -> bytes:
+    """Encode a message with what a task has written, before its ending.
+
+    :param src: this node's name
+    :param stream: ``stdout`` or ``stderr``
+    :param number: counts from 1, over both streams of a request
+    :param data: what is not UTF-8 is replaced
+    :param omitted: bytes of the stream that are left out before it
+    """
+    fields = {
+        "ref": origin.uuid,
+        "task": origin.task,
+        "src": src,
+        "stream": stream,
+        "number": number,
+        "data": data.decode(errors="replace"),
+    }
+    if omitted:
+        fields["omitted"] = omitted
+    return _json(fields)
+
+
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 

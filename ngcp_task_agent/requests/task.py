@@ -36,6 +36,7 @@ class Task:
         self._policy = Policy(config, broker, limits.loop_time)
         self._place = config.place
         self._max_queued = config.max_queued
+        self._live_output = config.live_output
         self._limits = limits
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
@@ -130,6 +131,9 @@ class Task:
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
         try:
+            live = reply.live_output() if self._live_output else None
+            if live and job.work:
+                job.work.on_output(live)
             return await job.run()
         except Exception:
             return Result(error=reply.bug())

@@ -37,6 +37,7 @@ from ngcp_task_agent.backends.redis import (
     backend,
     dial,
     lane,
+    live_lane,
     publisher,
     reconnector,
     replies,
@@ -71,6 +72,7 @@ from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests import (
     check_time,
     dispatch,
+    live_output,
     reply,
     task,
     validate,
@@ -800,12 +802,14 @@ def test_times_of_a_stop() -> None:
 def test_fields_of_a_request() -> None:
     described = items(part(PROTOCOL, "REQUEST"))
     longest = dict(messages.LONGEST)
-    longest["options.feedback_channel"] = redis_options.LONGEST_CHANNEL
+    optional = ["options.progress_channel"]
+    for name in ("options.feedback_channel", *optional):
+        longest[name] = redis_options.LONGEST_CHANNEL
     fields = [*messages.LONGEST, "options", "options.feedback_channel"]
-    assert [head[3:] for head in described] == [*fields, "data"]
-    for name in fields:
+    assert [head[3:] for head in described] == [*fields, *optional, "data"]
+    for name in (*fields, *optional):
         text = plain(described[f"Ic {name}"])
-        assert text.startswith("Required:"), name
+        assert text.startswith("Required:") is (name in fields), name
         if name in longest:
             assert f"{longest[name]} characters" in text, name
 
@@ -826,6 +830,19 @@ def test_fields_of_an_answer() -> None:
     assert f"at most {messages.MAX_REASON} characters" in reason
     statuses = {head[3:] for head in heads if head.startswith("Li ")}
     assert statuses == {"accepted", "rejected", "done", "error"}
+
+
+def test_fields_of_live_output() -> None:
+    text = part(PROTOCOL, "LIVE OUTPUT")
+    shown = [name for head in items(text) for name in head[3:].split(" , ")]
+    origin = messages.Origin("u", "t", "s")
+    made = json.loads(messages.encode_live(origin, "n", "stdout", 1, b"", 1))
+    assert sorted(shown) == sorted(made)
+    words = plain(text)
+    assert f"at most {live_output.PER_SECOND} messages a second" in words
+    assert words.count(f" {live_output.PIECE} bytes") == 2
+    rate = plain(part(FILES, "BACKENDS", "Keys of a redis backend"))
+    assert f"at most {live_lane.LIVE_RATE >> 20} MiB a second of all" in rate
 
 
 def test_limits_of_the_protocol() -> None:

@@ -32,6 +32,10 @@ class SystemdBroker(Broker):
         else:
             raise ValueError("the key 'unit' or the key 'run' is missing")
 
+    @property
+    def has_live_output(self) -> bool:
+        return self._form.has_live_output
+
     def programs(self) -> Mapping[str, Program]:
         return self._form.programs()
 
