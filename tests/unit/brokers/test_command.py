@@ -317,6 +317,28 @@ async def test_a_large_message_without_data() -> None:
     assert not (await work.run()).unused
 
 
+@pytest.mark.parametrize("log_stderr", [True, False])
+async def test_live_output(log_stderr: bool, journal_records: Records) -> None:
+    got: List[Tuple[str, bytes]] = []
+    script = "echo out; echo err >&2"
+    broker = CommandBroker(
+        {"run": "sh", "args": ["-c", script], "log_stderr": log_stderr}
+    )
+    assert broker.has_live_output
+    work = broker.prepare(request())
+    work.on_output(lambda stream, data: got.append((stream, data)))
+    result = await work.run()
+    assert result.data == b"out\n"
+    assert sorted(got) == [
+        ("stderr", b""),
+        ("stderr", b"err\n"),
+        ("stdout", b""),
+        ("stdout", b"out\n"),
+    ]
+    logged = journal_records.of(journal.TASK_STDERR)
+    assert len(logged) == (1 if log_stderr else 0)
+
+
 async def test_output_that_is_not_utf_8() -> None:
     broker = CommandBroker({"run": "printf", "args": [r"a\377b"]})
     result = await broker.prepare(request()).run()

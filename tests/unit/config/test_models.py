@@ -537,19 +537,22 @@ def test_task_defaults(folder: Folder) -> None:
     assert config.description == ""
     assert config.enabled
     assert (config.max_running, config.max_queued) == (8, 64)
+    assert not config.live_output
     assert (config.allow_src, config.data_schema) == (None, None)
 
 
 def test_task_with_every_key(folder: Folder) -> None:
     text = PING + (
         "description: Is it there?\nenabled: yes\nmax_running: 2\n"
-        "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
+        "max_queued: 0\nlive_output: yes\nallow_src: ['web*']\n"
+        "data_schema: {type: object}\n"
     )
     config, faults = folder.task(text)
     assert faults == []
     assert config is not None
     assert config.description == "Is it there?"
     assert (config.max_running, config.max_queued) == (2, 0)
+    assert config.live_output
     assert config.allow_src == ("web*",)
     assert config.data_schema == {"type": "object"}
 
@@ -738,6 +741,14 @@ TASK_FAULTS = [
     pytest.param("max_queued", "-1", "6: max_queued: ", "0 to", id="queued"),
     pytest.param(
         "max_queued", "100001", "6: max_queued: ", "0 to", id="queued-many"
+    ),
+    pytest.param("live_output", "1", "6: live_output: ", "yes", id="live"),
+    pytest.param(
+        "live_output",
+        "yes",
+        "6: live_output: ",
+        "no output before its work has ended",
+        id="no-live-output",
     ),
     pytest.param("allow_src", "web*", "6: allow_src: ", "list", id="allow"),
     pytest.param(

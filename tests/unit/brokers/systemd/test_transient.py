@@ -128,6 +128,24 @@ async def test_ends(
     assert not systemd.processes()
 
 
+async def test_live_output(systemd: FakeSystemd, tmp_path: Path) -> None:
+    assert SystemdBroker({"run": "true"}).has_live_output
+    assert not SystemdBroker({"unit": "x", "verb": "start"}).has_live_output
+    got: List[Any] = []
+    go = tmp_path / "go"
+    async with bus():
+        work = prepare(run="sh", args=["-c", _ends_after(go)])
+        work.on_output(lambda stream, data: got.append((stream, data)))
+        running = asyncio.ensure_future(work.run())
+        await until(lambda: got)
+        assert got == [("stdout", b"a\n")]
+        go.touch()
+        assert (await running).data == b"a\nb\n"
+    assert {("stdout", b""), ("stderr", b"")} <= {*got}
+    written = [data for stream, data in got if stream == "stdout"]
+    assert b"".join(written) == b"a\nb\n"
+
+
 async def test_what_it_leaves_does_not_change_how_it_ended(
     systemd: FakeSystemd,
 ) -> None:
