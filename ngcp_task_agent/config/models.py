@@ -112,6 +112,11 @@ AGENT_SCHEMA: Schema = {
         "max_request_memory": SIZE_SCHEMA,
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "stop_timeout": _number("number", "a number of seconds", 0, 3600),
+        "metrics_file": {
+            "type": "string",
+            "pattern": r"^/(.*/)?[^/]+\Z",
+            "title": "an absolute path of a file",
+        },
     },
 }
 
@@ -174,6 +179,7 @@ class AgentConfig(NamedTuple):
     max_request_memory: int = 64 << 20
     max_running: int = 64
     stop_timeout: float = 20.0
+    metrics_file: Optional[str] = None
 
 
 #: Replaces a faulty agent.yml, which leaves the node's identity unknown.
@@ -239,6 +245,12 @@ def parse_agent(
         permissions.check_program(document, at, program, seen)
         if checking:
             _warn_if_missing(document, at, run)
+    if "metrics_file" in value and document.is_sound("metrics_file"):
+        file, where = Path(value["metrics_file"]), ("metrics_file",)
+        permissions.check_folder(document, where, file.parent, checking)
+        if checking and file.suffix != ".prom":
+            what = "node_exporter reads only files whose name ends in .prom"
+            document.warn(where, what)
     if document.faults:
         return None
     config = AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)

@@ -103,6 +103,7 @@ class Dispatcher:
             task = self._routes.get(place, {}).get(request.task)
             if task:
                 reply.task_counts = self.counters.of(request.task)
+                reply.durations = self.counters.durations_of(request.task)
             self._check_new(place, request.uuid)
             if task is None:
                 raise Rejected(f"unknown task '{request.task}'")

@@ -17,6 +17,7 @@ from ngcp_task_agent.brokers.base import OnOutput, Result
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import cut
 from ngcp_task_agent.protocol.messages import Origin, Response
+from ngcp_task_agent.requests.counters import Durations
 from ngcp_task_agent.requests.live_output import LiveOutput
 
 # More output than this is encoded in a thread and sent at a limited rate.
@@ -43,6 +44,7 @@ class Reply:
     :param counts: requests, by outcome
     :ivar live_address: where the backend sends live output, if anywhere
     :ivar task_counts: the same, of a task's requests
+    :ivar durations: of a task's requests
     """
 
     backend: Backend
@@ -52,6 +54,7 @@ class Reply:
     max_response: int
     counts: Counter[str]
     task_counts: Optional[Counter[str]] = None
+    durations: Optional[Durations] = None
     live_address: Optional[str] = None
 
     def __post_init__(self) -> None:
@@ -107,6 +110,8 @@ class Reply:
         if self._live:
             self._live.end()
         duration = time.monotonic() - self._begin
+        if self.durations:
+            self.durations.add(duration)
         kind, status, more = journal.TASK_DONE, "done", ""
         reason, detail = result.error, None
         if reason:

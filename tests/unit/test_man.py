@@ -60,7 +60,7 @@ from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.ctl import arguments as ctl_arguments
 from ngcp_task_agent.ctl import failure, records, since, stories
 from ngcp_task_agent.ctl import log as ctl_log
-from ngcp_task_agent.daemon import agent, cli, runtime
+from ngcp_task_agent.daemon import agent, cli, metrics, prometheus, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import LONGEST
 from ngcp_task_agent.management import callers, interface, reload
@@ -780,6 +780,29 @@ def test_members_on_the_bus() -> None:
         assert error.rpartition(".")[2] in words
     for name in COUNTED:
         assert name in words
+
+
+def test_metrics() -> None:
+    text = part(DAEMON, "METRICS")
+    shown = {head[3:] for head in items(text)}
+    nothing = dict.fromkeys(("received", *COUNTED), 0)
+    written = prometheus.text(
+        metrics.Snapshot(
+            *(True, "1.0", "sp1", nothing),
+            *([("ping", nothing)], [("ping", [0] * 16, 0.0)]),
+            *(0, 0, [("redis", True)]),
+        )
+    ).decode()
+    names = set(re.findall(r"^# TYPE (\S+)", written, re.M))
+    assert shown == names
+    for key, value in re.findall(r'(\w+)="(\w+)"', written):
+        assert key in ("le", "version", "node", "task", "backend") or (
+            f".Ql {value}" in text
+        )
+    words = plain(text)
+    assert f"every {metrics.INTERVAL:g} seconds" in words
+    (_, alerts) = literals(text)
+    assert alerts.splitlines()[0].split()[0] in names
 
 
 def test_the_largest_message_of_a_server() -> None:
