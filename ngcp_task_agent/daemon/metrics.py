@@ -124,13 +124,14 @@ class MetricsFile:
                 await asyncio.wait({self._writing}, timeout=AT_THE_STOP)
 
     def _next(self) -> None:
-        """Write now, and every INTERVAL."""
+        """Write now, and every INTERVAL; so it is with what to remove."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if self._path:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(INTERVAL, self._next)
+        if not self._path and not self._files:
+            return
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(INTERVAL, self._next)
         if not self._writing:
             self._begin(is_up=True)
         elif time.monotonic() - self._began >= INTERVAL:

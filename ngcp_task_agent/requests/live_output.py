@@ -13,6 +13,7 @@ from functools import partial
 from typing import Deque, List, Optional
 
 from ngcp_task_agent.backends.base import Backend
+from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.messages import Origin, encode_live
 
 PER_SECOND = 10  # messages
@@ -146,7 +147,14 @@ class LiveOutput:
     def _send(self, stream: _Stream, size: int) -> bool:
         """Send the next ``size`` bytes, unless the backend has no room."""
         encode = partial(self._encode, stream, size)
-        if not self._backend.send_live(self._address, encode):
+        try:
+            if not self._backend.send_live(self._address, encode):
+                return False
+        except Exception:
+            # Of a plugin, perhaps.  The ending must leave all the same.
+            text = f"request {self._origin.uuid}: no live output: a bug"
+            journal.record(journal.BUG, text, bug=True)
+            self._streams = []
             return False
         self._number += 1
         self._sent.append(time.monotonic())

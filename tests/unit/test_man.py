@@ -864,6 +864,8 @@ def test_fields_of_live_output() -> None:
     words = plain(text)
     assert f"at most {live_output.PER_SECOND} messages a second" in words
     assert words.count(f" {live_output.PIECE} bytes") == 2
+    memory = plain(keys("TASKS", "Keys of every task")["live_output"])
+    assert f"up to {2 * live_output.KEPT >> 10} KiB of memory" in memory
     rate = plain(part(FILES, "BACKENDS", "Keys of a redis backend"))
     assert f"at most {live_lane.LIVE_RATE >> 20} MiB a second of all" in rate
 

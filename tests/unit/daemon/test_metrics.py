@@ -321,6 +321,27 @@ async def test_failure(
     assert [path.name for path in bench.folder.iterdir()] == ["agent.prom"]
 
 
+async def test_removed_as_soon_as_it_can_be(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+) -> None:
+    bench.move()
+    await until(bench.is_written)
+
+    def fail(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fail)
+        bench.move(None)
+        await until(lambda: journal_records.of(journal.METRICS_NOT_WRITTEN))
+        await asyncio.sleep(0.1)
+        (text,) = journal_records.texts(journal.METRICS_NOT_WRITTEN)
+        assert "an old metrics_file cannot be removed" in text
+    await until(lambda: not bench.path.exists())
+    await bench.file.stop()
+    assert not bench.path.exists()
+
+
 async def test_without_the_library(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, journal_records: Records
 ) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.messages import Origin
 from ngcp_task_agent.requests import live_output
 from ngcp_task_agent.requests.live_output import KEPT, PIECE, LiveOutput
-from tests.unit.fakes import FakeBackend, until
+from tests.unit.fakes import FakeBackend, Records, until
 
 ORIGIN = Origin("cb88ac76-f348-4614-866f-43877b893e7e", "ping", "client")
 MOST = live_output.PER_SECOND
@@ -304,6 +305,20 @@ async def test_in_a_real_loop() -> None:
     live.write("stdout", b"c\n")
     live.end()
     assert texts(backend) == ["a\n", "b\n", "c\n"]
+
+
+async def test_a_backend_that_fails(journal_records: Records) -> None:
+    """Once; the answers are not affected."""
+
+    class Failing(FakeBackend):
+        def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
+            raise ValueError("a bug")
+
+    live = LiveOutput(Failing(), "live", ORIGIN, "sp1")
+    for _ in range(3):
+        live.write("stdout", b"a\n")
+    live.end()
+    assert len(journal_records.of(journal.BUG)) == 1
 
 
 async def test_a_backend_without_live_output() -> None:
