@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import tempfile
 import threading
 import time
 from typing import (
@@ -207,7 +206,10 @@ def _explain(failure: Exception) -> Tuple[str, str]:
 
 def _write(path: str, snapshot: Snapshot) -> None:
     """Replace a file; its readers see the old one or the new one."""
-    from ngcp_task_agent.daemon.prometheus import text  # takes memory
+    # These take memory, and time to load.
+    import tempfile
+
+    from ngcp_task_agent.daemon.prometheus import text
 
     folder, name = os.path.split(path)
     fd, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
