@@ -40,12 +40,10 @@ def values(file: Path) -> Dict[str, float]:
     }
 
 
-def written(daemon: Daemon, file: Path) -> Dict[str, float]:
-    """Return what the file says after a reload, which writes it."""
-    before = file.stat().st_mtime_ns if file.exists() else 0
+def says(daemon: Daemon, file: Path, name: str, value: float) -> None:
+    """Reload, which writes the file, and wait until it says this."""
     daemon.reload()
-    wait_for(lambda: file.exists() and file.stat().st_mtime_ns > before)
-    return values(file)
+    wait_for(lambda: values(file).get(name) == value)
 
 
 def test_requests_are_counted(
@@ -68,7 +66,8 @@ def test_requests_are_counted(
     client.ask("nope")
     client.send("ping", dst="elsewhere")
     daemon.wait_for_log("ignored ping")
-    found = written(daemon, file)
+    says(daemon, file, "received_total", 6)
+    found = values(file)
     expected = {
         "backend_up redis": 1,
         "jobs running": 0,
@@ -108,10 +107,10 @@ def test_what_runs_and_what_is_away(
     daemon = start()
     client.send("slow")
     wait_for_slow()
-    assert written(daemon, file)["jobs running"] == 1
+    says(daemon, file, "jobs running", 1)
     server.kill()
     daemon.wait_for_log("is away")
-    assert written(daemon, file)["backend_up redis"] == 0
+    says(daemon, file, "backend_up redis", 0)
     server.start()
 
 
