@@ -125,10 +125,10 @@ def test_a_channel_that_cannot_be(
 
 
 def deaf_subscriber(server: RedisServer, channel: str) -> socket.socket:
-    """Subscribe, and never read what comes."""
+    """Subscribe as the second one, and never read what comes."""
     deaf = socket.create_connection(("127.0.0.1", server.port), WITHIN)
     deaf.sendall(f"SUBSCRIBE {channel}\r\n".encode())
-    wait_for(lambda: server.subscribers(channel))
+    wait_for(lambda: server.subscribers(channel) == 2)
     return deaf
 
 
@@ -139,25 +139,31 @@ def test_a_flood_delays_nobody(
     connect: Callable[..., Client],
     server: RedisServer,
 ) -> None:
-    """Others are accepted and end while commands write all they can."""
+    """Others are accepted and end while commands write all they can.
+
+    One subscriber reads it, another does not.
+    """
     # Of standard error, the agent itself keeps only the end.
     config.shell("yes", "yes >&2", live_output=True, broker_max_output="999G")
     config.task("ping", "echo", broker_args="pong")
+    config.agent(node={"name": "sp1"}, stop_timeout=0)
     daemon = start()
-    channel = f"deaf_{uuid.uuid4()}"
+    channel = f"live_{uuid.uuid4()}"
+    live = connect()
+    live.listen_too(channel)
     with deaf_subscriber(server, channel):
         flooding = connect()
         for _ in range(4):
             flooding.send("yes", options=options(flooding, channel))
         for _ in range(4):
             assert flooding.next()["status"] == "accepted"
-        for _ in range(20):
+        for _ in range(60):
+            assert live.next()["data"].startswith("y\ny\n")
             answers = client.ask("ping")
             assert statuses(answers) == ["accepted", "done"]
             assert answers[-1]["data"] == "pong\n"
         # All of them still write.
         assert statuses(flooding.responses) == ["accepted"] * 4
-        daemon.process.send_signal(signal.SIGTERM)
         daemon.process.send_signal(signal.SIGTERM)
         for _ in range(4):
             assert flooding.next()["status"] == "error"
