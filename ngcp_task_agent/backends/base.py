@@ -177,6 +177,9 @@ class Backend(ABC):
         """
         return None
 
+    def expect_live(self) -> None:  # noqa: B027 (optional)
+        """Make ready for live output, which a task will write soon."""
+
     def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
         """Deliver a message of live output soon, at most once; never waits.
 

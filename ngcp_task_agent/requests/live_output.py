@@ -102,6 +102,7 @@ class LiveOutput:
         self._number = 0
         self._sent: Deque[float] = deque(maxlen=PER_SECOND)  # when
         self._timer: Optional[asyncio.TimerHandle] = None
+        backend.expect_live()
 
     def write(self, name: str, data: bytes) -> None:
         """Take what comes from a stream; ``b""`` is its end."""

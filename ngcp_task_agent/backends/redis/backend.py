@@ -121,6 +121,9 @@ class RedisBackend(Backend):
         self._large.send(answer)
         await wait_for_any(answer.settled, self._released)
 
+    def expect_live(self) -> None:
+        self._live.connect()
+
     def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
         return self._live.send(address, encode)
 

@@ -27,8 +27,8 @@ _BATCH = 50  # messages
 class LiveLane(Reconnector):
     """Publishes at the server to which the subscriber is subscribed.
 
-    Connects only when there is something to send, and drops it when that is
-    not possible.
+    Connects only when there will be something to send, and drops it when that
+    is not possible.
     """
 
     def __init__(self, subscriber: Subscriber) -> None:
@@ -38,13 +38,17 @@ class LiveLane(Reconnector):
         self._queue: Deque[Tuple[str, bytes]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
-        self._is_wanted = False  # since it was found to be away
+        self._is_wanted = False  # a connection
+
+    def connect(self) -> None:
+        """Connect, unless it has; never waits."""
+        self._is_wanted = True
+        self._wake.set()
 
     def send(self, channel: str, encode: Callable[[], bytes]) -> bool:
         """Publish a message unless there is no room; never waits."""
         if self._bytes > QUEUED or self.state in (State.AWAY, State.STOPPED):
-            self._is_wanted = True
-            self._wake.set()
+            self.connect()
             return False
         message = encode()
         self._queue.append((channel, message))
@@ -66,6 +70,7 @@ class LiveLane(Reconnector):
 
     async def _use(self, link: Link) -> None:
         link.closed.add_done_callback(lambda _: self._wake.set())
+        self._is_wanted = False
         self._move(State.UP)
         while True:
             link.check()

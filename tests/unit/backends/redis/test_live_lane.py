@@ -42,6 +42,17 @@ async def test_no_connection_without_live_output(server: Server) -> None:
         assert server.clients == before
 
 
+async def test_a_connection_before_the_first_line(server: Server) -> None:
+    async with started(server) as bench:
+        before = server.clients
+        for _ in range(3):
+            bench.backend.expect_live()
+            await until(lambda: server.clients == before + 1)
+        assert send(bench, b"line") == [True]
+        await until(lambda: server.messages == [b"line"])
+        assert server.clients == before + 1
+
+
 async def test_before_the_answer_that_follows(server: Server) -> None:
     async with started(server) as bench:
         send(bench, b"first")
