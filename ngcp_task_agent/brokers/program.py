@@ -108,6 +108,14 @@ class ProgramBroker(Broker):
         # Another user than the agent's own: the name service is asked for it.
         self._as_user = None if as_user == self._own_user.name else as_user
 
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._timeout
+
+    @property
+    def takes_extra_args(self) -> bool:
+        return bool(self._allowed)
+
     def programs(self) -> Mapping[str, Program]:
         try:
             named = find_user(self._as_user) if self._as_user else None
