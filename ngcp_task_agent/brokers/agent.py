@@ -32,7 +32,7 @@ _SLICE = 0.001
 # a flood of questions gets little of the event loop's time.
 _KEEP = 10
 
-_encode = json.JSONEncoder(default=str).encode
+_encode = json.JSONEncoder().encode
 
 
 class AgentBroker(Broker):

@@ -189,8 +189,11 @@ class AgentConfig(NamedTuple):
     built_in_allow_src: Optional[Tuple[str, ...]] = None
 
 
-#: Replaces a faulty agent.yml, which leaves the node's identity unknown.
-UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
+#: Replaces a faulty agent.yml, which leaves the node's identity unknown, and
+#: who may ask the agent itself.
+UNKNOWN_NODE = AgentConfig(
+    NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()), built_in_tasks=False
+)
 
 
 class BackendConfig(NamedTuple):

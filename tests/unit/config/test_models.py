@@ -105,6 +105,8 @@ def test_agent_with_every_key(folder: Folder) -> None:
             max_request_memory: 1G
             max_running: 1
             stop_timeout: 0.5
+            built_in_tasks: [ngcp.ping, ngcp.jobs]
+            built_in_allow_src: [web*]
             """)
     assert faults == []
     assert config == AgentConfig(
@@ -121,6 +123,8 @@ def test_agent_with_every_key(folder: Folder) -> None:
         max_request_memory=1 << 30,
         max_running=1,
         stop_timeout=0.5,
+        built_in_tasks=("ngcp.ping", "ngcp.jobs"),
+        built_in_allow_src=("web*",),
     )
 
 
@@ -333,6 +337,25 @@ AGENT_FAULTS = [
     pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
     pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
     pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),
+    pytest.param(
+        "built_in_tasks: [ngcp.ping, ngcp.pong]",
+        "built_in_tasks[1]",
+        "there is no built-in task 'ngcp.pong'; known: ngcp.ping, "
+        "ngcp.describe, ngcp.jobs, ngcp.cancel",
+        id="built-in-unknown",
+    ),
+    pytest.param(
+        "built_in_tasks: ngcp.ping",
+        "built_in_tasks",
+        "must be yes, no, or a list of names",
+        id="built-in-no-list",
+    ),
+    pytest.param(
+        "built_in_allow_src: web*",
+        "built_in_allow_src",
+        "must be a list",
+        id="built-in-src-no-list",
+    ),
 ]
 
 
