@@ -9,13 +9,17 @@ from typing import (
     Any,
     Callable,
     ClassVar,
+    Iterable,
     Mapping,
     NamedTuple,
     Optional,
+    Protocol,
+    Tuple,
     Union,
 )
 
 from ngcp_task_agent.process.users import User
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.messages import Request
 
 
@@ -91,6 +95,84 @@ class Work(ABC):
         """Make run() end soon; called before or while it runs."""
 
 
+class TaskView(NamedTuple):
+    """What is said of a task that clients can ask for.
+
+    :ivar data_schema: None for any data
+    :ivar extra_args: whether requests may add words to a command
+    :ivar timeout: seconds that the work may take, 0 for no limit; None if the
+        broker does not say
+    """
+
+    name: str
+    description: str
+    broker: str
+    data_schema: Any
+    extra_args: bool
+    timeout: Optional[float]
+    max_running: int
+    running: int
+    queued: int
+
+
+class JobView(NamedTuple):
+    """What is said of a request that waits or runs.
+
+    :ivar state: ``queued`` or ``running``
+    :ivar since: when that began, unix time
+    :ivar pid: of the process that does the work now, if there is one
+    """
+
+    uuid: str
+    task: str
+    src: str
+    state: str
+    since: float
+    pid: Optional[int]
+
+
+class AgentView(Protocol):
+    """What a task's broker may see of the agent.
+
+    Tasks and jobs are those of the task's own backend and control channel,
+    and without tasks that take no slot.
+
+    :ivar folder: the agent's configuration
+    """
+
+    folder: Path
+    version: str
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the agent started."""
+
+    @property
+    def generation(self) -> int:
+        """Another one after each reload."""
+
+    def identity(self) -> Identity:
+        """Return who this node is now."""
+
+    def counts(self) -> Tuple[int, int]:
+        """Return how many jobs run and how many wait."""
+
+    def tasks(self) -> Iterable[TaskView]:
+        """Return the tasks, made while they are read."""
+
+    def jobs(self) -> Iterable[JobView]:
+        """Return the jobs in order, made while they are read."""
+
+    async def cancel(self, uuid: str, by: str) -> int:
+        """Cancel the jobs of a request; return how many that has ended.
+
+        Returns once they have ended.
+
+        :param by: who wants it, for the job's client
+        :raises TimeoutError: when the work does not end
+        """
+
+
 class Broker(ABC):
     """Does the work of one task.
 
@@ -104,12 +186,26 @@ class Broker(ABC):
     #: of files and secrets, see ``backends/base.py``
     options_schema: ClassVar[Mapping[str, Any]]
 
+    #: Whether the work counts among the agent's ``max_running``.  Where it
+    #: does not, it must be short and small, and is not listed among the jobs.
+    takes_slot: ClassVar[bool] = True
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
 
     @property
     def has_live_output(self) -> bool:
         """Whether the work calls what it gets by ``Work.on_output()``."""
+        return False
+
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds that the work may take, 0 for no limit; None: unknown."""
+        return None
+
+    @property
+    def takes_extra_args(self) -> bool:
+        """Whether requests may add words to a command."""
         return False
 
     def programs(self) -> Mapping[str, Program]:
@@ -129,13 +225,13 @@ class Broker(ABC):
         """
         return {}
 
-    def start(self, folder: Path) -> None:  # noqa: B027 (optional)
+    def start(self, agent: AgentView) -> None:  # noqa: B027 (optional)
         """Make ready for requests: the task takes effect.
 
         Called in the event loop of the agent, not of ``--check`` or a client.
         Must not block.
 
-        :param folder: the agent's configuration
+        :param agent: what it may see of the agent, also later
         """
 
     def data(self, request: Request) -> Any:

@@ -127,6 +127,14 @@ class ProgramBroker(Broker):
     def has_live_output(self) -> bool:
         return True
 
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._timeout
+
+    @property
+    def takes_extra_args(self) -> bool:
+        return bool(self._allowed)
+
     def programs(self) -> Mapping[str, Program]:
         try:
             named = find_user(self._as_user) if self._as_user else None

@@ -45,6 +45,7 @@ from ngcp_task_agent.backends.redis import (
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
 from ngcp_task_agent.brokers import program, stderr
+from ngcp_task_agent.brokers.agent import AgentBroker
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.brokers.systemd import transient, unit
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
@@ -232,6 +233,7 @@ SCHEMAS: Dict[Tuple[str, ...], Schema] = {
     ("TASKS", "Keys of every task"): settings.TASK_SCHEMA,
     ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
     ("TASKS", "broker_options of command"): CommandBroker.options_schema,
+    ("TASKS", "broker_options of agent"): AgentBroker.options_schema,
     ("TASKS", "broker_options of systemd"): {
         **OPTIONS_SCHEMA,
         "properties": {
@@ -829,6 +831,7 @@ def test_fields_of_a_request() -> None:
     for name in ("options.feedback_channel", *optional):
         longest[name] = redis_options.LONGEST_CHANNEL
     fields = [*messages.LONGEST, "options", "options.feedback_channel"]
+    optional += ["options.expires"]
     assert [head[3:] for head in described] == [*fields, *optional, "data"]
     for name in (*fields, *optional):
         text = plain(described[f"Ic {name}"])

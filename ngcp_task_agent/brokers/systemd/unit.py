@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
-from typing import Any, AsyncIterator, Mapping
+from typing import Any, AsyncIterator, Mapping, Optional
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import AgentView, Broker, Result, Work
 from ngcp_task_agent.brokers.program import signal_name
 from ngcp_task_agent.brokers.systemd import pid1
 from ngcp_task_agent.brokers.systemd.journal_lines import last_lines
@@ -56,19 +55,23 @@ class UnitBroker(Broker):
         super().__init__(options)
         self.unit = full_name(options["unit"])
         self.verb: str = options["verb"]
-        self.timeout: float = options.get("timeout", 300)
+        self._timeout: float = options.get("timeout", 300)
         if self.unit == _OWN_UNIT and self.verb not in _OF_OWN_UNIT:
             raise ValueError(
                 f"unit: the agent cannot {self.verb} itself, as it waits for "
                 "its tasks to end"
             )
 
-    def start(self, folder: Path) -> None:
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._timeout
+
+    def start(self, agent: AgentView) -> None:
         unit_jobs()  # connects
 
     def prepare(self, request: Request) -> Work:
         unused = request.data is not None
-        return UnitWork(self.unit, self.verb, self.timeout, unused)
+        return UnitWork(self.unit, self.verb, self._timeout, unused)
 
 
 class UnitWork(Work):

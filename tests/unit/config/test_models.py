@@ -107,6 +107,8 @@ def test_agent_with_every_key(folder: Folder) -> None:
             max_running: 1
             stop_timeout: 0.5
             metrics_file: /nowhere/agent.prom
+            built_in_tasks: [ngcp.ping, ngcp.jobs]
+            built_in_allow_src: [web*]
             """)
     assert faults == []
     assert config == AgentConfig(
@@ -124,6 +126,8 @@ def test_agent_with_every_key(folder: Folder) -> None:
         max_running=1,
         stop_timeout=0.5,
         metrics_file="/nowhere/agent.prom",
+        built_in_tasks=("ngcp.ping", "ngcp.jobs"),
+        built_in_allow_src=("web*",),
     )
 
 
@@ -394,6 +398,25 @@ AGENT_FAULTS = [
     pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
     pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
     pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),
+    pytest.param(
+        "built_in_tasks: [ngcp.ping, ngcp.pong]",
+        "built_in_tasks[1]",
+        "there is no built-in task 'ngcp.pong'; known: ngcp.ping, "
+        "ngcp.describe, ngcp.jobs, ngcp.cancel",
+        id="built-in-unknown",
+    ),
+    pytest.param(
+        "built_in_tasks: ngcp.ping",
+        "built_in_tasks",
+        "must be yes, no, or a list of names",
+        id="built-in-no-list",
+    ),
+    pytest.param(
+        "built_in_allow_src: web*",
+        "built_in_allow_src",
+        "must be a list",
+        id="built-in-src-no-list",
+    ),
 ]
 
 

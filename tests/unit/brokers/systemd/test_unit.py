@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from pathlib import Path
 from typing import Any, AsyncIterator, Dict, List
 
 import pytest
@@ -20,7 +19,7 @@ from ngcp_task_agent.brokers.systemd import (
 from ngcp_task_agent.bus import bus as bus_module
 from ngcp_task_agent.bus.bus import system_bus
 from tests.fake_systemd import FakeSystemd
-from tests.unit.fakes import request, until
+from tests.unit.fakes import FakeAgentView, request, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 ACTIVE = {"ActiveState": "active", "SubState": "running"}
@@ -50,7 +49,7 @@ async def bus() -> AsyncIterator[None]:
 
 def prepare(name: str, verb: str, **options: Any) -> Work:
     broker = SystemdBroker({"unit": name, "verb": verb, **options})
-    broker.start(Path("/etc/ngcp-task-agent"))
+    broker.start(FakeAgentView())
     return broker.prepare(request())
 
 
@@ -101,7 +100,7 @@ async def test_data_is_for_nothing(systemd: FakeSystemd, data: Any) -> None:
     systemd.has(**{"web.service": {"StartUnit": {"then": ACTIVE}}})
     async with bus():
         broker = SystemdBroker({"unit": "web", "verb": "start"})
-        broker.start(Path("/etc/ngcp-task-agent"))
+        broker.start(FakeAgentView())
         result = await broker.prepare(request(data)).run()
     assert not result.error
     assert result.unused is (data is not None)
