@@ -70,7 +70,8 @@ def take_snapshot(runtime: Runtime, is_up: bool) -> Snapshot:
     """
     counters = runtime.counters
     counted = dict(counters.by_task())
-    names = dict.fromkeys(task.name for task in runtime.tasks)
+    # Built-in tasks are among those that were asked for.
+    names = dict.fromkeys((*(task.name for task in runtime.tasks), *counted))
     running = sum(job.is_running for job in runtime.jobs)
     return Snapshot(
         is_up,

@@ -64,28 +64,30 @@ def test_requests_are_counted(
         client.ask("ping")
     client.ask("fail")
     client.ask("nope")
+    client.ask("ngcp.ping")
     client.send("ping", dst="elsewhere")
     daemon.wait_for_log("ignored ping")
-    says(daemon, file, "received_total", 6)
+    says(daemon, file, "received_total", 7)
     found = values(file)
     expected = {
         "backend_up redis": 1,
         "jobs running": 0,
         "jobs queued": 0,
-        "received_total": 6,
+        "received_total": 7,
         "requests_total ignored": 1,
         "requests_total rejected": 1,
-        "requests_total accepted": 4,
+        "requests_total accepted": 5,
         "rejections_total other": 1,
         "rejections_total busy": 0,
         "rejections_total duplicate": 0,
-        "endings_total done": 3,
+        "endings_total done": 4,
         "endings_total error": 1,
         "task_requests_total accepted ping": 3,
         "task_endings_total done ping": 3,
         "task_endings_total error fail": 1,
         "task_requests_total accepted never": 0,
         "task_endings_total error never": 0,
+        "task_requests_total accepted ngcp.ping": 1,
         "task_duration_seconds_count ping": 3,
     }
     assert {name: found[name] for name in expected} == expected
