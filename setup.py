@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "client": ["argcomplete", "rich"],
+        "metrics": ["prometheus-client"],
     },
     classifiers=[
         "Development Status :: 5 - Production/Stable",

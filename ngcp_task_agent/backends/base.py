@@ -168,6 +168,29 @@ class Backend(ABC):
             self.send(address, encode(), ref)
             raise
 
+    def live_address(self, options: Mapping[str, Any]) -> Optional[str]:
+        """Return where a request's ``options`` want live output.
+
+        None if they want none, or this backend has none.
+
+        :raises Rejected: for options that are not valid
+        """
+        return None
+
+    def expect_live(self) -> None:  # noqa: B027 (optional)
+        """Make ready for live output, which a task will write soon."""
+
+    def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
+        """Deliver a message of live output soon, at most once; never waits.
+
+        It must not delay answers.  What is sent before an answer should also
+        leave before it.
+
+        :param encode: makes the message; only called if there is room
+        :returns: False if there is no room now
+        """
+        return False
+
     @abstractmethod
     async def stop_listening(self) -> None:
         """Take no more messages, but keep sending answers.

@@ -5,9 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Tuple,
+    Union,
+)
 
 from ngcp_task_agent.process.users import User
+from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.protocol.messages import Request
 
 
@@ -36,6 +48,7 @@ class Result:
     :ivar exit_status: the command's, if there was one
     :ivar by_itself: that it ended for another reason than stop().  Unless this
         is set, a failure after stop() was caused by it.
+    :ivar unused: that the work could make nothing of the request's data
     """
 
     data: Union[str, bytes] = ""
@@ -43,6 +56,7 @@ class Result:
     detail: str = ""
     exit_status: Optional[int] = None
     by_itself: bool = field(default=False, compare=False)
+    unused: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, (str, bytes)):
@@ -50,6 +64,11 @@ class Result:
         for text in (self.error, self.detail):
             if not isinstance(text, str):
                 raise TypeError(f"error and detail are str, not {text!r}")
+
+
+# Takes the name of a stream, ``stdout`` or ``stderr``, and bytes; ``b""`` is
+# the end of that stream.
+OnOutput = Callable[[str, bytes], None]
 
 
 class Work(ABC):
@@ -60,6 +79,13 @@ class Work(ABC):
         """The process that does it now, if there is one."""
         return None
 
+    def on_output(self, take: OnOutput) -> None:  # noqa: B027 (optional)
+        """Call ``take`` with what the work writes, as it comes.
+
+        Called before run(), if the task has ``live_output`` and its client
+        asks for it.
+        """
+
     @abstractmethod
     async def run(self) -> Result:
         """Do the work."""
@@ -67,6 +93,84 @@ class Work(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Make run() end soon; called before or while it runs."""
+
+
+class TaskView(NamedTuple):
+    """What is said of a task that clients can ask for.
+
+    :ivar data_schema: None for any data
+    :ivar extra_args: whether requests may add words to a command
+    :ivar timeout: seconds that the work may take, 0 for no limit; None if the
+        broker does not say
+    """
+
+    name: str
+    description: str
+    broker: str
+    data_schema: Any
+    extra_args: bool
+    timeout: Optional[float]
+    max_running: int
+    running: int
+    queued: int
+
+
+class JobView(NamedTuple):
+    """What is said of a request that waits or runs.
+
+    :ivar state: ``queued`` or ``running``
+    :ivar since: when that began, unix time
+    :ivar pid: of the process that does the work now, if there is one
+    """
+
+    uuid: str
+    task: str
+    src: str
+    state: str
+    since: float
+    pid: Optional[int]
+
+
+class AgentView(Protocol):
+    """What a task's broker may see of the agent.
+
+    Tasks and jobs are those of the task's own backend and control channel,
+    and without tasks that take no slot.
+
+    :ivar folder: the agent's configuration
+    """
+
+    folder: Path
+    version: str
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the agent started."""
+
+    @property
+    def generation(self) -> int:
+        """Another one after each reload."""
+
+    def identity(self) -> Identity:
+        """Return who this node is now."""
+
+    def counts(self) -> Tuple[int, int]:
+        """Return how many jobs run and how many wait."""
+
+    def tasks(self) -> Iterable[TaskView]:
+        """Return the tasks, made while they are read."""
+
+    def jobs(self) -> Iterable[JobView]:
+        """Return the jobs in order, made while they are read."""
+
+    async def cancel(self, uuid: str, by: str) -> int:
+        """Cancel the jobs of a request; return how many that has ended.
+
+        Returns once they have ended.
+
+        :param by: who wants it, for the job's client
+        :raises TimeoutError: when the work does not end
+        """
 
 
 class Broker(ABC):
@@ -82,8 +186,27 @@ class Broker(ABC):
     #: of files and secrets, see ``backends/base.py``
     options_schema: ClassVar[Mapping[str, Any]]
 
+    #: Whether the work counts among the agent's ``max_running``.  Where it
+    #: does not, it must be short and small, and is not listed among the jobs.
+    takes_slot: ClassVar[bool] = True
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
+
+    @property
+    def has_live_output(self) -> bool:
+        """Whether the work calls what it gets by ``Work.on_output()``."""
+        return False
+
+    @property
+    def timeout(self) -> Optional[float]:
+        """Seconds that the work may take, 0 for no limit; None: unknown."""
+        return None
+
+    @property
+    def takes_extra_args(self) -> bool:
+        """Whether requests may add words to a command."""
+        return False
 
     def programs(self) -> Mapping[str, Program]:
         """Return the programs that the work runs, by option.
@@ -102,13 +225,13 @@ class Broker(ABC):
         """
         return {}
 
-    def start(self, folder: Path) -> None:  # noqa: B027 (optional)
+    def start(self, agent: AgentView) -> None:  # noqa: B027 (optional)
         """Make ready for requests: the task takes effect.
 
         Called in the event loop of the agent, not of ``--check`` or a client.
         Must not block.
 
-        :param folder: the agent's configuration
+        :param agent: what it may see of the agent, also later
         """
 
     def data(self, request: Request) -> Any:

@@ -11,9 +11,24 @@ import re
 import shlex
 import signal
 from abc import abstractmethod
-from typing import Any, Dict, List, Mapping, Optional, Protocol
+from functools import partial
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+)
 
-from ngcp_task_agent.brokers.base import Broker, Program, Result, Work
+from ngcp_task_agent.brokers.base import (
+    Broker,
+    OnOutput,
+    Program,
+    Result,
+    Work,
+)
 from ngcp_task_agent.brokers.stderr import StderrLog
 from ngcp_task_agent.errors import CannotStart, Rejected
 from ngcp_task_agent.process.run import EndCause, Exit
@@ -108,6 +123,18 @@ class ProgramBroker(Broker):
         # Another user than the agent's own: the name service is asked for it.
         self._as_user = None if as_user == self._own_user.name else as_user
 
+    @property
+    def has_live_output(self) -> bool:
+        return True
+
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._timeout
+
+    @property
+    def takes_extra_args(self) -> bool:
+        return bool(self._allowed)
+
     def programs(self) -> Mapping[str, Program]:
         try:
             named = find_user(self._as_user) if self._as_user else None
@@ -140,8 +167,12 @@ class ProgramBroker(Broker):
         return data
 
     def prepare(self, request: Request) -> Work:
-        self._check_extra(_extra_words(self.data(request)))
-        return _ProgramWork(self, request)
+        data = self.data(request)
+        extra = _extra_words(data)
+        self._check_extra(extra)
+        is_used = data is None or bool(extra) or self._stdin
+        in_environment = isinstance(data, dict)
+        return _ProgramWork(self, request, is_used, in_environment)
 
     @abstractmethod
     def make_run(self, command: Command, request: Request) -> Run:
@@ -179,9 +210,12 @@ class ProgramBroker(Broker):
                 f"run commands as '{user.name}'"
             )
 
-    async def command(self, request: Request) -> Command:
+    async def command(
+        self, request: Request, take: Optional[OnOutput]
+    ) -> Command:
         """Build the command for a request.
 
+        :param take: what takes its live output, if anything does
         :raises CannotStart: when there is no such user, or no such name in
             ``PATH``
         """
@@ -219,16 +253,34 @@ class ProgramBroker(Broker):
             max_output=self._max_output,
             stdin=encoded.encode() if self._stdin else None,
             timeout=self._timeout or None,
-            on_stderr=StderrLog(request).write if self._log_stderr else None,
+            on_stdout=partial(take, "stdout") if take else None,
+            on_stderr=self._on_stderr(request, take),
         )
 
-    def result(self, ended: Exit) -> Result:
-        """Build the result for the client."""
+    def _on_stderr(
+        self, request: Request, take: Optional[OnOutput]
+    ) -> Optional[Callable[[bytes], None]]:
+        log = StderrLog(request).write if self._log_stderr else None
+        live = partial(take, "stderr") if take else None
+        if not log or not live:
+            return log or live
+
+        def both(data: bytes) -> None:
+            log(data)
+            live(data)
+
+        return both
+
+    def result(self, ended: Exit, unused: bool = False) -> Result:
+        """Build the result for the client.
+
+        :param unused: that the program could make nothing of the data
+        """
         error = self.error(ended)
         detail = _last_line(ended.stderr) if error else ""
         by_itself = ended.cause is not EndCause.STOPPED
         return Result(
-            ended.stdout, error, detail, ended.exit_status, by_itself
+            ended.stdout, error, detail, ended.exit_status, by_itself, unused
         )
 
     def error(self, ended: Exit) -> str:
@@ -249,11 +301,26 @@ class ProgramBroker(Broker):
 
 
 class _ProgramWork(Work):
-    """One run of a task's program."""
+    """One run of a task's program.
 
-    def __init__(self, broker: ProgramBroker, request: Request) -> None:
+    :param is_used: whether the program reads the request's data, or gets
+        words of it, or there is none
+    :param in_environment: whether it can use the data if that is in its
+        environment
+    """
+
+    def __init__(
+        self,
+        broker: ProgramBroker,
+        request: Request,
+        is_used: bool,
+        in_environment: bool,
+    ) -> None:
         self._broker = broker
         self._request = request
+        self._is_used = is_used
+        self._in_environment = in_environment
+        self._take: Optional[OnOutput] = None
         self._run: Optional[Run] = None
         self._stopped = False
 
@@ -261,11 +328,14 @@ class _ProgramWork(Work):
     def pid(self) -> Optional[int]:
         return self._run.pid if self._run else None
 
+    def on_output(self, take: OnOutput) -> None:
+        self._take = take
+
     async def run(self) -> Result:
         try:
             # No other reference: standard input can be large.
-            self._run = self._broker.make_run(
-                await self._broker.command(self._request), self._request
+            self._run = self._make_run(
+                await self._broker.command(self._request, self._take)
             )
             if self._stopped:
                 return Result(error="the agent is stopping")
@@ -274,7 +344,12 @@ class _ProgramWork(Work):
             return Result(
                 error=f"the command cannot be started: {error}", by_itself=True
             )
-        return self._broker.result(ended)
+        return self._broker.result(ended, not self._is_used)
+
+    def _make_run(self, command: Command) -> Run:
+        if self._in_environment and "NGCP_TASK_DATA" in command.environment:
+            self._is_used = True
+        return self._broker.make_run(command, self._request)
 
     def stop(self) -> None:
         self._stopped = True

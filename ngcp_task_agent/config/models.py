@@ -19,6 +19,7 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
+    Union,
 )
 
 from ngcp_task_agent.brokers.base import Broker, Program
@@ -45,6 +46,8 @@ LEAST_SIZES = {
     "max_response": 16384,
     "max_request_memory": 1 << 20,
 }
+#: Seconds that a request may wait for its turn, if that has an end.
+LONGEST_WAIT = 10**8
 # No control characters, and none that change the text direction.
 _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
@@ -112,6 +115,19 @@ AGENT_SCHEMA: Schema = {
         "max_request_memory": SIZE_SCHEMA,
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "stop_timeout": _number("number", "a number of seconds", 0, 3600),
+        "metrics_file": {
+            "type": "string",
+            "pattern": r"^/(.*/)?[^/]+\Z",
+            "title": "an absolute path of a file",
+        },
+        "built_in_tasks": {
+            "type": ["boolean", "array"],
+            "items": _text("the name of a built-in task"),
+            "title": "yes, no, or a list of names of built-in tasks",
+        },
+        "built_in_allow_src": _list(
+            "a list of patterns for names", _text("a string")
+        ),
     },
 }
 
@@ -137,6 +153,8 @@ TASK_SCHEMA: Schema = {
         "enabled": {"type": "boolean"},
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "max_queued": _number("integer", "a whole number", 0, 100_000),
+        "live_output": {"type": "boolean", "title": "yes or no"},
+        "max_wait": _number("number", "a number of seconds", 0, LONGEST_WAIT),
         "allow_src": _list("a list of patterns for names", _text("a string")),
         "data_schema": {
             "type": ["object", "boolean"],
@@ -173,10 +191,16 @@ class AgentConfig(NamedTuple):
     max_request_memory: int = 64 << 20
     max_running: int = 64
     stop_timeout: float = 20.0
+    metrics_file: Optional[str] = None
+    built_in_tasks: Union[bool, Tuple[str, ...]] = True
+    built_in_allow_src: Optional[Tuple[str, ...]] = None
 
 
-#: Replaces a faulty agent.yml, which leaves the node's identity unknown.
-UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
+#: Replaces a faulty agent.yml, which leaves the node's identity unknown, and
+#: who may ask the agent itself.
+UNKNOWN_NODE = AgentConfig(
+    NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()), built_in_tasks=False
+)
 
 
 class BackendConfig(NamedTuple):
@@ -205,12 +229,50 @@ class TaskConfig(NamedTuple):
     enabled: bool = True
     max_running: int = 8
     max_queued: int = 64
+    live_output: bool = False
+    max_wait: float = 0
     allow_src: Optional[Tuple[str, ...]] = None
     data_schema: Optional[Mapping[str, Any]] = None
 
     @property
     def place(self) -> Place:
         return self.backend, self.channel, self.name
+
+
+class _BuiltIn(NamedTuple):
+    description: str
+    max_running: int
+    max_queued: int
+
+
+# Only one at a time of those whose answers can be large.
+BUILT_IN_TASKS: Mapping[str, _BuiltIn] = MappingProxyType(
+    {
+        "ngcp.ping": _BuiltIn("Who this node is, and how busy", 16, 256),
+        "ngcp.describe": _BuiltIn("What can be asked for here", 1, 32),
+        "ngcp.jobs": _BuiltIn("What waits and runs here", 1, 32),
+        "ngcp.cancel": _BuiltIn("Ends what waits or runs", 16, 64),
+    }
+)
+
+
+def built_in_task(
+    name: str, config: AgentConfig, folder: Path, backend: str, channel: str
+) -> TaskConfig:
+    """Return one of BUILT_IN_TASKS as it is on a control channel."""
+    about = BUILT_IN_TASKS[name]
+    return TaskConfig(
+        folder / "agent.yml",
+        name,
+        backend,
+        channel,
+        "agent",
+        MappingProxyType({"answer": name.partition(".")[2]}),
+        about.description,
+        max_running=about.max_running,
+        max_queued=about.max_queued,
+        allow_src=config.built_in_allow_src,
+    )
 
 
 def parse_agent(
@@ -237,9 +299,24 @@ def parse_agent(
         permissions.check_program(document, at, program, seen)
         if checking:
             _warn_if_missing(document, at, run)
+    if "metrics_file" in value and document.is_sound("metrics_file"):
+        file, where = Path(value["metrics_file"]), ("metrics_file",)
+        permissions.check_folder(document, where, file.parent, checking)
+        if checking and file.suffix != ".prom":
+            what = "node_exporter reads only files whose name ends in .prom"
+            document.warn(where, what)
+    if document.is_sound("built_in_tasks"):
+        names = value.get("built_in_tasks")
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            if name not in BUILT_IN_TASKS:
+                what = f"there is no built-in task '{name}'"
+                hint = f"; known: {', '.join(BUILT_IN_TASKS)}"
+                document.add(("built_in_tasks", index), what + hint)
     if document.faults:
         return None
-    config = AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    config = AgentConfig(
+        NodeConfig(**_frozen(keys.pop("node", {}))), **_frozen(keys)
+    )
     if config.max_request > config.max_request_memory:
         what = f"exceeds max_request_memory, {config.max_request_memory} bytes"
         document.add(("max_request",), what)
@@ -399,6 +476,9 @@ def _try_broker(
     except Exception as error:
         document.add(at, f"the broker failed to start with them: {error!r}")
         return
+    if document.value.get("live_output") and not broker.has_live_output:
+        what = "the broker has no output before its work has ended"
+        document.add(("live_output",), what)
     if not document.value.get("enabled", True):
         return
     schema = kind.options_schema

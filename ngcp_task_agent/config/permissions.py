@@ -188,6 +188,34 @@ def check_files(
             document.warn(at, what)
 
 
+def check_folder(
+    document: Document, steps: Steps, folder: Path, checking: bool = False
+) -> None:
+    """As root, refuse to write to a folder where others can write, too.
+
+    They could not do much: replace the file, which its readers believe.  The
+    folders above it can belong to others: Debian's /var/lib/prometheus does.
+
+    :param steps: to the value that names it
+    :param checking: also warn if it does not exist, as any user
+    """
+    try:
+        status = os.stat(folder)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        if checking and not isinstance(error, PermissionError):
+            what = f"{folder} cannot be used: {error.strerror}"
+            document.warn(steps, what)
+        return
+    is_sticky = status.st_uid == 0 and status.st_mode & stat.S_ISVTX
+    if os.geteuid() != 0 or is_sticky:
+        return
+    for flaw in _writable(folder, status, _ROOT):
+        why = flaw.explain("only root may write where root writes")
+        document.add(steps, f"{folder} {why}")
+
+
 class _Flaw(NamedTuple):
     """How others than its owners could change a file.
 

@@ -7,11 +7,13 @@ import contextlib
 import gc
 import importlib
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from ngcp_task_agent import __version__, background
 from ngcp_task_agent.config.faults import Fault
 from ngcp_task_agent.config.loader import Config, Loader
+from ngcp_task_agent.daemon.metrics import MetricsFile, take_snapshot
 from ngcp_task_agent.daemon.runtime import Runtime, shortened
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.display import counted
@@ -35,6 +37,7 @@ class Agent:
         self._loader = loader
         self._notifier = notifier
         self._runtime = Runtime()
+        self._metrics = MetricsFile(partial(take_snapshot, self._runtime))
         self._service: Optional[Service] = None  # on the bus
         self._reload_lock = asyncio.Lock()
         self._reloads: Set[asyncio.Task[None]] = set()
@@ -165,6 +168,7 @@ class Agent:
 
     async def _apply(self, config: Config) -> None:
         await self._runtime.apply(config)
+        self._metrics.move(config.agent.metrics_file)
         folder = self._loader.folder
         self._faulty = [
             str(path.relative_to(folder) if folder in path.parents else path)
@@ -186,6 +190,7 @@ class Agent:
             # ... and again for a backend that the reload has started.
             await runtime.stop_listening()
         await runtime.drain(self._hurry)
+        await self._metrics.stop()
         if self._service:
             await self._service.stop()
         total = runtime.counters.total

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Coroutine, Dict, FrozenSet, List, Optional, Set, Tuple
+import time
+from typing import (
+    Any,
+    Coroutine,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Optional,
+    Set,
+    Tuple,
+)
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.base import LEAVING, Backend
+from ngcp_task_agent.brokers.agent import AgentBroker
 from ngcp_task_agent.config.loader import Config
 from ngcp_task_agent.config.models import (
+    BUILT_IN_TASKS,
     UNKNOWN,
     BackendConfig,
     Place,
     TaskConfig,
+    built_in_task,
 )
+from ngcp_task_agent.daemon.channel_view import ChannelView
 from ngcp_task_agent.display import counted
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
@@ -30,6 +45,10 @@ FLUSH = 5.0  # seconds to send the last answers; restarts while they are sent
 RETIRED_FLUSH = 60.0  # the same, for a backend replaced by a reload
 END = 10.0  # seconds each to end, and then to cancel, what still runs
 
+# Bytes of the requests for tasks that take no slot, for each channel: more
+# than all those for ngcp.cancel, which can take seconds.
+_OWN_MEMORY = 4 << 20
+
 # Tasks that are made in a row.
 _BURST = 100
 
@@ -40,6 +59,19 @@ _LONGEST_TROUBLE, _LONGEST_NAME = 80, 40
 def shortened(text: str, length: int) -> str:
     """Cut a text to a number of characters, and show that it is cut."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _built_in_tasks(config: Config) -> Iterator[TaskConfig]:
+    """Return the built-in tasks of each control channel in use."""
+    asked = config.agent.built_in_tasks
+    names = (*BUILT_IN_TASKS,) if asked is True else asked or ()
+    taken = {task.place for task in config.tasks}
+    for backend, channel in {task.place[:2]: None for task in config.tasks}:
+        for name in names:
+            if (backend, channel, name) not in taken:
+                yield built_in_task(
+                    name, config.agent, config.folder, backend, channel
+                )
 
 
 class Runtime:
@@ -53,7 +85,14 @@ class Runtime:
     def __init__(self) -> None:
         self.jobs = Jobs()
         self._node: Optional[Node] = None
+        self.tasks: List[TaskConfig] = []  # in force, without built-in ones
         self._limits = Limits()
+        # For what takes no slot, which is answered even if nothing else is.
+        self._own_limits = Limits(self._limits.loop_time)
+        self._own_limits.slots.limit = sys.maxsize
+        self._own_jobs = Jobs()
+        self._started = time.monotonic()
+        self._views: Dict[Tuple[str, str], ChannelView] = {}
         self._dispatcher = Dispatcher(self.identity, 0, 0)
         self._stop_timeout = 0.0
         self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
@@ -61,11 +100,6 @@ class Runtime:
         self._retired_backends: Set[Backend] = set()
         self._retired_tasks: Set[Task] = set()
         self._retiring: Set[asyncio.Task[None]] = set()
-
-    @property
-    def tasks(self) -> List[TaskConfig]:
-        """The tasks in force."""
-        return [task for task, _ in self._tasks.values()]
 
     @property
     def backends(self) -> List[Tuple[str, str, str]]:
@@ -103,7 +137,7 @@ class Runtime:
         for name, status, trouble in self.backends:
             why = shortened(trouble, _LONGEST_TROUBLE)
             parts.append(f"{name}: {status}{why and f' ({why})'}")
-        parts.append(counted(len(self._tasks), "task"))
+        parts.append(counted(len(self.tasks), "task"))
         parts.append(f"{self._limits.slots.taken} running")
         oldest = self.jobs.oldest
         if oldest and oldest.age >= 1:
@@ -178,33 +212,63 @@ class Runtime:
     ) -> List[Task]:
         """Reuse unchanged tasks, create the rest; return those removed."""
         before, now = dict(self._tasks), {}
-        for number, task in enumerate(config.tasks, 1):
+        for number, task in enumerate(
+            (*config.tasks, *_built_in_tasks(config)), 1
+        ):
             place = task.place
             was = before.get(place)
             if was and was[0] == task and task.backend not in replaced:
                 now[place] = before.pop(place)
             else:
-                made = self._make_task(config, task, was[1] if was else None)
+                view = self._view(config, place[:2])
+                made = self._make_task(
+                    config, task, view, was[1] if was else None
+                )
                 now[place] = task, made
             if number % _BURST == 0:
                 await asyncio.sleep(0)  # requests must not wait for thousands
         self._tasks = now
+        self.tasks = [*config.tasks]
         routes: Dict[Tuple[str, str], Dict[str, Task]] = {}
         for (backend, channel, name), (_, made) in now.items():
             routes.setdefault((backend, channel), {})[name] = made
         self._dispatcher.set_routes(routes)
+        shown: Dict[Tuple[str, str], List[Tuple[TaskConfig, Task]]] = {}
+        for task in config.tasks:
+            shown.setdefault(task.place[:2], []).append(now[task.place])
+        self._views = {
+            at: view for at, view in self._views.items() if at in shown
+        }
+        for at, view in self._views.items():
+            view.set_tasks(shown[at])
+        self._own_limits.max_request_memory = _OWN_MEMORY * len(shown)
         removed = [task for _, task in before.values()]
         self._retired_tasks.update(removed)
         for left in removed:
             self._in_background(self._retire_task(left))
         return removed
 
+    def _view(self, config: Config, at: Tuple[str, str]) -> ChannelView:
+        if at not in self._views:
+            self._views[at] = ChannelView(
+                at, config.folder, self.identity, self.jobs, self._started
+            )
+        return self._views[at]
+
     def _make_task(
-        self, config: Config, task: TaskConfig, before: Optional[Task]
+        self,
+        config: Config,
+        task: TaskConfig,
+        view: ChannelView,
+        before: Optional[Task],
     ) -> Task:
-        broker = config.plugins.brokers[task.broker](task.broker_options)
-        broker.start(config.folder)
-        return Task(task, broker, self._limits, self.jobs, before)
+        kind = config.plugins.brokers.get(task.broker, AgentBroker)
+        broker = kind(task.broker_options)
+        broker.start(view)
+        limits, jobs = self._limits, self.jobs
+        if not kind.takes_slot:
+            limits, jobs = self._own_limits, self._own_jobs
+        return Task(task, broker, limits, jobs, before)
 
     async def _set_backend(
         self, config: Config, name: str, channels: FrozenSet[str]
@@ -255,7 +319,8 @@ class Runtime:
             task for _, task in self._tasks.values()
         ):
             task.refuse()
-        finished = asyncio.ensure_future(self.jobs.finished())
+        registers = (self.jobs, self._own_jobs)
+        finished = asyncio.gather(*(jobs.finished() for jobs in registers))
         hurrying = asyncio.ensure_future(hurry.wait())
         events: Set[asyncio.Future[Any]] = {finished, hurrying}
         await asyncio.wait(
@@ -264,8 +329,9 @@ class Runtime:
             return_when=asyncio.FIRST_COMPLETED,
         )
         hurrying.cancel()
-        for step in (self.jobs.stop, self.jobs.abort):
-            step()
+        for step in (Jobs.stop, Jobs.abort):
+            for jobs in registers:
+                step(jobs)
             await asyncio.wait({finished}, timeout=END)
             if finished.done():
                 return

@@ -16,7 +16,7 @@ class Pipe:
 
     :param limit: bytes to accept
     :param kept: how many of the last bytes to keep; None for all
-    :param on_data: see ``Command.on_stderr``
+    :param on_data: see ``Command.on_stdout``
     """
 
     def __init__(

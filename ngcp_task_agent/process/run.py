@@ -115,10 +115,12 @@ class Process:
 
     def _start(self) -> None:
         command, loop = self._command, self._loop
-        limit, on_stderr = command.max_output, command.on_stderr
+        limit = command.max_output
         too_much = partial(self._set_end, EndCause.OUTPUT)
-        self._stdout = Pipe(loop, limit, None, too_much)
-        self._stderr = Pipe(loop, limit, STDERR_KEPT, too_much, on_stderr)
+        self._stdout = Pipe(loop, limit, None, too_much, command.on_stdout)
+        self._stderr = Pipe(
+            loop, limit, STDERR_KEPT, too_much, command.on_stderr
+        )
         writers: List[int] = []
         try:
             writers.append(self._stdout.open())

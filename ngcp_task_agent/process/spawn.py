@@ -34,8 +34,9 @@ class Command:
     :param stdin: what the command reads; None for ``/dev/null``
     :param timeout: seconds; None for no limit
     :param max_output: bytes on standard output, and on standard error
-    :param on_stderr: called with what it writes to standard error, as it
+    :param on_stdout: called with what it writes to standard output, as it
         comes, and with ``b""`` at the end
+    :param on_stderr: the same for standard error
     """
 
     argv: Sequence[str]
@@ -44,6 +45,7 @@ class Command:
     max_output: int
     stdin: Optional[bytes] = None
     timeout: Optional[float] = None
+    on_stdout: Optional[Callable[[bytes], None]] = None
     on_stderr: Optional[Callable[[bytes], None]] = None
 
 

@@ -14,7 +14,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence, Union
 
 from ngcp_task_agent.errors import Rejected
 
@@ -304,6 +304,7 @@ class Response:
     :param reason: a sentence for ``rejected`` and ``error``, else empty
     :param data: the task's output for ``done`` and ``error``, else None;
         bytes that are not UTF-8 are replaced
+    :param unused: that the task could make nothing of the request's data
     """
 
     origin: Origin
@@ -311,6 +312,7 @@ class Response:
     status: str
     reason: str = ""
     data: Union[str, bytes, None] = None
+    unused: bool = False
     uuid: str = field(default_factory=new_uuid)
 
     def encode(self, limit: int) -> Sequence[bytes]:
@@ -322,7 +324,7 @@ class Response:
             other than ``data`` can need
         """
         now = time.time()
-        fields = {
+        fields: Dict[str, Any] = {
             "uuid": self.uuid,
             "ref": self.origin.uuid,
             "task": self.origin.task,
@@ -334,8 +336,10 @@ class Response:
             "chunks": 1,
             "status": self.status,
             "reason": self.reason[:MAX_REASON],
-            "data": "",
         }
+        if self.unused:
+            fields["unused"] = True
+        fields["data"] = ""  # the last one: see below
         data = self.data
         if data is None or len(data) <= _BLOCK:
             if isinstance(data, bytes):
@@ -353,6 +357,35 @@ class Response:
                 start = _json(fields)[:-2]
             messages.append(b"".join((start, piece, b'"}')))
         return messages
+
+
+def encode_live(
+    origin: Origin,
+    src: str,
+    stream: str,
+    number: int,
+    data: bytes,
+    omitted: int,
+) -> bytes:
+    """Encode a message with what a task has written, before its ending.
+
+    :param src: this node's name
+    :param stream: ``stdout`` or ``stderr``
+    :param number: counts from 1, over both streams of a request
+    :param data: what is not UTF-8 is replaced
+    :param omitted: bytes of the stream that are left out before it
+    """
+    fields = {
+        "ref": origin.uuid,
+        "task": origin.task,
+        "src": src,
+        "stream": stream,
+        "number": number,
+        "data": data.decode(errors="replace"),
+    }
+    if omitted:
+        fields["omitted"] = omitted
+    return _json(fields)
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, FrozenSet, Mapping, Tuple, Union
+from typing import (
+    Callable,
+    Dict,
+    FrozenSet,
+    Mapping,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from ngcp_task_agent.backends.base import Arrival
 from ngcp_task_agent.errors import Duplicate, NoReplyAddress, Rejected
@@ -90,10 +98,12 @@ class Dispatcher:
         try:
             if nowhere:
                 raise Rejected(nowhere)
+            reply.live_address = self._live_address(arrival, request)
             place = (arrival.backend.name, arrival.channel)
             task = self._routes.get(place, {}).get(request.task)
             if task:
                 reply.task_counts = self.counters.of(request.task)
+                reply.durations = self.counters.durations_of(request.task)
             self._check_new(place, request.uuid)
             if task is None:
                 raise Rejected(f"unknown task '{request.task}'")
@@ -121,6 +131,20 @@ class Dispatcher:
         if now > self._moment:
             self._moment = now + 0.1
         seen[key] = self._moment
+
+    def _live_address(
+        self, arrival: Arrival, request: Request
+    ) -> Optional[str]:
+        """
+        :raises Rejected: when live output cannot go where it is wanted
+        """
+        address = arrival.backend.live_address(request.options)
+        if address in self._channels:
+            raise Rejected(
+                f"options.progress_channel '{address}' is a control channel "
+                "of this agent: output must not become requests"
+            )
+        return address
 
     def _reply(
         self, arrival: Arrival, sent: Union[Request, Malformed], node: Identity

@@ -21,11 +21,14 @@ class Job:
     :ivar place: the task's backend, control channel and name
     :ivar work: None once it has ended, while its answer is being sent
     :ivar runner: does the work and sends the ending
-    :ivar cancelled_by: who has cancelled it, or empty
+    :ivar cancelled_by: who has cancelled it, or empty; empty again if it then
+        ended for another reason
+    :ivar expired: seconds after which it gave up waiting, or 0
     """
 
     __slots__ = (
         "cancelled_by",
+        "expired",
         "is_running",
         "place",
         "request",
@@ -44,6 +47,7 @@ class Job:
         # When it was accepted, and then when it began to run; monotonic.
         self.since = time.monotonic()
         self.cancelled_by = ""
+        self.expired = 0.0
 
     @property
     def state(self) -> str:
@@ -53,6 +57,11 @@ class Job:
     def began(self) -> float:
         """Since when it has been in this state; unix time."""
         return time.time() - self.age
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Once it has ended: whether cancel() was what ended it."""
+        return bool(self.cancelled_by)
 
     @property
     def age(self) -> float:
@@ -81,12 +90,14 @@ class Job:
                 data=result.data,
                 error=f"cancelled by {self.cancelled_by}",
                 exit_status=result.exit_status,
+                unused=result.unused,
             )
+        self.cancelled_by = ""
         return result
 
     def cancel(self, by: str) -> None:
         """Ask it to end soon.  Work that has ended keeps its own ending."""
-        if not self.work or self.cancelled_by:
+        if not self.work or self.cancelled_by or self.expired:
             return
         self.cancelled_by = by
         if self.is_running:
@@ -96,6 +107,15 @@ class Job:
 
     def _leave_queue(self) -> None:
         if not self.is_running:
+            self.runner.cancel()
+
+    def expire(self, seconds: float) -> None:
+        """Give up waiting; not before the runner's first step.
+
+        :param seconds: for how long it has waited
+        """
+        if not self.is_running and not self.cancelled_by:
+            self.expired = seconds
             self.runner.cancel()
 
     def abort(self) -> None:
@@ -137,8 +157,13 @@ class Jobs:
 
         :param uuid: 32 hexadecimal digits of either case; hyphens are ignored
         """
+        # Those of requests have hyphens, and there may be thousands.
         wanted = _digits(uuid)
-        return [j for j in self._jobs if _digits(j.request.uuid) == wanted]
+        wanted = "-".join(
+            (wanted[:8], wanted[8:12], wanted[12:16], wanted[16:20])
+            + (wanted[20:],)
+        )
+        return [j for j in self._jobs if j.request.uuid.lower() == wanted]
 
     async def cancel(self, jobs: Sequence[Job], by: str) -> bool:
         """Cancel jobs; return whether they have ended, within GRACE + END.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from ngcp_task_agent.errors import Busy
 from ngcp_task_agent.requests.check_time import LoopTime
 from ngcp_task_agent.requests.slots import Slots
@@ -12,12 +14,13 @@ LEAST = 4096  # bytes: a request takes some besides its text
 class Limits:
     """The limits of the whole agent.
 
+    :param loop_time: shared with other limits
     :ivar max_request_memory: bytes
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop_time: Optional[LoopTime] = None) -> None:
         self.slots = Slots(0)
-        self.loop_time = LoopTime()
+        self.loop_time = loop_time or LoopTime()
         self.max_request_memory = 0
         self._memory = 0
 

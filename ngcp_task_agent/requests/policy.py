@@ -19,7 +19,7 @@ class Policy:
     def __init__(
         self, config: TaskConfig, broker: Broker, loop_time: LoopTime
     ) -> None:
-        self._broker = broker
+        self.broker = broker
         self._time = CheckTime(loop_time)
         self._allow_src = (
             None
@@ -47,10 +47,10 @@ class Policy:
                 f"allow_src: '{request.src}' may not request this task"
             )
         if self._validate is None and request.data is None:
-            return self._broker.prepare(request)  # nothing to check
+            return self.broker.prepare(request)  # nothing to check
         return self._time.run(lambda: self._check_data(request))
 
     def _check_data(self, request: Request) -> Work:
         if self._validate is not None:
-            self._validate(self._broker.data(request))
-        return self._broker.prepare(request)
+            self._validate(self.broker.data(request))
+        return self.broker.prepare(request)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Callable, Counter, Optional
 
 from ngcp_task_agent.backends.base import Backend
-from ngcp_task_agent.brokers.base import Result
+from ngcp_task_agent.brokers.base import OnOutput, Result
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import cut
 from ngcp_task_agent.protocol.messages import Origin, Response
+from ngcp_task_agent.requests.counters import Durations
+from ngcp_task_agent.requests.live_output import LiveOutput
 
 # More output than this is encoded in a thread and sent at a limited rate.
 AT_ONCE_BYTES = 65536
@@ -40,7 +42,9 @@ class Reply:
     :param node: this node's name
     :param max_response: maximum bytes of one message
     :param counts: requests, by outcome
+    :ivar live_address: where the backend sends live output, if anywhere
     :ivar task_counts: the same, of a task's requests
+    :ivar durations: of a task's requests
     """
 
     backend: Backend
@@ -50,10 +54,13 @@ class Reply:
     max_response: int
     counts: Counter[str]
     task_counts: Optional[Counter[str]] = None
+    durations: Optional[Durations] = None
+    live_address: Optional[str] = None
 
     def __post_init__(self) -> None:
         self._state = _State.OPEN
         self._begin = time.monotonic()
+        self._live: Optional[LiveOutput] = None
 
     @property
     def has_ended(self) -> bool:
@@ -85,13 +92,26 @@ class Reply:
         self._send(response, self.backend.send)
         self._record(journal.REQUEST_ACCEPTED, "accepted")
 
+    def live_output(self) -> Optional[OnOutput]:
+        """Return what takes the work's output; None if no client wants it."""
+        if self.live_address is None:
+            return None
+        self._live = LiveOutput(
+            self.backend, self.live_address, self.origin, self.node
+        )
+        return self._live.write
+
     async def ended(self, result: Result) -> None:
         """Send the result of the work.
 
         Returns when the answer is queued; a large one, when it is sent.
         """
         self._step(_State.ACCEPTED, _State.ENDED)
+        if self._live:
+            self._live.end()
         duration = time.monotonic() - self._begin
+        if self.durations:
+            self.durations.add(duration)
         kind, status, more = journal.TASK_DONE, "done", ""
         reason, detail = result.error, None
         if reason:
@@ -101,7 +121,12 @@ class Reply:
                 more += f": {detail}"
                 reason += f": {result.detail[:DETAIL]}"
         response = Response(
-            self.origin, self.node, status, reason, result.data
+            self.origin,
+            self.node,
+            status,
+            reason,
+            result.data,
+            result.unused,
         )
         size = len(result.data)
         if size <= AT_ONCE_BYTES:

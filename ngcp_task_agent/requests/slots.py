@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Deque
 
@@ -32,7 +33,7 @@ class Slots:
         self._grant()
 
     async def __aenter__(self) -> None:
-        if not self._has_granted and self._has_room and not self._waiters:
+        if self.is_free:
             self._take()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -43,10 +44,19 @@ class Slots:
             if turn.done() and not turn.cancelled():
                 # The slot was granted at the moment of the cancellation.
                 self._release()
+            else:
+                # Else those that give up would pile up behind one that runs.
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(turn)
             raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._release()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether whoever asks for a slot now need not wait."""
+        return not self._has_granted and self._has_room and not self._waiters
 
     @property
     def _has_room(self) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Optional
+from typing import Any, Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result
-from ngcp_task_agent.config.models import TaskConfig
+from ngcp_task_agent.config.models import LONGEST_WAIT, TaskConfig
 from ngcp_task_agent.errors import Busy, Rejected
 from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.requests.jobs import Job, Jobs
@@ -36,6 +36,8 @@ class Task:
         self._policy = Policy(config, broker, limits.loop_time)
         self._place = config.place
         self._max_queued = config.max_queued
+        self._live_output = config.live_output
+        self._max_wait = config.max_wait
         self._limits = limits
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
@@ -47,7 +49,11 @@ class Task:
 
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
+        max_wait = self._max_wait
         try:
+            options = request.options
+            if "expires" in options:
+                max_wait = _sooner(max_wait, options["expires"])
             work = self._policy.check(request)
             self._check_room()
             self._limits.check_memory(request.size)
@@ -67,7 +73,7 @@ class Task:
         request.forget()
         # It begins in the next round of the loop, after "accepted" has left.
         job = Job(request, self._place, work)
-        step = self._run(job, reply)
+        step = self._run(job, reply, max_wait)
         job.runner = asyncio.get_running_loop().create_task(step)
         self._jobs.add(job)
 
@@ -83,9 +89,22 @@ class Task:
             self._idle.clear()
             await self._idle.wait()
 
-    async def _run(self, job: Job, reply: Reply) -> None:
+    @property
+    def broker(self) -> Broker:
+        return self._policy.broker
+
+    async def _run(self, job: Job, reply: Reply, max_wait: float) -> None:
+        expiry: Optional[asyncio.TimerHandle] = None
+        if max_wait and not (
+            self._slots.is_free and self._limits.slots.is_free
+        ):
+            expiry = asyncio.get_running_loop().call_at(
+                job.since + max_wait, job.expire, max_wait
+            )
         try:
             async with self._slots, self._limits.slots:
+                if expiry:
+                    expiry.cancel()
                 self.running += 1
                 try:
                     # Hold the slot until a large answer is sent, else the
@@ -98,6 +117,8 @@ class Task:
                 await reply.ended(_aborted(job))
             raise
         finally:
+            if expiry:
+                expiry.cancel()  # else it would keep the request
             self._limits.release(job.request.size)
             self._jobs.remove(job)
             self._admitted -= 1
@@ -130,14 +151,32 @@ class Task:
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
         try:
+            live = reply.live_output() if self._live_output else None
+            if live and job.work:
+                job.work.on_output(live)
             return await job.run()
         except Exception:
             return Result(error=reply.bug())
 
 
+def _sooner(max_wait: float, expires: Any) -> float:
+    """Return the shorter time to wait, in seconds; 0 is without end.
+
+    :raises Rejected: for what is no such time
+    """
+    is_number = isinstance(expires, (int, float))
+    if not is_number or isinstance(expires, bool) or expires <= 0:
+        raise Rejected(
+            "options.expires must be a number of seconds greater than 0"
+        )
+    return float(min(expires, max_wait or LONGEST_WAIT))
+
+
 def _aborted(job: Job) -> Result:
     """Return the result of a job that has none of its own."""
     by = job.cancelled_by
+    if job.expired:
+        return Result(error=f"waited more than {job.expired:g} s")
     if not by:
         return Result(error="the agent has ended the task")
     if job.is_running:

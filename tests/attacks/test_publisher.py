@@ -566,6 +566,62 @@ async def test_answers_to_others_requests_disturb_no_client(
     assert call.outcome.succeeded
 
 
+def test_live_output_that_nobody_reads_delays_no_other(
+    config: ConfigFolder,
+    attacked: Attacked,
+    client: Client,
+    server: RedisServer,
+) -> None:
+    """Much of it, which JSON makes six times as large."""
+    config.shell(
+        "live",
+        "timeout 2 cat /dev/zero >&2",
+        live_output=True,
+        broker_max_output="999G",
+        max_running=64,
+    )
+    daemon = attacked(log_level="info")
+    with socket.create_connection(("127.0.0.1", server.port)) as deaf:
+        deaf.sendall(b"SUBSCRIBE deaf\r\n")
+        wait_for(lambda: server.subscribers("deaf"))
+        with Pings(server) as pings:
+            options = {
+                "feedback_channel": client.channel,
+                "progress_channel": "deaf",
+            }
+            sent = flood(
+                client,
+                (client.request("live", options=options) for _ in range(16)),
+            )
+            endings(client, sent)
+    assert max(pings.seconds) < PATIENCE
+    assert memory(daemon) < 150
+
+
+def test_live_output_of_many_short_commands(
+    config: ConfigFolder,
+    attacked: Attacked,
+    client: Client,
+    server: RedisServer,
+) -> None:
+    """Each with a channel of its own, some of which cannot be."""
+    config.shell("live", "seq 10000", live_output=True, max_queued=1000)
+    daemon = attacked(log_level="info")
+    with Pings(server) as pings:
+        requests = []
+        for number in range(300):
+            options = {"feedback_channel": client.channel}
+            options["progress_channel"] = f"live {number}\r\n\0"
+            if number % 10 == 0:
+                options["progress_channel"] = CHANNEL
+            requests.append(client.request("live", options=options))
+        for ending in endings(client, flood(client, requests)):
+            assert ending["status"] in ("done", "rejected"), ending
+    assert max(pings.seconds) < PATIENCE
+    assert memory(daemon) < 150
+    assert daemon.text().count("output must not become requests") == 30
+
+
 def test_a_subscriber_that_reads_nothing_delays_no_other(
     config: ConfigFolder,
     attacked: Attacked,

@@ -32,6 +32,7 @@ _MACHINE = (
     "python3-argcomplete",
     "python3-dbus-fast",
     "python3-jsonschema",
+    "python3-prometheus-client",
     "python3-redis",
     "python3-rich",
     "python3-sdnotify",

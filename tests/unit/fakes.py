@@ -24,7 +24,13 @@ from typing import (
 import pytest
 
 from ngcp_task_agent.backends.base import Arrival, Backend
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import (
+    Broker,
+    JobView,
+    Result,
+    TaskView,
+    Work,
+)
 from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.protocol.identity import Identity
@@ -271,6 +277,42 @@ class FakeBroker(Broker):
     @property
     def running(self) -> List[FakeWork]:
         return [w for w in self.works if w.begun and not w.end.done()]
+
+
+class FakeAgentView:
+    """What brokers see of an agent; the rows are for the test to set.
+
+    :ivar cancelled: the arguments of each cancel()
+    :ivar ended: what cancel() waits for, and returns
+    """
+
+    version = "1.2.3"
+    uptime = 5.0
+    generation = 1
+
+    def __init__(self, folder: Path = Path("/etc/ngcp-task-agent")) -> None:
+        self.folder = folder
+        self.who = identity("SP1", "sp1", "alias", roles=["lb"], site="here")
+        self.shown_tasks: List[TaskView] = []
+        self.shown_jobs: List[JobView] = []
+        self.cancelled: List[Tuple[str, str]] = []
+        self.ended: Optional[asyncio.Future[int]] = None
+
+    def identity(self) -> Identity:
+        return self.who
+
+    def counts(self) -> Tuple[int, int]:
+        return 3, 2
+
+    def tasks(self) -> List[TaskView]:
+        return self.shown_tasks
+
+    def jobs(self) -> List[JobView]:
+        return self.shown_jobs
+
+    async def cancel(self, uuid: str, by: str) -> int:
+        self.cancelled.append((uuid, by))
+        return await self.ended if self.ended else 0
 
 
 def write(path: Path, text: str) -> Path:

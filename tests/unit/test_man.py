@@ -37,6 +37,7 @@ from ngcp_task_agent.backends.redis import (
     backend,
     dial,
     lane,
+    live_lane,
     publisher,
     reconnector,
     replies,
@@ -44,6 +45,7 @@ from ngcp_task_agent.backends.redis import (
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
 from ngcp_task_agent.brokers import program, stderr
+from ngcp_task_agent.brokers.agent import AgentBroker
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.brokers.systemd import transient, unit
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
@@ -59,7 +61,7 @@ from ngcp_task_agent.config.yaml_file import Document
 from ngcp_task_agent.ctl import arguments as ctl_arguments
 from ngcp_task_agent.ctl import failure, records, since, stories
 from ngcp_task_agent.ctl import log as ctl_log
-from ngcp_task_agent.daemon import agent, cli, runtime
+from ngcp_task_agent.daemon import agent, cli, metrics, prometheus, runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.logs.lines import LONGEST
 from ngcp_task_agent.management import callers, interface, reload
@@ -71,6 +73,7 @@ from ngcp_task_agent.protocol.pattern import Pattern
 from ngcp_task_agent.requests import (
     check_time,
     dispatch,
+    live_output,
     reply,
     task,
     validate,
@@ -230,6 +233,7 @@ SCHEMAS: Dict[Tuple[str, ...], Schema] = {
     ("TASKS", "Keys of every task"): settings.TASK_SCHEMA,
     ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
     ("TASKS", "broker_options of command"): CommandBroker.options_schema,
+    ("TASKS", "broker_options of agent"): AgentBroker.options_schema,
     ("TASKS", "broker_options of systemd"): {
         **OPTIONS_SCHEMA,
         "properties": {
@@ -780,6 +784,29 @@ def test_members_on_the_bus() -> None:
         assert name in words
 
 
+def test_metrics() -> None:
+    text = part(DAEMON, "METRICS")
+    shown = {head[3:] for head in items(text)}
+    nothing = dict.fromkeys(("received", *COUNTED), 0)
+    written = prometheus.text(
+        metrics.Snapshot(
+            *(True, "1.0", "sp1", nothing),
+            *([("ping", nothing)], [("ping", [0] * 16, 0.0)]),
+            *(0, 0, [("redis", True)]),
+        )
+    ).decode()
+    names = set(re.findall(r"^# TYPE (\S+)", written, re.M))
+    assert shown == names
+    for key, value in re.findall(r'(\w+)="(\w+)"', written):
+        assert key in ("le", "version", "node", "task", "backend") or (
+            f".Ql {value}" in text
+        )
+    words = plain(text)
+    assert f"every {metrics.INTERVAL:g} seconds" in words
+    (_, alerts) = literals(text)
+    assert alerts.splitlines()[0].split()[0] in names
+
+
 def test_the_largest_message_of_a_server() -> None:
     load = plain(part(DAEMON, "SECURITY", "Load"))
     assert f"more than {replies.MAX_REPLY >> 20} MiB" in load
@@ -800,19 +827,22 @@ def test_times_of_a_stop() -> None:
 def test_fields_of_a_request() -> None:
     described = items(part(PROTOCOL, "REQUEST"))
     longest = dict(messages.LONGEST)
-    longest["options.feedback_channel"] = redis_options.LONGEST_CHANNEL
+    optional = ["options.progress_channel"]
+    for name in ("options.feedback_channel", *optional):
+        longest[name] = redis_options.LONGEST_CHANNEL
     fields = [*messages.LONGEST, "options", "options.feedback_channel"]
-    assert [head[3:] for head in described] == [*fields, "data"]
-    for name in fields:
+    optional += ["options.expires"]
+    assert [head[3:] for head in described] == [*fields, *optional, "data"]
+    for name in (*fields, *optional):
         text = plain(described[f"Ic {name}"])
-        assert text.startswith("Required:"), name
+        assert text.startswith("Required:") is (name in fields), name
         if name in longest:
             assert f"{longest[name]} characters" in text, name
 
 
 def test_fields_of_an_answer() -> None:
     origin = messages.Origin("u", "t", "s")
-    response = messages.Response(origin, "n", "done", data="")
+    response = messages.Response(origin, "n", "done", data="", unused=True)
     (message,) = response.encode(10_000)
     heads = items(part(PROTOCOL, "ANSWERS"))
     shown = [
@@ -826,6 +856,21 @@ def test_fields_of_an_answer() -> None:
     assert f"at most {messages.MAX_REASON} characters" in reason
     statuses = {head[3:] for head in heads if head.startswith("Li ")}
     assert statuses == {"accepted", "rejected", "done", "error"}
+
+
+def test_fields_of_live_output() -> None:
+    text = part(PROTOCOL, "LIVE OUTPUT")
+    shown = [name for head in items(text) for name in head[3:].split(" , ")]
+    origin = messages.Origin("u", "t", "s")
+    made = json.loads(messages.encode_live(origin, "n", "stdout", 1, b"", 1))
+    assert sorted(shown) == sorted(made)
+    words = plain(text)
+    assert f"at most {live_output.PER_SECOND} messages a second" in words
+    assert words.count(f" {live_output.PIECE} bytes") == 2
+    memory = plain(keys("TASKS", "Keys of every task")["live_output"])
+    assert f"up to {2 * live_output.KEPT >> 10} KiB of memory" in memory
+    rate = plain(part(FILES, "BACKENDS", "Keys of a redis backend"))
+    assert f"at most {live_lane.LIVE_RATE >> 20} MiB a second of all" in rate
 
 
 def test_limits_of_the_protocol() -> None:

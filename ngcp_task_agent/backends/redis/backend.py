@@ -11,9 +11,10 @@ from ngcp_task_agent.backends.redis import options as keys
 from ngcp_task_agent.backends.redis.dial import Dial
 from ngcp_task_agent.backends.redis.lane import LARGE_RATE, Lane
 from ngcp_task_agent.backends.redis.link import wait_for_any
+from ngcp_task_agent.backends.redis.live_lane import LiveLane
 from ngcp_task_agent.backends.redis.server import Server
 from ngcp_task_agent.backends.redis.subscriber import Subscriber
-from ngcp_task_agent.errors import NoReplyAddress
+from ngcp_task_agent.errors import NoReplyAddress, Rejected
 
 Encode = Callable[[], Sequence[bytes]]
 
@@ -43,6 +44,7 @@ class RedisBackend(Backend):
         self._small = Lane(self._subscriber, losses)
         self._large = Lane(self._subscriber, losses, LARGE_RATE)
         self._lanes = self._small, self._large
+        self._live = LiveLane(self._subscriber)
         # Done when tasks wait no more for their large answers to leave.
         self._released = asyncio.get_running_loop().create_future()
 
@@ -70,7 +72,7 @@ class RedisBackend(Backend):
         await self._subscriber.listen(channels)
         self._subscriber.start()
         await wait_for_any(self._subscriber.tried)
-        for lane in self._lanes:
+        for lane in (*self._lanes, self._live):
             lane.start()
         await wait_for_any(self._small.tried)
 
@@ -82,6 +84,17 @@ class RedisBackend(Backend):
         if not keys.valid_channel(channel):
             raise NoReplyAddress(
                 "options.feedback_channel must be a string of 1 to "
+                f"{keys.LONGEST_CHANNEL} characters"
+            )
+        return str(channel)
+
+    def live_address(self, options: Mapping[str, Any]) -> Optional[str]:
+        if "progress_channel" not in options:
+            return None
+        channel = options["progress_channel"]
+        if not keys.valid_channel(channel):
+            raise Rejected(
+                "options.progress_channel must be a string of 1 to "
                 f"{keys.LONGEST_CHANNEL} characters"
             )
         return str(channel)
@@ -108,6 +121,12 @@ class RedisBackend(Backend):
         self._large.send(answer)
         await wait_for_any(answer.settled, self._released)
 
+    def expect_live(self) -> None:
+        self._live.connect()
+
+    def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
+        return self._live.send(address, encode)
+
     async def stop_listening(self) -> None:
         if not self._released.done():
             self._released.set_result(None)
@@ -121,7 +140,7 @@ class RedisBackend(Backend):
             await asyncio.wait(last, timeout=timeout)
             if published == [lane.published for lane in self._lanes]:
                 break
-        for lane in self._lanes:
+        for lane in (*self._lanes, self._live):
             await lane.stop()
 
     def _on_message(self, channel: str, body: bytes) -> None:
@@ -131,5 +150,5 @@ class RedisBackend(Backend):
         )
 
     def _on_up(self) -> None:
-        for lane in self._lanes:
+        for lane in (*self._lanes, self._live):
             lane.retry()

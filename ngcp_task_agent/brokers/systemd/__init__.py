@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
-from ngcp_task_agent.brokers.base import Broker, Program, Work
+from ngcp_task_agent.brokers.base import AgentView, Broker, Program, Work
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
 from ngcp_task_agent.protocol.messages import Request
 
@@ -32,14 +31,26 @@ class SystemdBroker(Broker):
         else:
             raise ValueError("the key 'unit' or the key 'run' is missing")
 
+    @property
+    def has_live_output(self) -> bool:
+        return self._form.has_live_output
+
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._form.timeout
+
+    @property
+    def takes_extra_args(self) -> bool:
+        return self._form.takes_extra_args
+
     def programs(self) -> Mapping[str, Program]:
         return self._form.programs()
 
     def problems(self) -> Mapping[str, str]:
         return self._form.problems()
 
-    def start(self, folder: Path) -> None:
-        self._form.start(folder)
+    def start(self, agent: AgentView) -> None:
+        self._form.start(agent)
 
     def data(self, request: Request) -> Any:
         return self._form.data(request)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+from ngcp_task_agent.brokers.base import AgentView
 from ngcp_task_agent.brokers.program import ProgramBroker
 from ngcp_task_agent.brokers.systemd.agent_slice import AgentSlice, agent_slice
 from ngcp_task_agent.brokers.systemd.names import run_name
@@ -48,8 +48,8 @@ class TransientBroker(ProgramBroker):
         self._sent = [*found.values()]
         self._slice: Optional[AgentSlice] = None
 
-    def start(self, folder: Path) -> None:
-        self._slice = agent_slice(folder)
+    def start(self, agent: AgentView) -> None:
+        self._slice = agent_slice(agent.folder)
 
     def make_run(self, command: Command, request: Request) -> UnitRun:
         assert self._slice, "start() comes first"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from pathlib import Path
-from typing import Any, AsyncIterator, Mapping
+from typing import Any, AsyncIterator, Mapping, Optional
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import AgentView, Broker, Result, Work
 from ngcp_task_agent.brokers.program import signal_name
 from ngcp_task_agent.brokers.systemd import pid1
 from ngcp_task_agent.brokers.systemd.journal_lines import last_lines
@@ -55,33 +55,47 @@ class UnitBroker(Broker):
         super().__init__(options)
         self.unit = full_name(options["unit"])
         self.verb: str = options["verb"]
-        self.timeout: float = options.get("timeout", 300)
+        self._timeout: float = options.get("timeout", 300)
         if self.unit == _OWN_UNIT and self.verb not in _OF_OWN_UNIT:
             raise ValueError(
                 f"unit: the agent cannot {self.verb} itself, as it waits for "
                 "its tasks to end"
             )
 
-    def start(self, folder: Path) -> None:
+    @property
+    def timeout(self) -> Optional[float]:
+        return self._timeout
+
+    def start(self, agent: AgentView) -> None:
         unit_jobs()  # connects
 
     def prepare(self, request: Request) -> Work:
-        return UnitWork(self.unit, self.verb, self.timeout)
+        unused = request.data is not None
+        return UnitWork(self.unit, self.verb, self._timeout, unused)
 
 
 class UnitWork(Work):
-    """One job of a unit, and the unit's state after it."""
+    """One job of a unit, and the unit's state after it.
 
-    def __init__(self, unit: str, verb: str, timeout: float) -> None:
+    :param unused: that the request has data, which is for nothing
+    """
+
+    def __init__(
+        self, unit: str, verb: str, timeout: float, unused: bool
+    ) -> None:
         self._unit = unit
         self._verb = verb
         self._timeout = timeout
+        self._unused = unused
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
         self._stopped.set()
 
     async def run(self) -> Result:
+        return dataclasses.replace(await self._run(), unused=self._unused)
+
+    async def _run(self) -> Result:
         began = time.time()
         try:
             await unit_jobs().up()

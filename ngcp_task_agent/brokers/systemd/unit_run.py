@@ -70,7 +70,7 @@ class UnitRun:
         self._cause: Optional[EndCause] = None  # ours, for ending it
         loop, limit = asyncio.get_running_loop(), command.max_output
         full = partial(self._end, EndCause.OUTPUT)
-        self._stdout = Pipe(loop, limit, None, full)
+        self._stdout = Pipe(loop, limit, None, full, command.on_stdout)
         self._stderr = Pipe(loop, limit, STDERR_KEPT, full, command.on_stderr)
 
     @property

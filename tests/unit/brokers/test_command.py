@@ -271,6 +271,74 @@ async def test_standard_input() -> None:
     assert (await sh("cat", None, stdin="data")).data == "null"
 
 
+# The broker's options, a request's data, and whether that is for nothing.
+UNUSED: List[Any] = [
+    pytest.param({}, None, False, id="null"),
+    pytest.param({}, "bob", True, id="string"),
+    pytest.param({}, "", True, id="empty-string"),
+    pytest.param({}, False, True, id="false"),
+    pytest.param({}, ["bob"], True, id="list"),
+    pytest.param({}, {}, False, id="object"),
+    pytest.param({}, '{"name": "bob"}', False, id="object-in-a-string"),
+    pytest.param({}, {"name": "x" * 70_000}, True, id="large-object"),
+    pytest.param({}, {"x": "\u20ac" * 15_000}, True, id="large-if-encoded"),
+    pytest.param({"stdin": "data"}, "bob", False, id="standard-input"),
+    pytest.param(
+        {"stdin": "data"}, {"x": "x" * 70_000}, False, id="large-input"
+    ),
+    pytest.param({"extra_args": True}, "bob", True, id="no-extra-words"),
+    pytest.param(
+        {"extra_args": True},
+        {"extra_args": "bob", "x": "x" * 70_000},
+        False,
+        id="extra-words",
+    ),
+    pytest.param(
+        {"extra_args": True},
+        {"extra_args": " ", "x": "x" * 70_000},
+        True,
+        id="large-without-words",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "data", "unused"), UNUSED)
+async def test_data_that_is_for_nothing(
+    options: Any, data: Any, unused: bool
+) -> None:
+    for script in ("exit 0", "exit 1"):
+        assert (await sh(script, data, **options)).unused is unused
+
+
+async def test_a_large_message_without_data() -> None:
+    asked = request(x="x" * 70_000)
+    work = CommandBroker({"run": "true"}).prepare(asked)
+    asked.forget()
+    assert not (await work.run()).unused
+
+
+@pytest.mark.parametrize("log_stderr", [True, False])
+async def test_live_output(log_stderr: bool, journal_records: Records) -> None:
+    got: List[Tuple[str, bytes]] = []
+    script = "echo out; echo err >&2"
+    broker = CommandBroker(
+        {"run": "sh", "args": ["-c", script], "log_stderr": log_stderr}
+    )
+    assert broker.has_live_output
+    work = broker.prepare(request())
+    work.on_output(lambda stream, data: got.append((stream, data)))
+    result = await work.run()
+    assert result.data == b"out\n"
+    assert sorted(got) == [
+        ("stderr", b""),
+        ("stderr", b"err\n"),
+        ("stdout", b""),
+        ("stdout", b"out\n"),
+    ]
+    logged = journal_records.of(journal.TASK_STDERR)
+    assert len(logged) == (1 if log_stderr else 0)
+
+
 async def test_output_that_is_not_utf_8() -> None:
     broker = CommandBroker({"run": "printf", "args": [r"a\377b"]})
     result = await broker.prepare(request()).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
@@ -105,6 +106,9 @@ def test_agent_with_every_key(folder: Folder) -> None:
             max_request_memory: 1G
             max_running: 1
             stop_timeout: 0.5
+            metrics_file: /nowhere/agent.prom
+            built_in_tasks: [ngcp.ping, ngcp.jobs]
+            built_in_allow_src: [web*]
             """)
     assert faults == []
     assert config == AgentConfig(
@@ -121,7 +125,65 @@ def test_agent_with_every_key(folder: Folder) -> None:
         max_request_memory=1 << 30,
         max_running=1,
         stop_timeout=0.5,
+        metrics_file="/nowhere/agent.prom",
+        built_in_tasks=("ngcp.ping", "ngcp.jobs"),
+        built_in_allow_src=("web*",),
     )
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "what"),
+    [
+        (0o757, "is writable by everyone"),
+        (0o775, "is writable by the group root"),
+        (0o1777, None),  # nobody else can replace a file there
+        (0o755, None),
+    ],
+)
+def test_metrics_in_a_folder_of_others(
+    mode: int, what: Optional[str], folder: Folder
+) -> None:
+    place = folder.path / "metrics"
+    place.mkdir()
+    place.chmod(mode)
+    config, faults = folder.agent(f"metrics_file: {place}/x.prom")
+    if what:
+        (fault,) = faults
+        assert short(fault).startswith("agent.yml:1: metrics_file: metrics ")
+        assert what in fault.what
+        assert "fix: chmod go-w" in fault.what
+    else:
+        assert not faults
+        assert config.metrics_file == f"{place}/x.prom"
+
+
+@needs_root
+def test_metrics_in_a_folder_that_belongs_to_another(folder: Folder) -> None:
+    place = folder.path / "metrics"
+    place.mkdir()
+    os.chown(place, 12345, 0)
+    place.chmod(0o1777)
+    _, (fault,) = folder.agent(f"metrics_file: {place}/x.prom")
+    assert "belongs to the user" in fault.what
+
+
+CHECKED = [
+    pytest.param("/nowhere/x.prom", "/nowhere cannot be used: No such file"),
+    pytest.param("/etc/passwd/x.prom", "/etc/passwd cannot be used: "),
+    pytest.param("/x", "node_exporter reads only files whose name ends in"),
+]
+
+
+@pytest.mark.parametrize(("file", "what"), CHECKED)
+def test_a_metrics_file_of_no_use(
+    file: str, what: str, folder: Folder
+) -> None:
+    path = write(folder.path / "agent.yml", f"metrics_file: {file}")
+    assert Loader(folder.path).load().warnings == ()
+    (warning,) = Loader(folder.path, checking=True).check(path).warnings
+    assert short(warning).startswith("agent.yml:1: metrics_file: ")
+    assert what in warning.what
 
 
 @needs_root
@@ -330,9 +392,31 @@ AGENT_FAULTS = [
     pytest.param("max_running: 0", "max_running", "1 to", id="running"),
     pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),
     pytest.param("max_running: '8'", "max_running", "1 to", id="no-number"),
+    pytest.param("metrics_file: x.prom", "metrics_file", "path", id="name"),
+    pytest.param("metrics_file: /x/", "metrics_file", "path", id="a-folder"),
+    pytest.param("metrics_file: yes", "metrics_file", "path", id="yes"),
     pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
     pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
     pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),
+    pytest.param(
+        "built_in_tasks: [ngcp.ping, ngcp.pong]",
+        "built_in_tasks[1]",
+        "there is no built-in task 'ngcp.pong'; known: ngcp.ping, "
+        "ngcp.describe, ngcp.jobs, ngcp.cancel",
+        id="built-in-unknown",
+    ),
+    pytest.param(
+        "built_in_tasks: ngcp.ping",
+        "built_in_tasks",
+        "must be yes, no, or a list of names",
+        id="built-in-no-list",
+    ),
+    pytest.param(
+        "built_in_allow_src: web*",
+        "built_in_allow_src",
+        "must be a list",
+        id="built-in-src-no-list",
+    ),
 ]
 
 
@@ -537,19 +621,22 @@ def test_task_defaults(folder: Folder) -> None:
     assert config.description == ""
     assert config.enabled
     assert (config.max_running, config.max_queued) == (8, 64)
+    assert not config.live_output
     assert (config.allow_src, config.data_schema) == (None, None)
 
 
 def test_task_with_every_key(folder: Folder) -> None:
     text = PING + (
         "description: Is it there?\nenabled: yes\nmax_running: 2\n"
-        "max_queued: 0\nallow_src: ['web*']\ndata_schema: {type: object}\n"
+        "max_queued: 0\nlive_output: yes\nallow_src: ['web*']\n"
+        "data_schema: {type: object}\n"
     )
     config, faults = folder.task(text)
     assert faults == []
     assert config is not None
     assert config.description == "Is it there?"
     assert (config.max_running, config.max_queued) == (2, 0)
+    assert config.live_output
     assert config.allow_src == ("web*",)
     assert config.data_schema == {"type": "object"}
 
@@ -738,6 +825,14 @@ TASK_FAULTS = [
     pytest.param("max_queued", "-1", "6: max_queued: ", "0 to", id="queued"),
     pytest.param(
         "max_queued", "100001", "6: max_queued: ", "0 to", id="queued-many"
+    ),
+    pytest.param("live_output", "1", "6: live_output: ", "yes", id="live"),
+    pytest.param(
+        "live_output",
+        "yes",
+        "6: live_output: ",
+        "no output before its work has ended",
+        id="no-live-output",
     ),
     pytest.param("allow_src", "web*", "6: allow_src: ", "list", id="allow"),
     pytest.param(

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from ngcp_task_agent import background
+from ngcp_task_agent.brokers.base import AgentView
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.config import loader as config_module
 from ngcp_task_agent.config.loader import Config, Loader
@@ -138,8 +139,8 @@ async def test_a_broker_starts_when_its_task_takes_effect(
 ) -> None:
     started = []
 
-    def start(self: CommandBroker, folder: Path) -> None:
-        started.append((folder, self.options["args"]))
+    def start(self: CommandBroker, agent: AgentView) -> None:
+        started.append((agent.folder, self.options["args"]))
 
     monkeypatch.setattr(CommandBroker, "start", start)
     await bench.start()

@@ -153,6 +153,18 @@ async def test_standard_error_as_it_comes() -> None:
     assert ended.stdout == b"out\n"
 
 
+async def test_standard_output_as_it_comes(tmp_path: Path) -> None:
+    got: List[bytes] = []
+    go = tmp_path / "go"
+    script = f"echo one; until [ -e {go} ]; do sleep 0.01; done; echo two"
+    running = asyncio.ensure_future(run(sh(script, on_stdout=got.append)))
+    await until(lambda: got)
+    assert got == [b"one\n"]
+    go.touch()
+    assert (await running).stdout == b"one\ntwo\n"
+    assert got == [b"one\n", b"two\n", b""]
+
+
 async def test_standard_error_up_to_the_limit() -> None:
     """The end is told once, also if the command goes on writing."""
     got: List[bytes] = []

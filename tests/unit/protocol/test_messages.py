@@ -476,6 +476,15 @@ def test_large_data_is_split_in_order() -> None:
     assert all(g == same[0] for g in same)
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_every_chunk_says_that_data_was_for_nothing(size: int) -> None:
+    text = "x" * size
+    response = Response(ORIGIN, "sp1", "done", "", text, unused=True)
+    got = encoded(response, 16384)
+    assert [g["unused"] for g in got] == [True] * len(got)
+    assert "".join(g["data"] for g in got) == text
+
+
 # Characters that must not be cut in their bytes.
 letters = st.sampled_from(
     ["a", "\\", '"', "\n", "\0", "\x1f", "\u00e4", "\u20ac", "\U0001f600"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import pytest
 
 from ngcp_task_agent.backends.base import Arrival
-from ngcp_task_agent.brokers.base import Broker, Result
+from ngcp_task_agent.brokers.base import Broker, OnOutput, Result
 from ngcp_task_agent.brokers.command import CommandBroker
+from ngcp_task_agent.errors import Rejected
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.protocol.identity import Identity
+from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.requests import dispatch
 from ngcp_task_agent.requests.dispatch import Dispatcher
 from ngcp_task_agent.requests.jobs import Jobs
@@ -21,6 +23,7 @@ from tests.unit.fakes import (
     CHANNEL,
     FakeBackend,
     FakeBroker,
+    FakeWork,
     Records,
     agent_limits,
     body,
@@ -262,6 +265,92 @@ async def test_an_unanswerable_request_is_not_remembered() -> None:
     for options in ({}, {"feedback_channel": CHANNEL}):
         assert await bench.ask(uuid=known, options=options) == []
     assert len(await bench.ask(uuid=known)) == 2
+
+
+class LiveBackend(FakeBackend):
+    """Has live output, where a request says."""
+
+    def live_address(self, options: Mapping[str, Any]) -> Optional[str]:
+        address = options.get("live")
+        if address == "bad":
+            raise Rejected("live is bad")
+        return None if address is None else str(address)
+
+    def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
+        self.sent.append((address, encode(), None))
+        return True
+
+
+class WritingWork(FakeWork):
+    """Writes two lines while it runs, if somebody wants them."""
+
+    take: Optional[OnOutput] = None
+
+    def on_output(self, take: OnOutput) -> None:
+        self.take = take
+
+    async def run(self) -> Result:
+        if self.take:
+            self.take("stdout", b"one\n")
+            self.take("stdout", b"two\n")
+        return Result("one\ntwo\n")
+
+
+class WritingBroker(FakeBroker):
+    def prepare(self, request: Request) -> FakeWork:
+        return WritingWork()
+
+
+class LiveBench(Bench):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = LiveBackend(receive=self.dispatcher.receive)
+        self.add("ping", WritingBroker(), live_output=True)
+        self.add("quiet", WritingBroker())
+
+
+def live(address: str) -> Dict[str, Any]:
+    return {"options": {"feedback_channel": "fb", "live": address}}
+
+
+async def test_live_output_between_accepted_and_ending() -> None:
+    bench = LiveBench()
+    answers = await bench.ask(**live("lines"))
+    assert [a.get("status", a.get("data")) for a in answers] == [
+        "accepted",
+        "one\n",
+        "two\n",
+        "done",
+    ]
+    assert [address for address, _, _ in bench.backend.sent] == [
+        "fb",
+        "lines",
+        "lines",
+        "fb",
+    ]
+    assert answers[1]["ref"] == answers[0]["ref"]
+    assert answers[-1]["data"] == "one\ntwo\n"
+
+
+async def test_no_live_output_unless_task_and_request_say_so() -> None:
+    bench = LiveBench()
+    for fields in ({}, {**live("lines"), "task": "quiet"}):
+        answers = await bench.ask(**fields)
+        assert [a["status"] for a in answers] == ["accepted", "done"]
+
+
+@pytest.mark.parametrize("task", ["ping", "quiet"])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("bad", "live is bad"), (CHANNEL, "output must not become requests")],
+)
+async def test_live_output_cannot_go_everywhere(
+    task: str, address: str, reason: str
+) -> None:
+    bench = LiveBench()
+    (answer,) = await bench.ask(task=task, **live(address))
+    assert answer["status"] == "rejected"
+    assert reason in answer["reason"]
 
 
 @pytest.mark.parametrize("feedback", [CHANNEL, "second", "of-another"])

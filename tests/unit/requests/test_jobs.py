@@ -35,12 +35,14 @@ UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
 class Bench:
     """A task with room for one running request, and its jobs."""
 
-    def __init__(self, broker: Optional[Broker] = None) -> None:
+    def __init__(
+        self, broker: Optional[Broker] = None, max_wait: float = 0
+    ) -> None:
         self.broker: Any = broker or FakeBroker()
         self.backend = FakeBackend()
         self.jobs = Jobs()
         self.limits = agent_limits()
-        config = task_config(max_running=1, max_queued=9)
+        config = task_config(max_running=1, max_queued=9, max_wait=max_wait)
         self.task = Task(config, self.broker, self.limits, self.jobs)
 
     def take(self, **fields: Any) -> Request:
@@ -364,3 +366,173 @@ async def test_cancelled_while_a_large_answer_is_sent(
     left.set()
     await bench.task.finished()
     assert bench.ending(asked)["status"] == "done"
+
+
+LONG = 1000.0
+
+
+def expiring(seconds: float) -> Dict[str, Any]:
+    return {"feedback_channel": "feedback", "expires": seconds}
+
+
+@pytest.mark.parametrize(
+    ("max_wait", "expires", "counts"),
+    [(0.02, None, 0.02), (0, 0.02, 0.02), (0.02, 9, 0.02), (9, 0.02, 0.02)],
+)
+async def test_the_shorter_wait_counts(
+    max_wait: float, expires: Optional[float], counts: float
+) -> None:
+    bench = Bench(max_wait=max_wait)
+    await bench.run()
+    fields = {"options": expiring(expires)} if expires else {}
+    waiting = bench.take(**fields)
+    (job,) = bench.jobs.find(waiting.uuid)
+    await asyncio.wait({job.runner})
+    ending = bench.ending(waiting)
+    assert ending["status"] == "error"
+    assert ending["reason"] == f"waited more than {counts:g} s"
+    assert len(bench.jobs) == 1
+    bench.broker.works[0].end.set_result(Result())
+    await bench.check_room()
+    # It was prepared, but never run.
+    assert not bench.broker.works[1].begun
+
+
+async def test_no_limit_and_no_wait_need_no_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    timers: List[float] = []
+    call_at = loop.call_at
+
+    def counting(when: float, *args: Any, **more: Any) -> Any:
+        timers.append(when)
+        return call_at(when, *args, **more)
+
+    monkeypatch.setattr(loop, "call_at", counting)
+    bench = Bench()
+
+    async def rounds() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    bench.take(options=expiring(LONG))
+    await rounds()
+    without = bench.take()
+    await rounds()
+    assert timers == []
+    with_limit = bench.take(options=expiring(LONG))
+    await rounds()
+    assert len(timers) == 1
+    for asked in (without, with_limit):
+        await bench.cancel(asked)
+    bench.broker.works[0].end.set_result(Result())
+    await bench.task.finished()
+
+
+async def test_what_has_its_turn_does_not_expire() -> None:
+    bench = Bench(max_wait=0.05)
+    first = await bench.run()
+    waiting = bench.take()
+    bench.broker.works[0].end.set_result(Result())
+    await until(lambda: bench.broker.works[1].begun)
+    await asyncio.sleep(0.1)
+    bench.broker.works[1].end.set_result(Result(data="late"))
+    await bench.check_room()
+    assert bench.ending(waiting)["data"] == "late"
+    assert bench.ending(first)["status"] == "done"
+
+
+@pytest.mark.parametrize("rounds", range(6))
+@pytest.mark.parametrize("order", ["expire", "cancel", "both", "reverse"])
+async def test_one_ending_when_all_comes_at_once(
+    rounds: int, order: str
+) -> None:
+    """It expires, is cancelled, and gets its turn in the same moment."""
+    bench = Bench()
+    first = await bench.run()
+    waiting = bench.take(options=expiring(LONG))
+    (job,) = bench.jobs.find(waiting.uuid)
+    await asyncio.sleep(0)
+    bench.broker.works[0].end.set_result(Result())
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    steps = {
+        "expire": [lambda: job.expire(1)],
+        "cancel": [lambda: job.cancel("me")],
+        "both": [lambda: job.expire(1), lambda: job.cancel("me")],
+        "reverse": [lambda: job.cancel("me"), lambda: job.expire(1)],
+    }
+    for step in steps[order]:
+        step()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    for work in bench.broker.running:
+        work.end.set_result(Result(data="ran"))
+    await bench.task.finished()
+    ending = bench.ending(waiting)
+    ran = bench.broker.works[1].begun
+    if ending["status"] == "done":
+        assert ran
+    elif "waited" in ending["reason"]:
+        assert not ran
+    else:
+        assert ending["reason"].startswith("cancelled by me")
+    assert bench.ending(first)["status"] == "done"
+    await bench.check_room()
+
+
+async def test_a_stop_and_the_end_of_a_wait() -> None:
+    bench = Bench(max_wait=LONG)
+    await bench.run()
+    waiting = bench.take()
+    (job,) = bench.jobs.find(waiting.uuid)
+    await asyncio.sleep(0)
+    bench.task.refuse()
+    job.expire(1)
+    bench.jobs.stop()
+    bench.jobs.abort()
+    await bench.jobs.finished()
+    assert bench.ending(waiting)["status"] == "error"
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, -0.5, "1", True, False, None, [1], {}]
+)
+async def test_no_number_of_seconds(wrong: Any) -> None:
+    bench = Bench()
+    bench.take(options=expiring(wrong))
+    (answer,) = bench.backend.responses()
+    assert (answer["status"], answer["reason"]) == (
+        "rejected",
+        "options.expires must be a number of seconds greater than 0",
+    )
+    assert not bench.broker.works
+
+
+@pytest.mark.parametrize("much", [1e300, 10**400])
+async def test_more_seconds_than_can_pass(much: float) -> None:
+    bench = Bench()
+    await bench.run()
+    waiting = bench.take(options=expiring(much))
+    await asyncio.sleep(0)
+    for work in (0, 1):
+        await until(lambda: bench.broker.running)
+        bench.broker.works[work].end.set_result(Result())
+    await bench.task.finished()
+    assert bench.ending(waiting)["status"] == "done"
+
+
+async def test_whether_a_cancel_was_the_cause() -> None:
+    bench = Bench()
+    (by_cancel, by_itself) = (await bench.run(), bench.take())
+    (first,) = bench.jobs.find(by_cancel.uuid)
+    (second,) = bench.jobs.find(by_itself.uuid)
+    await bench.cancel(by_cancel)
+    assert first.was_cancelled
+    await until(lambda: second.is_running)
+    bench.broker.works[1].end.set_result(Result(error="own", by_itself=True))
+    await bench.cancel(by_itself)
+    assert not second.was_cancelled
+    assert bench.ending(by_itself)["reason"] == "own"
+    await bench.check_room()

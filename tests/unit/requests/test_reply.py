@@ -71,6 +71,15 @@ async def test_accepted_then_done(journal_records: Records) -> None:
     assert not hasattr(record, "NGCP_TASK_REASON")
 
 
+async def test_unused_data() -> None:
+    for unused, said in ((True, [None, True]), (False, [None, None])):
+        reply, backend, _ = make()
+        reply.accepted()
+        await reply.ended(Result(data="out", unused=unused))
+        assert [r.get("unused") for r in backend.responses()] == said
+        assert all("unused" not in r for r in backend.responses()[:1])
+
+
 class Clock:
     now = 1000.0
 

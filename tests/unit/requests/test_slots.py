@@ -126,3 +126,35 @@ async def test_slot_is_released_after_an_error() -> None:
     except ZeroDivisionError:
         pass
     assert slots.taken == 0
+
+
+async def test_who_gives_up_leaves_the_queue() -> None:
+    slots = Slots(1)
+    users = Users(slots)
+    users.add(4)
+    await settle()
+    assert not slots.is_free
+    users.tasks[2].cancel()
+    users.tasks[1].cancel()
+    await settle()
+    await users.leave(0)
+    assert users.running == [3]
+    await users.leave(3)
+    assert slots.is_free
+    assert slots.taken == 0
+    await users.end()
+
+
+async def test_who_gives_up_when_granted_gives_the_slot_on() -> None:
+    slots = Slots(1)
+    users = Users(slots)
+    users.add(3)
+    await settle()
+    users._leave[0].set()
+    while slots.taken and users.running == [0]:
+        await asyncio.sleep(0)
+    users.tasks[1].cancel()
+    await settle()
+    assert users.running == [2]
+    await users.end()
+    assert slots.taken == 0

@@ -13,7 +13,7 @@ import pytest
 
 from ngcp_task_agent.backends.redis import RedisBackend
 from ngcp_task_agent.backends.redis.dial import dial_server
-from ngcp_task_agent.errors import NoReplyAddress
+from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.logs import journal
 from tests.unit.backends.redis.bench import Bench, started
 from tests.unit.fakes import Records, until
@@ -234,6 +234,20 @@ async def test_reply_address(options: Any, is_good: bool) -> None:
     else:
         with pytest.raises(NoReplyAddress, match="1 to 512"):
             backend.reply_address(options)
+
+
+@pytest.mark.parametrize(("options", "is_good"), ADDRESSES)
+async def test_live_address(options: Any, is_good: bool) -> None:
+    backend = Bench({}).backend
+    if not options:
+        assert backend.live_address({}) is None
+        return
+    named = {"progress_channel": options["feedback_channel"]}
+    if is_good:
+        assert backend.live_address(named) == named["progress_channel"]
+    else:
+        with pytest.raises(Rejected, match="options.progress_channel must be"):
+            backend.live_address(named)
 
 
 def test_channel() -> None:

@@ -21,7 +21,13 @@ from ngcp_task_agent.bus.bus import system_bus
 from ngcp_task_agent.errors import BusAway, BusError
 from ngcp_task_agent.process.users import PATH, own_user
 from tests.fake_systemd import FakeSystemd
-from tests.unit.fakes import Records, needs_root, request, until
+from tests.unit.fakes import (
+    FakeAgentView,
+    Records,
+    needs_root,
+    request,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("users_looked_up_each_time")
 FOLDER = Path("/etc/ngcp-task-agent")
@@ -49,7 +55,7 @@ async def bus() -> AsyncIterator[None]:
 def prepare(data: Any = None, task: str = "ping", **options: Any) -> Work:
     """Return the work for a request, as the agent does."""
     broker = SystemdBroker(options)
-    broker.start(FOLDER)
+    broker.start(FakeAgentView(FOLDER))
     return broker.prepare(
         request(data, uuid=UUID, src="cl\u00efent", dst="*", task=task)
     )
@@ -126,6 +132,24 @@ async def test_ends(
 ) -> None:
     assert await sh(script) == expected
     assert not systemd.processes()
+
+
+async def test_live_output(systemd: FakeSystemd, tmp_path: Path) -> None:
+    assert SystemdBroker({"run": "true"}).has_live_output
+    assert not SystemdBroker({"unit": "x", "verb": "start"}).has_live_output
+    got: List[Any] = []
+    go = tmp_path / "go"
+    async with bus():
+        work = prepare(run="sh", args=["-c", _ends_after(go)])
+        work.on_output(lambda stream, data: got.append((stream, data)))
+        running = asyncio.ensure_future(work.run())
+        await until(lambda: got)
+        assert got == [("stdout", b"a\n")]
+        go.touch()
+        assert (await running).data == b"a\nb\n"
+    assert {("stdout", b""), ("stderr", b"")} <= {*got}
+    written = [data for stream, data in got if stream == "stdout"]
+    assert b"".join(written) == b"a\nb\n"
 
 
 async def test_what_it_leaves_does_not_change_how_it_ended(
@@ -314,7 +338,7 @@ async def test_variables_and_words_arrive_as_they_are(
                 "extra_args": True,
             }
         )
-        broker.start(FOLDER)
+        broker.start(FakeAgentView(FOLDER))
         asked = request({"extra_args": [value]}, src=value)
         result = await broker.prepare(asked).run()
     assert as_text(result).data == f"{value}|{value}"
@@ -326,7 +350,7 @@ async def test_what_systemd_takes_for_no_text(
 ) -> None:
     async with bus():
         broker = SystemdBroker({"run": "echo", "extra_args": True})
-        broker.start(FOLDER)
+        broker.start(FakeAgentView(FOLDER))
         by_src = await broker.prepare(request(src=f"a{letter}")).run()
         words = {"extra_args": f"a{letter}"}
         by_word = await broker.prepare(request(words)).run()

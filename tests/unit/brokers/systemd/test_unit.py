@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, AsyncIterator, Dict, List
 from unittest.mock import MagicMock
 
@@ -22,7 +21,7 @@ from ngcp_task_agent.brokers.systemd import (
 from ngcp_task_agent.bus import bus as bus_module
 from ngcp_task_agent.bus.bus import system_bus
 from tests.fake_systemd import FakeSystemd
-from tests.unit.fakes import request, until
+from tests.unit.fakes import FakeAgentView, request, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 ACTIVE = {"ActiveState": "active", "SubState": "running"}
@@ -52,7 +51,7 @@ async def bus() -> AsyncIterator[None]:
 
 def prepare(name: str, verb: str, **options: Any) -> Work:
     broker = SystemdBroker({"unit": name, "verb": verb, **options})
-    broker.start(Path("/etc/ngcp-task-agent"))
+    broker.start(FakeAgentView())
     return broker.prepare(request())
 
 
@@ -96,6 +95,17 @@ async def test_done(
     systemd.has(**{"web.service": {**before, member: {"then": then}}})
     assert await run("web", verb) == Result(data)
     assert systemd.asked(member) == [["web.service", "replace"]]
+
+
+@pytest.mark.parametrize("data", [None, {}, "x"])
+async def test_data_is_for_nothing(systemd: FakeSystemd, data: Any) -> None:
+    systemd.has(**{"web.service": {"StartUnit": {"then": ACTIVE}}})
+    async with bus():
+        broker = SystemdBroker({"unit": "web", "verb": "start"})
+        broker.start(FakeAgentView())
+        result = await broker.prepare(request(data)).run()
+    assert not result.error
+    assert result.unused is (data is not None)
 
 
 FAILURES: List[Any] = [
