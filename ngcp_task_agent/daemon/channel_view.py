@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Sequence, Tuple
@@ -13,9 +14,11 @@ from ngcp_task_agent.protocol.identity import Identity
 from ngcp_task_agent.requests.jobs import Job, Jobs
 from ngcp_task_agent.requests.task import Task
 
-# What was counted counts for this many times as long as that has taken, so
-# that a flood of questions gets little of the event loop's time.
+# To look at all jobs takes the event loop's time.  Questions get little of it:
+# what was counted is good for this many times as long as that has taken, and
+# after a search in vain, the next one waits as long.
 _KEEP = 10
+_LONG = 0.001  # seconds of a search that no other request notices
 
 
 class ChannelView:
@@ -44,6 +47,7 @@ class ChannelView:
         # Running and queued jobs by task, and until when they count.
         self._counts: Dict[str, List[int]] = {}
         self._count_again = 0.0
+        self._searching = asyncio.Lock()
         self.generation = 0
 
     def set_tasks(self, tasks: Sequence[Tuple[TaskConfig, Task]]) -> None:
@@ -87,7 +91,12 @@ class ChannelView:
             )
 
     async def cancel(self, uuid: str, by: str) -> int:
-        jobs = [*self._own(self._jobs.find(uuid))]
+        async with self._searching:
+            begin = time.monotonic()
+            jobs = [*self._own(self._jobs.find(uuid))]
+            took = time.monotonic() - begin
+            if not jobs and took > _LONG:
+                await asyncio.sleep(_KEEP * took)
         if not await self._jobs.cancel(jobs, by):
             raise TimeoutError
         return sum(job.was_cancelled for job in jobs)

@@ -262,6 +262,7 @@ class Runtime:
         view: ChannelView,
         before: Optional[Task],
     ) -> Task:
+        # Of a built-in task, it need not be among the plugins.
         kind = config.plugins.brokers.get(task.broker, AgentBroker)
         broker = kind(task.broker_options)
         broker.start(view)

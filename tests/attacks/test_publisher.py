@@ -989,3 +989,71 @@ def test_the_answers_of_a_publisher_do_not_keep_the_client_for_ever(
     assert done.seconds < WITHIN
     assert done.megabytes < 400, done
     assert done.status not in (0, 70), done
+
+
+# Of built-in tasks
+
+
+def test_questions_to_the_agent_itself_delay_no_other(
+    config: ConfigFolder,
+    attacked: Attacked,
+    client: Client,
+    server: RedisServer,
+) -> None:
+    """What runs and what can be asked for is long, and asked for often."""
+    schema = {"properties": {f"k{n}": {"type": "string"} for n in range(20)}}
+    for number in range(500):
+        config.task(f"t{number}", "true", data_schema=schema)
+    config.task("long", "sleep", broker_args="600", max_queued=3000)
+    config.agent(node={"name": "sp1"}, stop_timeout=0)
+    daemon = attacked(log_level="info")
+    flood(client, (client.request("long") for _ in range(2000)))
+    odd = [None, {}, {"ref": 1}, {"ref": "x" * 5000}, [[]] * 5000, "\ud800"]
+    with Pings(server) as pings:
+        sent = []
+        for number in range(100):
+            unknown = {"ref": str(uuid.uuid4())}
+            sent += flood(
+                client,
+                [
+                    client.request("ngcp.ping"),
+                    client.request("ngcp.describe"),
+                    client.request("ngcp.jobs"),
+                    client.request("ngcp.cancel", data=unknown),
+                    client.request("ngcp.cancel", data=odd[number % 6]),
+                ],
+            )
+        found = endings(client, sent)
+    assert max(pings.seconds) < PATIENCE
+    done = [e for e in found if e["status"] == "done"]
+    assert {e["task"] for e in done} == {
+        *("ngcp.ping", "ngcp.describe", "ngcp.jobs", "ngcp.cancel")
+    }
+    for ending in found:
+        assert ending["status"] in ("done", "rejected"), ending
+    assert memory(daemon) < 200
+
+
+def test_requests_that_give_up_at_once_leave_nothing(
+    config: ConfigFolder, attacked: Attacked, client: Client
+) -> None:
+    config.task("long", "sleep", broker_args="600", max_running=1)
+    config.agent(node={"name": "sp1"}, stop_timeout=0)
+    daemon = attacked(log_level="info")
+    client.send("long")
+    assert client.next()["status"] == "accepted"
+    options = {"feedback_channel": client.channel, "expires": 1e-6}
+
+    def gave_up() -> None:
+        sent = flood(
+            client,
+            (client.request("long", options=options) for _ in range(1000)),
+        )
+        for ending in endings(client, sent):
+            assert ending["status"] in ("error", "rejected"), ending
+
+    gave_up()
+    before = memory(daemon, "VmRSS")
+    for _ in range(3):
+        gave_up()
+    assert memory(daemon, "VmRSS") < before + 10

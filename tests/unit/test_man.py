@@ -44,8 +44,8 @@ from ngcp_task_agent.backends.redis import (
 )
 from ngcp_task_agent.backends.redis import options as redis_options
 from ngcp_task_agent.backends.redis import server as redis_server
+from ngcp_task_agent.brokers import agent as agent_broker
 from ngcp_task_agent.brokers import program, stderr
-from ngcp_task_agent.brokers.agent import AgentBroker
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.brokers.systemd import transient, unit
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
@@ -233,7 +233,10 @@ SCHEMAS: Dict[Tuple[str, ...], Schema] = {
     ("TASKS", "Keys of every task"): settings.TASK_SCHEMA,
     ("TASKS", "backend_options of redis"): RedisBackend.task_options_schema,
     ("TASKS", "broker_options of command"): CommandBroker.options_schema,
-    ("TASKS", "broker_options of agent"): AgentBroker.options_schema,
+    (
+        "TASKS",
+        "broker_options of agent",
+    ): agent_broker.AgentBroker.options_schema,
     ("TASKS", "broker_options of systemd"): {
         **OPTIONS_SCHEMA,
         "properties": {
@@ -890,6 +893,7 @@ def test_limits_of_the_protocol() -> None:
     assert f"at most {validate.QUOTED_RULE} characters" in checks
     assert f"at most {reply.DETAIL} characters" in checks
     assert f"at most {reply.LOGGED_DETAIL} bytes" in plain(source(DAEMON))
+    assert f"more than {agent_broker.LONGEST} bytes, which" in checks
     data = plain(part(PROTOCOL, "DATA"))
     assert data.count(f"more than {program.IN_ENVIRONMENT} ") == 1
 
