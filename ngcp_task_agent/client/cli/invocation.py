@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from typing import List, Optional, Tuple
 
+from ngcp_task_agent import display
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.action import Action, is_terminal
@@ -107,7 +108,7 @@ def choose_view(
     """Return the live view if it disturbs nothing, else a line each."""
     if (
         options.quiet
-        or os.environ.get("TERM", "dumb") in ("", "dumb")
+        or display.is_dumb()
         or not is_terminal(sys.stderr)
         # The reader of standard output may write to the same terminal, and one
         # terminal can have two names.
