@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Awaitable, Callable, Deque, List, Optional
+from typing import (
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Deque,
+    List,
+    Optional,
+    Union,
+)
 
 from ngcp_task_agent.client.errors import ConnectionLost
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.requests import OutgoingRequest
 from ngcp_task_agent.client.responses import Message, ReceivedResponse
 from ngcp_task_agent.client.waiting import CallState, Clock, Patience
@@ -77,6 +87,26 @@ class Call:
         if response:
             self._fresh.append(response)
             self._wake()
+
+    async def follow(
+        self,
+    ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
+        """Iterate over the responses, and over the lines of output.
+
+        :raises RedisUnavailable: and ConnectionLost: as the iteration over
+            the call itself
+        """
+        async for response in self:
+            yield response
+            if response.data:
+                for text in response.data.splitlines():
+                    yield LiveLine(response.node, "stdout", text)
+
+    async def lines(self) -> AsyncIterator[LiveLine]:
+        """Iterate over the lines of output only; see follow()."""
+        async for item in self.follow():
+            if isinstance(item, LiveLine):
+                yield item
 
     def __aiter__(self) -> Call:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union
 from weakref import WeakValueDictionary
 
 from ngcp_task_agent.backends.redis.dial import (
@@ -13,9 +13,11 @@ from ngcp_task_agent.backends.redis.dial import (
     dial_like,
     dial_server,
 )
+from ngcp_task_agent.client import fleet
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
+from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
 from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
@@ -111,6 +113,7 @@ class Client:
         patience: Patience = _PATIENCE,
         channel: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
+        live: bool = False,
     ) -> Call:
         """Run a task: iterate over the result to get the responses.
 
@@ -118,6 +121,7 @@ class Client:
 
         :param channel: another control channel than the address's
         :param options: more options for the backends
+        :param live: ask for the output while the tasks run, see Call.lines()
         :raises InvalidRequest: when it cannot be sent
         """
         if not self._connection or not self._address:
@@ -171,6 +175,72 @@ class Client:
         async for _ in call:
             pass
         return call.outcome
+
+    async def nodes(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetNode]:
+        """Return the nodes that answer, those of older agents included.
+
+        :param dst: and patience, channel: as for run(), which this raises
+            the errors of
+        """
+        return fleet.nodes_of(
+            await self.run(fleet.PING, dst, patience=patience, channel=channel)
+        )
+
+    async def tasks(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetTask]:
+        """Return the tasks that can be asked for; arguments as for nodes()."""
+        return fleet.tasks_of(
+            await self.run(
+                fleet.DESCRIBE, dst, patience=patience, channel=channel
+            )
+        )
+
+    async def jobs(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetJob]:
+        """Return what runs and waits; arguments as for nodes()."""
+        return fleet.jobs_of(
+            await self.run(fleet.JOBS, dst, patience=patience, channel=channel)
+        )
+
+    async def cancel(
+        self,
+        uuid: str,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[str]:
+        """End a request that runs or waits, by its ``uuid``.
+
+        :returns: the names of the nodes where it has ended for that; empty if
+            there was none
+        :raises ClientError: as run()
+        """
+        return fleet.cancelled_on(
+            await self.run(
+                fleet.CANCEL,
+                dst,
+                {"ref": uuid},
+                patience=patience,
+                channel=channel,
+            )
+        )
 
     def _deliver(self, message: Message) -> None:
         call = self._calls.get(message.ref)

@@ -20,8 +20,8 @@ class Verdict(enum.Enum):
     """The outcome in a word; if several apply, the first of these."""
 
     UNANSWERED = "unanswered"  # no node has answered
-    ERROR = "error"  # a task ended in error
-    UNFINISHED = "unfinished"  # a node has not ended, or too few have
+    ERROR = "error"  # a task ended in error, or two nodes have one name
+    UNFINISHED = "unfinished"  # a node is missing or has not ended
     REJECTED = "rejected"  # a node has rejected the request
     DONE = "done"  # everything went well
 
@@ -31,6 +31,8 @@ class NodeOutcome:
     """The outcome on one node; times in seconds after sending.
 
     :ivar status: ``accepted`` for a node whose task has not ended
+    :ivar unused: the task could make nothing of the request's data
+    :ivar doubled: several nodes have this name; the worst of their outcomes
     """
 
     node: str
@@ -39,6 +41,8 @@ class NodeOutcome:
     data: Optional[str] = None
     accepted: Optional[float] = None
     ended: Optional[float] = None
+    unused: bool = False
+    doubled: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,15 @@ class RequestOutcome:
     :ivar nodes: in the order of their first answers
     :ivar expected: how many nodes should end or reject, if given
     :ivar seconds: from sending the request until now, or until the end
+    :ivar missing_nodes: the names in ``dst``, as written there, of nodes that
+        have not answered; see ngcp-task-agent-protocol(7)
     """
 
     request: OutgoingRequest
     nodes: Tuple[NodeOutcome, ...]
     expected: Optional[int]
     seconds: float
+    missing_nodes: Tuple[str, ...] = ()
 
     def having(self, status: Status) -> Tuple[NodeOutcome, ...]:
         """Return the nodes with this status."""
@@ -94,8 +101,10 @@ class RequestOutcome:
     def verdict(self) -> Verdict:
         if not self.nodes:
             return Verdict.UNANSWERED
-        if self.failed:
+        if self.failed or any(node.doubled for node in self.nodes):
             return Verdict.ERROR
+        if self.missing_nodes:
+            return Verdict.UNFINISHED
         # Once the expected number has ended, the others do not matter.
         if self.missing if self.expected else self.unfinished:
             return Verdict.UNFINISHED
