@@ -37,6 +37,7 @@ class Address:
     :ivar notes: sentences that say how it was found
     :ivar assumed: the server is only a guess
     :ivar warning: a note that users should always see, or empty
+    :ivar backend: the name of the backend that it is from, or empty
     """
 
     server: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -45,6 +46,7 @@ class Address:
     notes: Tuple[str, ...] = ()
     assumed: bool = False
     warning: str = ""
+    backend: str = ""
 
     def __str__(self) -> str:
         return (
@@ -120,6 +122,7 @@ def find(
                 note = warning = f"{note}: {fault}"
         notes.append(note)
     server: Mapping[str, Any] = {}
+    source = ""
     assumed = False
     if url is not None:
         server = parse_url(url)
@@ -141,7 +144,8 @@ def find(
                 "(--backend)"
             )
         if wanted:
-            server = backends[wanted[0]].options
+            source = wanted[0]
+            server = backends[source].options
             _check_secrets(server)
             tasks = [t for t in tasks if t.backend == wanted[0]]
             named = [t for t in tasks if t.name == task]
@@ -172,6 +176,7 @@ def find(
         tuple(notes),
         assumed,
         warning,
+        source,
     )
 
 
