@@ -24,6 +24,7 @@ from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
+from ngcp_task_agent.protocol import destination
 from ngcp_task_agent.protocol.messages import new_uuid
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 
 _PING_INTERVAL = 10.0  # seconds
 _PATIENCE = Patience()
+_NOT_OPEN = RuntimeError("use 'async with Client() as client'")
 
 
 class Client:
@@ -124,29 +126,16 @@ class Client:
         :param live: ask for the output while the tasks run, see Call.lines()
         :raises InvalidRequest: when it cannot be sent
         """
-        if not self._connection or not self._address:
-            raise RuntimeError("use 'async with Client() as client'")
-        if channel is None:
-            channel = self._address.channel
-        check_channel(channel)
-        request = OutgoingRequest(
+        if not self._address:
+            raise _NOT_OPEN
+        return self._call(
             task,
-            self._address.src,
             dst,
             data,
-            {} if options is None else options,
-        )
-        body = request.encode(self.feedback_channel)
-        call = Call(
-            request,
             patience,
-            Tally(self._max_data),
-            partial(self._connection.publish, channel, body),
-            self._connection.lost,
-            self._inbox.drain,
+            self._address.channel if channel is None else channel,
+            options,
         )
-        self._calls[request.uuid] = call
-        return call
 
     async def run(
         self,
@@ -242,6 +231,55 @@ class Client:
             )
         )
 
+    def _call(
+        self,
+        task: str,
+        dst: str,
+        data: Any,
+        patience: Patience,
+        channel: str,
+        options: Optional[Mapping[str, Any]],
+        *,
+        is_question: bool = False,
+    ) -> Call:
+        """Make a call.
+
+        :param is_question: of another call; it then asks nothing itself
+        """
+        if not self._connection or not self._address:
+            raise _NOT_OPEN
+        check_channel(channel)
+        request = OutgoingRequest(
+            task,
+            self._address.src,
+            dst,
+            data,
+            {} if options is None else options,
+        )
+        body = request.encode(self.feedback_channel)
+        call = Call(
+            request,
+            patience,
+            Tally(self._max_data, destination.parse(dst).names),
+            partial(self._connection.publish, channel, body),
+            self._connection.lost,
+            self._inbox.drain,
+            self._address.task_timeout(task),
+            None if is_question else partial(self._ask, channel),
+        )
+        self._calls[request.uuid] = call
+        return call
+
+    async def _ask(
+        self, channel: str, task: str, dst: str, patience: Patience
+    ) -> RequestOutcome:
+        call = self._call(
+            task, dst, None, patience, channel, None, is_question=True
+        )
+        async for _ in call:
+            pass
+        return call.outcome
+
     def _deliver(self, message: Message) -> None:
         call = self._calls.get(message.ref)
         if call:
@@ -286,7 +324,7 @@ def run_task(
     address = find(
         task, backend=backend, channel=channel, url=url, config_dir=config_dir
     )
-    timeout = min(CONNECT_TIMEOUT, patience.timeout)
+    timeout = min(CONNECT_TIMEOUT, patience.timeout or CONNECT_TIMEOUT)
 
     async def run() -> RequestOutcome:
         async with Client(

@@ -56,7 +56,8 @@ class FleetTask:
 
     :ivar data_schema: the JSON Schema for ``data``, or None
     :ivar extra_args: whether it takes any
-    :ivar timeout: seconds that it may run; None without a limit
+    :ivar timeout: seconds that it may run; 0 without a limit, None if the
+        agent does not say
     :ivar max_running: how many requests may run at once
     """
 
@@ -106,7 +107,7 @@ def tasks_of(outcome: RequestOutcome) -> List[FleetTask]:
             _text(task, "broker"),
             task.get("data_schema"),
             task.get("extra_args") is True,
-            _number(task, "timeout") or None,
+            _number(task, "timeout"),
             _count(task, "max_running"),
             _count(task, "running"),
             _count(task, "queued"),
