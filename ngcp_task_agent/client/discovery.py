@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
@@ -13,6 +13,7 @@ from ngcp_task_agent.client.url import parse_url
 from ngcp_task_agent.config import permissions
 from ngcp_task_agent.config.faults import FAULTY, Fault, meant
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Config, Loader
+from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.node.ngcp_files import find_name
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
@@ -38,6 +39,8 @@ class Address:
     :ivar assumed: the server is only a guess
     :ivar warning: a note that users should always see, or empty
     :ivar backend: the name of the backend that it is from, or empty
+    :ivar timeouts: how many seconds tasks may run, by name, where their files
+        say so; 0 without a limit
     """
 
     server: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -47,6 +50,14 @@ class Address:
     assumed: bool = False
     warning: str = ""
     backend: str = ""
+    timeouts: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def task_timeout(self, task: str) -> Optional[float]:
+        """Return how many seconds a task may run, by its own file.
+
+        0 without a limit; None if the file does not say, or is not there.
+        """
+        return self.timeouts.get(task)
 
     def __str__(self) -> str:
         return (
@@ -177,7 +188,19 @@ def find(
         assumed,
         warning,
         source,
+        _timeouts(tasks),
     )
+
+
+def _timeouts(tasks: Iterable[TaskConfig]) -> Mapping[str, float]:
+    found: Dict[str, float] = {}
+    for task in tasks:
+        timeout = task.broker_options.get("timeout")
+        if isinstance(timeout, (int, float)):
+            # Of several with the same name, the longest; 0 is longer.
+            times = timeout, found.get(task.name, timeout)
+            found[task.name] = max(times) if all(times) else 0
+    return found
 
 
 def _faults_in(config: Config, folder: Path) -> List[Fault]:

@@ -61,7 +61,8 @@ def node(shared: Here) -> Iterator[Here]:
     """A node with tasks for this module."""
     for name, section in SERVICES.items():
         shared.write(
-            f"/run/systemd/system/{name}.service", f"[Service]\n{section}\n"
+            f"/run/systemd/system/{name}.service",
+            f"[Unit]\nStartLimitIntervalSec=0\n[Service]\n{section}\n",
         )
     shared.write(
         "/run/systemd/system/t-condition.service",
@@ -537,6 +538,14 @@ def test_verbs(
     answer = result(node, "act")
     assert answer["status"] == status, answer
     assert text in f"{answer['data']} {answer.get('reason')}", answer
+
+
+def test_the_lines_of_a_unit_that_ends_at_once(node: Here) -> None:
+    node.write_task("act", "systemd", unit="t-fails", verb="start")
+    node.systemctl("reload", UNIT)
+    # Of a process that has ended, journald often does not know the run.
+    for _ in range(30):
+        assert "sh: it broke\n" in result(node, "act")["data"]
 
 
 def test_a_unit_that_takes_too_long(node: Here) -> None:

@@ -17,12 +17,13 @@ WITHIN = 2.0  # seconds: the journal can be large, and its disk slow
 _threads = threading.Semaphore(READERS)
 
 
-async def last_lines(invocation: str, since: float) -> List[str]:
+async def last_lines(unit: str, invocation: str, since: float) -> List[str]:
     """Return the last lines about one run of a unit, oldest first.
 
     Nothing if the journal cannot be read in time.
 
-    :param invocation: its id
+    :param unit: its full name
+    :param invocation: the id of the run
     :param since: seconds since 1970; older lines are left out
     """
     if not invocation:
@@ -33,7 +34,7 @@ async def last_lines(invocation: str, since: float) -> List[str]:
 
     def work() -> None:
         try:
-            answer.set_result(read(invocation, since))
+            answer.set_result(read(unit, invocation, since))
         except Exception as error:
             answer.set_exception(error)
         finally:
@@ -54,7 +55,7 @@ async def last_lines(invocation: str, since: float) -> List[str]:
         return []  # the reason for the request's end matters more
 
 
-def read(invocation: str, since: float) -> List[str]:
+def read(unit: str, invocation: str, since: float) -> List[str]:
     """Read these lines; blocks.
 
     :raises OSError: when the journal cannot be read
@@ -63,7 +64,7 @@ def read(invocation: str, since: float) -> List[str]:
 
     lines: List[str] = []
     with journal.Reader() as reader:
-        reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
+        reader.add_match(_SYSTEMD_UNIT=unit)
         reader.add_disjunction()
         # What systemd itself says about it.
         reader.add_match(INVOCATION_ID=invocation, _PID=1)
@@ -72,7 +73,11 @@ def read(invocation: str, since: float) -> List[str]:
             entry = reader.get_previous()
             if not entry or entry["__REALTIME_TIMESTAMP"].timestamp() < since:
                 break
-            lines.append(_text(entry))
+            # journald cannot find out the run of a process that ended before
+            # its line was read.
+            run = entry.get("_SYSTEMD_INVOCATION_ID")
+            if run in (None, invocation):
+                lines.append(_text(entry))
     return lines[::-1]
 
 

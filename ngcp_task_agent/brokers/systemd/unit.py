@@ -99,7 +99,8 @@ class UnitWork(Work):
         flaw = flaw or _flaw(self._verb, was_running, found)
         if not flaw:
             return Result(data=state)
-        lines = await last_lines(_invocation(found), began)
+        name = found.get("Id", self._unit)
+        lines = await last_lines(name, _invocation(found), began)
         return Result(
             data="".join(f"{line}\n" for line in lines),
             error=f"{self._verb} {self._unit}: {flaw}; it is {state}"

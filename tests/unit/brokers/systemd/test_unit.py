@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, AsyncIterator, Dict, List
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -311,8 +313,8 @@ async def test_the_last_lines_of_the_journal(
 ) -> None:
     asked = []
 
-    def last_lines(invocation: str, since: float) -> List[str]:
-        asked.append(invocation)
+    def last_lines(unit: str, invocation: str, since: float) -> List[str]:
+        asked.append((unit, invocation))
         return ["web: \u00e4", "systemd: failed"]
 
     monkeypatch.setattr(journal_lines, "read", last_lines)
@@ -320,7 +322,27 @@ async def test_the_last_lines_of_the_journal(
     systemd.has(**{"web.service": {"StartUnit": {"then": then}}})
     result = await run("web", "start")
     assert result.data == "web: \u00e4\nsystemd: failed\n"
-    assert asked == ["abcd"]
+    assert asked == [("web.service", "abcd")]
+
+
+def test_lines_whose_run_journald_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = datetime.now(timezone.utc)
+    entries = [
+        {"MESSAGE": "of the run before", "_SYSTEMD_INVOCATION_ID": "ef"},
+        {"MESSAGE": "last words"},  # of a process that had ended by then
+        {"MESSAGE": "bye", "_SYSTEMD_INVOCATION_ID": "abcd"},
+    ]
+    reader = MagicMock()
+    reader.get_previous = lambda: (
+        {**entries.pop(), "__REALTIME_TIMESTAMP": now} if entries else {}
+    )
+    opened = MagicMock()
+    opened.__enter__.return_value = reader
+    monkeypatch.setattr("systemd.journal.Reader", lambda: opened)
+    lines = journal_lines.read("web.service", "abcd", now.timestamp() - 1)
+    assert lines == ["last words", "bye"]
 
 
 async def test_a_journal_that_hangs(
@@ -329,7 +351,7 @@ async def test_a_journal_that_hangs(
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def last_lines(invocation: str, since: float) -> List[str]:
+    def last_lines(unit: str, invocation: str, since: float) -> List[str]:
         asyncio.run_coroutine_threadsafe(done.wait(), loop).result()
         return ["late"]
 
