@@ -24,6 +24,7 @@ from typing import (
 from ngcp_task_agent.logs.handlers import write_all
 from ngcp_task_agent.logs.lines import printable
 
+_MOST_DRAWN = 500  # rows: more take seconds
 _FOLDED = 20  # columns that the widest cells of a table get at least
 
 # Fast; its false positives are text that printable() does not change.
@@ -142,10 +143,10 @@ def table(
     :param rows: of cells that strangers may have chosen
     :param right: the columns aligned to the right
     :param is_drawn: for the terminal; where it is too narrow, each row is a
-        list instead
+        list instead, and very many rows are only aligned
     """
     cells = [[printable(cell) for cell in row] for row in rows]
-    if not is_drawn:
+    if not is_drawn or len(rows) > _MOST_DRAWN:
         heads = [heading.upper() for heading in headings]
         return columns([heads, *cells], right)
     # Imported here: loading it takes longer than asking the agent.

@@ -12,20 +12,23 @@ from typing import List, Optional, Tuple
 
 from ngcp_task_agent import display
 from ngcp_task_agent.client.call import Call
-from ngcp_task_agent.client.cli import text
+from ngcp_task_agent.client.cli import labels, text
 from ngcp_task_agent.client.cli.action import Action, is_terminal
 from ngcp_task_agent.client.cli.exit_status import (
     BY_SIGNAL,
     EX_UNAVAILABLE,
     EXIT_STATUSES,
 )
-from ngcp_task_agent.client.cli.output import FORMS, as_json
+from ngcp_task_agent.client.cli.output import as_json
 from ngcp_task_agent.client.cli.report import Say, View
 from ngcp_task_agent.client.cli.writer import WriteError
 from ngcp_task_agent.client.client import Client
 from ngcp_task_agent.client.discovery import Address
 from ngcp_task_agent.client.errors import ConnectionLost
+from ngcp_task_agent.client.live import LiveLine
 from ngcp_task_agent.logs.lines import printable
+
+_MOST_WAITING = 16 << 20  # characters
 
 
 class Invocation(Action):
@@ -35,7 +38,7 @@ class Invocation(Action):
         self, options: argparse.Namespace, address: Address, say: Say
     ) -> None:
         super().__init__(options, address, say)
-        self._form = FORMS[options.output]()
+        self._form = labels.choose(options, is_terminal(sys.stdout))
         self._view = choose_view(options, say, self.is_shared)
         # On one terminal, the data follows the live view.
         self._is_below = self._view.is_live and self.is_shared
@@ -44,7 +47,11 @@ class Invocation(Action):
     async def act(self, client: Client) -> int:
         options = self.options
         call = self._call = client.send(
-            options.task, options.dst, options.data, patience=options.patience
+            options.task,
+            options.dst,
+            options.data,
+            patience=options.patience,
+            live=options.follow,
         )
         if options.verbose:
             self.say(f"request {call.request.uuid}")
@@ -58,14 +65,19 @@ class Invocation(Action):
         """Report the responses and the outcome; return the exit status."""
         held: List[str] = []
         write = held.append if self._is_below else self.write
+        show = self._view.show if self._is_below else self.write
         lost = ""
         loop = asyncio.get_running_loop()
         self.writer.on_error = partial(loop.call_soon_threadsafe, call.stop)
         try:
             async with self._view.follow(call):
-                async for response in call:
-                    self._view.response(response)
-                    write(self._form.response(response))
+                async for item in call.follow():
+                    if isinstance(item, LiveLine):
+                        show(self._form.line(item))
+                        await self._wait_for_reader()
+                    else:
+                        self._view.response(item)
+                        write(self._form.response(item))
             self.writer.check()
         except ConnectionLost as error:
             lost = str(error)
@@ -82,10 +94,18 @@ class Invocation(Action):
             self.write(shown)
         return exit_status
 
+    async def _wait_for_reader(self) -> None:
+        """Let live output that nobody reads use no more memory."""
+        if self.writer.backlog > _MOST_WAITING:
+            await self.write_all()
+
     def _conclude(self, call: Call, lost: str) -> Tuple[str, int]:
         """Report the outcome; return it as a word and an exit status."""
         if self.signal is not None:
             self._say_running(call, "interrupted; ", "no node that answered")
+            if call.outcome.unfinished:
+                uuid = call.request.uuid
+                self.say(f"to end it: {self.cancel_line(uuid)}")
             return "interrupted", BY_SIGNAL + self.signal
         if lost:
             self.say(printable(lost))
@@ -93,6 +113,9 @@ class Invocation(Action):
             return "lost", EX_UNAVAILABLE
         for problem in text.of_problems(call.outcome):
             self.say(problem)
+        if self.options.verbose or is_terminal(sys.stderr):
+            for problem in text.of_unused(call.outcome):
+                self.say(problem)
         verdict = call.outcome.verdict
         return verdict.value, EXIT_STATUSES[verdict]
 

@@ -66,6 +66,9 @@ class View:
         """Show the call while it is iterated over."""
         yield
 
+    def show(self, output: str) -> None:
+        """Show output of tasks, if ``is_live``."""
+
     def response(self, response: ReceivedResponse) -> None:
         """Report a response."""
         failed = response.status in (Status.REJECTED, Status.ERROR)

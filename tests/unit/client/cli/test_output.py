@@ -17,7 +17,7 @@ from ngcp_task_agent.client import (
     Response,
     Status,
 )
-from ngcp_task_agent.client.cli import output, text
+from ngcp_task_agent.client.cli import labels, output, text
 from ngcp_task_agent.logs.lines import printable
 
 
@@ -62,7 +62,7 @@ def responses() -> List[Response]:
 
 def shown(name: str) -> str:
     """Return all that a form writes."""
-    form = output.FORMS[name]()
+    form = labels.FORMS[name]()
     text = "".join(map(form.response, responses()))
     return text + form.end(output.as_json(OUTCOME, "error", 1))
 

@@ -1,0 +1,174 @@
+"""Whose output is it: the forms of text that name the nodes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from typing import Any, Dict, List, Set, Tuple, Type, Union
+
+from ngcp_task_agent.client.cli import text
+from ngcp_task_agent.client.cli.output import (
+    Form,
+    Json,
+    JsonLines,
+    Table,
+    Text,
+)
+from ngcp_task_agent.client.live import LiveLine
+from ngcp_task_agent.client.responses import ReceivedResponse
+from ngcp_task_agent.logs.lines import printable
+
+
+class Labelled(Form):
+    """The node's name before each line of its data."""
+
+    def response(self, response: ReceivedResponse) -> str:
+        return labelled(response.node, response.data or "")
+
+
+class Followed(Form):
+    """Live output, each line with the node's name.
+
+    What a node has not shown by its end, all of it where its task allows no
+    live output, is taken from its answer.
+    """
+
+    def __init__(self) -> None:
+        self._length: Dict[str, int] = defaultdict(int)
+        self._has_ended: Set[str] = set()
+        self._has_gaps: Set[str] = set()
+
+    def line(self, line: LiveLine) -> str:
+        node, gap = line.node, ""
+        if line.omitted:
+            self._has_gaps.add(node)
+            gap = f"{printable(node)}: … {line.omitted} bytes left out\n"
+        if line.stream == "stdout" and node not in self._has_gaps:
+            if node in self._has_ended:
+                return ""  # it was late: the answer came first
+            self._length[node] += len(line.text) + 1
+        return gap + labelled(node, f"{line.text}\n")
+
+    def response(self, response: ReceivedResponse) -> str:
+        node = response.node
+        if not response.data:
+            return ""
+        self._has_ended.add(node)
+        # After a gap, nobody knows how much of it was shown.
+        if node in self._has_gaps:
+            return ""
+        return labelled(node, response.data[self._length[node] :])
+
+
+def labelled(node: str, data: str) -> str:
+    """Return the lines of data, each with the node's name before it."""
+    if not data:
+        return ""
+    label = f"{printable(node)}: "
+    if data.endswith("\n"):
+        data = data[:-1]
+    return label + data.replace("\n", f"\n{label}") + "\n"
+
+
+class Headed(Form):
+    """A heading before each node's data, if there are several nodes.
+
+    What the first node sends is held until another one answers.
+    """
+
+    def __init__(self) -> None:
+        self._first = ""  # node
+        self._is_alone = True
+        self._held = ""
+        self._is_begun = False
+
+    def response(self, response: ReceivedResponse) -> str:
+        shown = ""
+        self._first = self._first or response.node
+        if self._is_alone and response.node != self._first:
+            self._is_alone = False
+            shown = self._under_heading(self._first, self._held)
+            self._held = ""
+        data = response.data or ""
+        if self._is_alone:
+            self._held += data
+            return ""
+        return shown + self._under_heading(response.node, data)
+
+    def end(self, document: Dict[str, Any]) -> str:
+        return self._held
+
+    def _under_heading(self, node: str, data: str) -> str:
+        if not data:
+            return ""
+        space = "\n" if self._is_begun else ""
+        self._is_begun = True
+        return f"{space}{printable(node)}:\n{_whole_lines(data)}"
+
+
+class Gathered(Form):
+    """The nodes with the same output together, the largest group first."""
+
+    def end(self, document: Dict[str, Any]) -> str:
+        groups: Dict[Tuple[str, str], List[str]] = defaultdict(list)
+        for node in document["nodes"]:
+            groups[_summary(node), node["data"] or ""].append(node["node"])
+        if document["missing"]:
+            groups[text.NO_ANSWER, ""] += document["missing"]
+        return "\n".join(
+            f"{_heading(nodes)}:{summary and ' ' + summary}\n"
+            f"{_whole_lines(data)}"
+            for (summary, data), nodes in sorted(
+                groups.items(), key=lambda group: -len(group[1])
+            )
+        )
+
+
+def _summary(node: Dict[str, Any]) -> str:
+    """Say what there is to say besides the data."""
+    if node["ended"] is None:
+        return "has not ended"
+    if node["status"] == "done":
+        return "" if node["data"] else "no output"
+    reason = printable(node["reason"])
+    return f"{node['status']}: {reason}" if reason else node["status"]
+
+
+def _heading(nodes: List[str]) -> str:
+    count = f" ({len(nodes)})" if len(nodes) > 1 else ""
+    return text.listed(sorted(nodes, key=in_order)) + count
+
+
+def _whole_lines(data: str) -> str:
+    return data if data.endswith("\n") or not data else data + "\n"
+
+
+def in_order(name: str) -> List[Tuple[int, Union[int, str]]]:
+    """Return a key to sort names by, with numbers in their own order."""
+    parts = re.findall(r"([0-9]{1,9})|([^0-9]+)", name.lower())
+    return [(0, int(n)) if n else (1, word) for n, word in parts]
+
+
+#: By the value of --output.
+FORMS: Dict[str, Type[Form]] = {
+    "text": Text,
+    "gathered": Gathered,
+    "json": Json,
+    "jsonl": JsonLines,
+    "table": Table,
+}
+
+
+def choose(options: argparse.Namespace, is_drawn: bool) -> Form:
+    """
+    :param is_drawn: standard output is a terminal
+    """
+    if options.output == "text":
+        if options.follow:
+            return Followed()
+        if options.label:
+            return Labelled()
+        if is_drawn:
+            return Headed()
+    return FORMS[options.output]()
