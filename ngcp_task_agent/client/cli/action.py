@@ -136,13 +136,21 @@ class Action(ABC):
 
         :raises WriteError: when it does not
         """
-        timeout = self.options.reader_timeout
         if not self._is_used:
             return  # main() waits for standard error
         if self.signal is not None:
             # Wait only for a reader that is reading right now.
             await self.writer.drain(_INSTANT, _MOMENT)
-        elif not await self.writer.drain(timeout):
+        else:
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until all that is queued for standard output is written.
+
+        :raises WriteError: when its reader does not read
+        """
+        timeout = self.options.reader_timeout
+        if not await self.writer.drain(timeout):
             reason = f"not read for {timeout:g} s"
             raise WriteError(OSError(errno.ETIMEDOUT, reason))
 

@@ -219,7 +219,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     options.reader_timeout = options.timeout or TIMEOUT
     try:
         options.patience = Patience(
-            timeout=TIMEOUT if options.timeout is None else options.timeout,
+            timeout=options.timeout,
             answer_timeout=options.answer_timeout,
             expect=options.expect,
         )

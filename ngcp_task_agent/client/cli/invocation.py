@@ -25,10 +25,11 @@ from ngcp_task_agent.client.cli.writer import WriteError
 from ngcp_task_agent.client.client import Client
 from ngcp_task_agent.client.discovery import Address
 from ngcp_task_agent.client.errors import ConnectionLost
-from ngcp_task_agent.client.live import LiveLine
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.logs.lines import printable
 
-_MOST_WAITING = 16 << 20  # characters
+_MOST_WAITING = 4 << 20  # characters
+_PAUSE = 0.05  # seconds
 
 
 class Invocation(Action):
@@ -95,9 +96,10 @@ class Invocation(Action):
         return exit_status
 
     async def _wait_for_reader(self) -> None:
-        """Let live output that nobody reads use no more memory."""
-        if self.writer.backlog > _MOST_WAITING:
-            await self.write_all()
+        """Take no more output than is read: it could have no end."""
+        while self.writer.backlog + self._view.backlog > _MOST_WAITING:
+            await self.drain()
+            await asyncio.sleep(_PAUSE)
 
     def _conclude(self, call: Call, lost: str) -> Tuple[str, int]:
         """Report the outcome; return it as a word and an exit status."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
-from typing import Any, Dict, List, Set, Tuple, Type, Union
+from typing import Any, Dict, List, Tuple, Type, Union
 
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.output import (
@@ -15,7 +15,7 @@ from ngcp_task_agent.client.cli.output import (
     Table,
     Text,
 )
-from ngcp_task_agent.client.live import LiveLine
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.responses import ReceivedResponse
 from ngcp_task_agent.logs.lines import printable
 
@@ -28,37 +28,16 @@ class Labelled(Form):
 
 
 class Followed(Form):
-    """Live output, each line with the node's name.
-
-    What a node has not shown by its end, all of it where its task allows no
-    live output, is taken from its answer.
-    """
-
-    def __init__(self) -> None:
-        self._length: Dict[str, int] = defaultdict(int)
-        self._has_ended: Set[str] = set()
-        self._has_gaps: Set[str] = set()
+    """All output as it comes, each line with the node's name before it."""
 
     def line(self, line: LiveLine) -> str:
-        node, gap = line.node, ""
+        gap = ""
         if line.omitted:
-            self._has_gaps.add(node)
-            gap = f"{printable(node)}: … {line.omitted} bytes left out\n"
-        if line.stream == "stdout" and node not in self._has_gaps:
-            if node in self._has_ended:
-                return ""  # it was late: the answer came first
-            self._length[node] += len(line.text) + 1
-        return gap + labelled(node, f"{line.text}\n")
-
-    def response(self, response: ReceivedResponse) -> str:
-        node = response.node
-        if not response.data:
-            return ""
-        self._has_ended.add(node)
-        # After a gap, nobody knows how much of it was shown.
-        if node in self._has_gaps:
-            return ""
-        return labelled(node, response.data[self._length[node] :])
+            label = printable(line.node)
+            gap = f"{label}: … {line.omitted} bytes left out\n"
+            if not line.text:
+                return gap
+        return gap + labelled(line.node, f"{line.text}\n")
 
 
 def labelled(node: str, data: str) -> str:

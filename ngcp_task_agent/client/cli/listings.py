@@ -175,7 +175,7 @@ def _nothing_seen(found: Sequence[str]) -> Seen:
 LISTINGS = {
     "nodes": Listing(
         "nodes",
-        "ngcp.ping",
+        fleet.PING,
         _nodes,
         asdict,
         _nodes_shown,
@@ -183,7 +183,7 @@ LISTINGS = {
     ),
     "tasks": Listing(
         "tasks",
-        "ngcp.describe",
+        fleet.DESCRIBE,
         _tasks,
         asdict,
         _tasks_shown,
@@ -191,7 +191,7 @@ LISTINGS = {
     ),
     "jobs": Listing(
         "jobs",
-        "ngcp.jobs",
+        fleet.JOBS,
         _jobs,
         asdict,
         _jobs_shown,
@@ -199,7 +199,7 @@ LISTINGS = {
     ),
     "cancel": Listing(
         "cancelled",
-        "ngcp.cancel",
+        fleet.CANCEL,
         _cancelled,
         _cancelled_as_json,
         _cancelled_shown,

@@ -10,6 +10,7 @@ from typing import IO, Any, AsyncIterator, List, Optional, Tuple, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,6 @@ from ngcp_task_agent.logs.lines import printable
 
 _INTERVAL = 0.25  # seconds
 _FRAME = 6  # lines of the view that show no node
-_ABOVE = 128 << 10  # characters of output in an interval: more is too slow
 _NARROW = 60  # columns: less is too small for a table
 _WIDE = 80  # columns: with less, the table leaves out _LEAST_NEEDED
 _MOST = 500  # nodes: more take seconds to draw
@@ -52,7 +52,6 @@ class LiveView(View):
     def __init__(self, say: Say, verbose: bool) -> None:
         super().__init__(say, verbose)
         self._above: List[str] = []
-        self._room = _ABOVE
 
     @contextlib.asynccontextmanager
     async def follow(self, call: Call) -> AsyncIterator[None]:
@@ -81,16 +80,13 @@ class LiveView(View):
 
     def show(self, output: str) -> None:
         """Show lines above the table, when it is drawn next."""
-        self._room -= len(output)
-        if self._room >= 0 and output:
-            self._above.append(for_terminal(output))
+        self._above.append(for_terminal(output))
+        self.backlog += len(output)
 
     def _take(self) -> str:
         """Return the lines to show, and begin anew."""
         above = "".join(self._above)
-        if self._room < 0:
-            above += "… more came than the terminal shows\n"
-        self._above, self._room = [], _ABOVE
+        self._above, self.backlog = [], 0
         return above
 
     async def _keep_drawing(self, live: Live, call: Call) -> None:
@@ -108,7 +104,8 @@ def _draw(
     live.update(_view(live, outcome, is_last), refresh=not above)
     if above:
         # This draws the table as well.
-        live.console.print(Text(above), end="", soft_wrap=True)
+        shown = Segments([Segment(above)])
+        live.console.print(shown, end="", soft_wrap=True)
 
 
 def _view(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple, Union
 
 from ngcp_task_agent.client.cli import text
-from ngcp_task_agent.client.live import LiveLine
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
 from ngcp_task_agent.display import columns, json_line
 from ngcp_task_agent.logs.lines import printable
@@ -64,7 +64,7 @@ class JsonLines(Form):
         return json_line(fields(response))
 
     def line(self, line: LiveLine) -> str:
-        return json_line(fields(line))
+        return json_line(line._asdict())
 
     def end(self, document: Dict[str, Any]) -> str:
         for node in document["nodes"]:
@@ -111,7 +111,7 @@ def as_json(
 
 
 def fields(
-    item: Union[NodeOutcome, ReceivedResponse, LiveLine],
+    item: Union[NodeOutcome, ReceivedResponse],
 ) -> Dict[str, Any]:
     """Return the fields, whose names are those in output.schema.json."""
     return {
