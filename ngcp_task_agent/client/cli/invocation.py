@@ -64,6 +64,7 @@ class Invocation(Action):
 
     async def _follow(self, call: Call) -> int:
         """Report the responses and the outcome; return the exit status."""
+        is_followed = self.options.follow
         held: List[str] = []
         write = held.append if self._is_below else self.write
         show = self._view.show if self._is_below else self.write
@@ -72,7 +73,7 @@ class Invocation(Action):
         self.writer.on_error = partial(loop.call_soon_threadsafe, call.stop)
         try:
             async with self._view.follow(call):
-                async for item in call.follow():
+                async for item in call.follow() if is_followed else call:
                     if isinstance(item, LiveLine):
                         show(self._form.line(item))
                         await self._wait_for_reader()
