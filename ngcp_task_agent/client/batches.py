@@ -37,6 +37,7 @@ from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.outcome import RequestOutcome, Verdict
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
 from ngcp_task_agent.client.waiting import Patience
+from ngcp_task_agent.display import in_order
 from ngcp_task_agent.protocol.messages import LONGEST
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class Batches:
             **dict.fromkeys(self.missing, Verdict.UNFINISHED),
             **dict.fromkeys(sorted(doubled), Verdict.ERROR),
         }
-        names = sorted(targets.keys() - doubled, key=str.lower)
+        names = sorted(targets.keys() - doubled, key=in_order)
         if self._limit is not None and self._limit < len(names):
             chosen = set(random.sample(names, self._limit))
             names = [name for name in names if name in chosen]

@@ -231,6 +231,12 @@ async def test_node_that_answers_before_its_turn_does_not_run_twice() -> None:
     assert batches.not_reached == ("b",)
 
 
+async def test_order_of_names() -> None:
+    crowd = Crowd(*(Played(name) for name in ("web10", "WEB2", "web1", "a")))
+    batches, _ = await run(crowd)
+    assert batches.names == ("a", "web1", "WEB2", "web10")
+
+
 async def test_limit() -> None:
     crowd = five()
     batches, outcomes = await run(crowd, limit=3, size="100%")
