@@ -112,6 +112,7 @@ class Batches:
             )
         self._has_asked = False
         self._ahead: Deque[_Turn] = deque()
+        self._left_out: Tuple[str, ...] = ()
         self._failures: Dict[str, Verdict] = {}  # of what has ended
         self._latest: Tuple[str, ...] = ()
         self._call: Optional[Call] = None
@@ -150,7 +151,7 @@ class Batches:
     @property
     def not_reached(self) -> Tuple[str, ...]:
         """The nodes that were there and that no request has been sent to."""
-        return tuple(turn.name for turn in self._ahead)
+        return (*(turn.name for turn in self._ahead), *self._left_out)
 
     @property
     def verdict(self) -> Verdict:
@@ -273,9 +274,10 @@ class Batches:
         )
         targets = _targets(self._groups, outcomes)
         doubled = _doubled(outcomes)
+        self._left_out = tuple(sorted(doubled, key=in_order))
         self._failures = {
             **dict.fromkeys(self.missing, Verdict.UNFINISHED),
-            **dict.fromkeys(sorted(doubled), Verdict.ERROR),
+            **dict.fromkeys(self._left_out, Verdict.ERROR),
         }
         names = sorted(targets.keys() - doubled, key=in_order)
         if self._limit is not None and self._limit < len(names):

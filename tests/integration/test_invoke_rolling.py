@@ -18,7 +18,7 @@ from tests.invoking import Invoked, command, environment
 from tests.parts import WITHIN, RedisServer
 from tests.terminal import Terminal
 
-SILENCE = ("--answer-timeout", "1")
+SILENCE = ("--answer-timeout", "2")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_all_is_well(nodes: Nodes) -> None:
 )
 def test_exit_status(nodes: Nodes, ends: str, status: int, says: str) -> None:
     run = nodes(*proxies(prx01b=ends))
-    words = ("--dst", "*", "--batch", "1", "--timeout", "2", *SILENCE)
+    words = ("--dst", "*", "--batch", "1", "--timeout", "3", *SILENCE)
     done = run(*words)
     assert done.status == status
     assert says in done.err
@@ -158,6 +158,11 @@ def test_two_nodes_of_one_name(nodes: Nodes) -> None:
     done = run("--dst", "prx*", "--batch", "1")
     assert (done.status, run.crowd.ran) == (1, [])
     assert "several nodes call themselves 'prx01a'" in done.err
+    assert done.err.endswith("not reached: prx01b, prx02a, prx02b, prx01a\n")
+    done = run("--dst", "prx*", "--batch", "9", "--max-failures", "1")
+    assert (done.status, len(run.crowd.ran)) == (1, 3)
+    assert "stopped" not in done.err
+    assert done.err.endswith("not reached: prx01a\n")
 
 
 def test_nobody_is_there(nodes: Nodes) -> None:

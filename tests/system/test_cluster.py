@@ -116,11 +116,15 @@ def test_a_workstation_needs_no_agent(
     assert not workstation.exists("/usr/sbin/ngcp-task-agent")
     assert workstation.out("man", "--where", "ngcp-invoke-task")
     assert workstation.complete("ngcp-invoke-task", "--outp") == ["--output"]
-    printed = workstation.run_as(
-        *("nobody", "ngcp-invoke-task", "--task", "name", "--dst", "*"),
-        *("--url", f"redis://{extra_address}"),
-    ).stdout
-    assert sorted(printed.split()) == ["lb01a", "prx01b"]
+
+    def ask(*words: str) -> List[str]:
+        url = ("--url", f"redis://{extra_address}")
+        command = ("nobody", "ngcp-invoke-task", *words, *url)
+        return sorted(workstation.run_as(*command).stdout.split())
+
+    assert ask("--task", "name", "--dst", "*") == ["lb01a", "prx01b"]
+    assert ask("--nodes", "-q") == ["lb01a", "prx01b"]
+    assert ask("name", "--dst", "*|role=lb", "--batch", "1") == ["lb01a"]
 
 
 def test_one_node_stops_and_the_other_goes_on(

@@ -49,18 +49,21 @@ class Rolling(Action):
         self._form = labels.choose(options, is_terminal(sys.stdout))
         # No live view: a table for each batch would be too much.
         self._view = View(say, options.verbose)
+        # Without --batch, there is one request, and nothing to stop.
+        self._allowed = _NEVER
+        if options.batch is not None:
+            self._allowed = options.max_failures or 0
         self._ended: List[_Batch] = []
         self._is_under_way = False  # the batch after these
 
     async def act(self, client: Client) -> int:
         options = self.options
-        is_rolling = options.batch is not None
         batches = client.batches(
             options.task,
             options.dst,
             options.data,
-            size=options.batch if is_rolling else "100%",
-            max_failures=(options.max_failures or 0) if is_rolling else _NEVER,
+            size=options.batch or "100%",
+            max_failures=self._allowed,
             pause=options.pause or 0.0,
             limit=options.limit,
             patience=options.patience,
@@ -135,7 +138,7 @@ class Rolling(Action):
                 "no node answered: no agent listens there, or none matches "
                 f"'{printable(self.options.dst)}'"
             )
-        elif batches.not_reached:
+        elif batches.not_reached and len(batches.failures) > self._allowed:
             count = len(batches.failures)
             self.say(f"stopped after {count} failure{'s' * (count != 1)}")
         self._say_rest(batches)

@@ -207,10 +207,11 @@ async def test_two_nodes_of_one_name_are_left_out() -> None:
     crowd = Crowd(Played("a"), Played("b"), Played("b"), Played("c"))
     batches, outcomes = await run(crowd)
     assert (outcomes, batches.failures) == ([], {"b": Verdict.ERROR})
-    assert batches.not_reached == ("a", "c")
+    assert batches.not_reached == ("a", "c", "b")
     assert batches.verdict is Verdict.ERROR
     batches, outcomes = await run(crowd, max_failures=1)
     assert crowd.ran == ["a", "c"]
+    assert batches.not_reached == ("b",)
     assert batches.verdict is Verdict.ERROR
 
 
