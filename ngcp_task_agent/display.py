@@ -19,6 +19,8 @@ from typing import (
     Optional,
     Sequence,
     TextIO,
+    Tuple,
+    Union,
 )
 
 from ngcp_task_agent.logs.handlers import write_all
@@ -29,6 +31,12 @@ _FOLDED = 20  # columns that the widest cells of a table get at least
 
 # Fast; its false positives are text that printable() does not change.
 _SUSPECT = re.compile(r"[^\n\t -~]+")
+
+
+def in_order(name: str) -> List[Tuple[int, Union[int, str]]]:
+    """Return a key to sort names by, with numbers in their own order."""
+    parts = re.findall(r"([0-9]{1,9})|([^0-9]+)", name.lower())
+    return [(0, int(n)) if n else (1, word) for n, word in parts]
 
 
 def for_terminal(text: str) -> str:

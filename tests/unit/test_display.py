@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import List
+
 import pytest
 
 from ngcp_task_agent import display
@@ -68,3 +70,12 @@ def test_list_where_a_table_is_too_wide(
 )
 def test_span(seconds: float, shown: str) -> None:
     assert display.span(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["n1", "N2", "n10", "n10a", "n10b"], ["1", "2", "a", "a1"], ["", "x"]],
+)
+def test_order_of_names(names: List[str]) -> None:
+    backwards = names[::-1]
+    assert sorted(backwards, key=display.in_order) == names

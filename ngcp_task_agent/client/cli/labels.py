@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import defaultdict
-from typing import Any, Dict, List, Tuple, Type, Union
+from typing import Any, Dict, List, Tuple, Type
 
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.output import (
@@ -17,6 +16,7 @@ from ngcp_task_agent.client.cli.output import (
 )
 from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.responses import ReceivedResponse
+from ngcp_task_agent.display import in_order
 from ngcp_task_agent.logs.lines import printable
 
 
@@ -121,12 +121,6 @@ def _heading(nodes: List[str]) -> str:
 
 def _whole_lines(data: str) -> str:
     return data if data.endswith("\n") or not data else data + "\n"
-
-
-def in_order(name: str) -> List[Tuple[int, Union[int, str]]]:
-    """Return a key to sort names by, with numbers in their own order."""
-    parts = re.findall(r"([0-9]{1,9})|([^0-9]+)", name.lower())
-    return [(0, int(n)) if n else (1, word) for n, word in parts]
 
 
 #: By the value of --output.

@@ -12,10 +12,10 @@ from ngcp_task_agent import display
 from ngcp_task_agent.client import fleet
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.action import is_terminal
-from ngcp_task_agent.client.cli.labels import in_order
 from ngcp_task_agent.client.cli.seen import Seen
 from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.outcome import RequestOutcome
+from ngcp_task_agent.display import in_order
 from ngcp_task_agent.logs.lines import printable
 
 _FEW = 3  # names of nodes in a cell
@@ -107,7 +107,8 @@ def _nodes_seen(found: Sequence[FleetNode]) -> Seen:
 
 def _tasks(outcome: RequestOutcome) -> List[FleetTask]:
     return sorted(
-        fleet.tasks_of(outcome), key=lambda t: (t.name, in_order(t.node))
+        fleet.tasks_of(outcome),
+        key=lambda t: (t.name, in_order(t.node)),
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple
 
-import pytest
-
 from ngcp_task_agent.client import (
     NodeOutcome,
     Outcome,
@@ -144,12 +142,3 @@ def test_very_many_nodes_of_a_group_are_not_all_named() -> None:
     end = shown(labels.Gathered(), *answers)[-1]
     assert end.startswith("n0, n1, n2, n3,")
     assert end.endswith("n98, n99, and 4900 more (5000):\nx\n")
-
-
-@pytest.mark.parametrize(
-    "names",
-    [["n1", "N2", "n10", "n10a", "n10b"], ["1", "2", "a", "a1"], ["", "x"]],
-)
-def test_order_of_names(names: List[str]) -> None:
-    backwards = names[::-1]
-    assert sorted(backwards, key=labels.in_order) == names
