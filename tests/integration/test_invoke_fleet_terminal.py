@@ -122,6 +122,17 @@ def test_live_view_fits_the_terminal(
     assert max(map(len, shown.text.splitlines())) <= columns
 
 
+def test_live_view_names_who_has_not_answered(
+    terminal: Open, fleet: List[SimulatedNode]
+) -> None:
+    shown = terminal("reload", "--dst", "prx01a,prx02a")
+    shown.read_until("no answer yet: prx02a")
+    shown.end(5)
+    end = shown.text[shown.text.rindex("└") :]
+    assert "no answer yet" not in end
+    assert "ngcp-invoke-task: prx02a: no answer\n" in end
+
+
 def followed(request: Dict[str, Any]) -> Iterator[Any]:
     def live(node: str, number: int, data: str, **more: Any) -> Any:
         stream = {"ref": request["uuid"], "task": "t", "src": node, **more}
