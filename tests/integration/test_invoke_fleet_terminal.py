@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 
@@ -26,11 +26,13 @@ def terminal(server: RedisServer, folder: Path) -> Iterator[Open]:
     """Run the command on terminals, and close them at the end."""
     terminals: List[Terminal] = []
 
-    def terminal(*arguments: str, **more: Any) -> Terminal:
+    def terminal(
+        *arguments: str, before: Sequence[str] = (), **more: Any
+    ) -> Terminal:
         url = f"redis://127.0.0.1:{server.port}"
         words = command("--url", url, "--answer-timeout", "2", *arguments)
         more.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
-        terminals.append(Terminal(words, **more))
+        terminals.append(Terminal([*before, *words], **more))
         return terminals[-1]
 
     yield terminal
@@ -209,16 +211,29 @@ def test_unused_data_is_reported(
     assert shown.text == ""
 
 
+def test_control_c_ends_the_loop_of_a_shell(
+    terminal: Open, scripted: Callable[..., Scripted]
+) -> None:
+    scripted(lambda request: [answer(request, "n1", "accepted")])
+    loop = 'for i in 1 2 3; do "$@"; echo "after $i"; done; echo end'
+    shown = terminal("t", "--dst", "n1", before=("bash", "-c", loop, "bash"))
+    shown.read_until("n1   │ running")
+    shown.type(b"\x03")
+    shown.end(-2)
+    assert "interrupted; still running or queued: n1" in shown.text
+    assert "after 1" not in shown.text
+    assert "end\n" not in shown.text
+
+
 @pytest.mark.parametrize(
     ("signal", "status"), [("INT", -2), ("TERM", -15)], ids=str
 )
-def test_a_loop_ends_with_its_command(
+def test_the_command_dies_of_the_signal(
     signal: str,
     status: int,
     server: RedisServer,
     scripted: Callable[..., Scripted],
 ) -> None:
-    """As bash does it: its command has died of the signal."""
     scripted(lambda request: [answer(request, "n1", "accepted")])
     url = f"redis://127.0.0.1:{server.port}"
     words = command("--url", url, "t", "--dst", "*")
