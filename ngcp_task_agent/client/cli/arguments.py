@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import Iterable, List, Optional
+from typing import Iterable, List, Optional, Union
 
 from ngcp_task_agent import __version__
 from ngcp_task_agent.client import discovery
@@ -20,6 +20,7 @@ from ngcp_task_agent.config.loader import DEFAULT_DIR
 FLEET = ("nodes", "tasks", "jobs", "cancel")
 #: Options that make a rolling run of it.
 ROLLING = ("batch", "max_failures", "pause", "limit")
+_LONGEST_PAUSE = 1e6  # seconds
 # Options that make sense only for one task on all nodes at once.
 _ONCE = ("expect", "label", "follow")
 
@@ -110,6 +111,7 @@ def _add_rolling(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--batch",
         metavar="N|N%",
+        type=_batch,
         help="run it on so many nodes at a time",
     )
     to.add_argument(
@@ -121,13 +123,13 @@ def _add_rolling(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--pause",
         metavar="SECONDS",
-        type=_seconds,
+        type=_pause,
         help="with --batch: wait between two batches (default: 0)",
     )
     to.add_argument(
         "--limit",
         metavar="N",
-        type=_count,
+        type=_limit,
         help="run it on no more than N of the nodes, chosen at random",
     )
 
@@ -255,11 +257,18 @@ def _fault_of_combination(options: argparse.Namespace) -> str:
             return "--output gathered needs a task"
     for these, others in (
         (FLEET, ("data", *_ONCE, *ROLLING)),
-        (("batch", "limit"), _ONCE),
+        (("batch", "limit"), ("expect", "follow")),
     ):
         first, second = _given(options, these), _given(options, others)
         if first and second:
             return f"{second[0]} cannot be given with {first[0]}"
+    if options.batch is None:
+        for option, value in (
+            ("--max-failures", options.max_failures),
+            ("--pause", options.pause),
+        ):
+            if value is not None:
+                return f"{option} makes sense only with --batch"
     return ""
 
 
@@ -286,6 +295,33 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
     return int(text[:9])
+
+
+def _limit(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _batch(text: str) -> Union[int, str]:
+    if re.fullmatch("([1-9][0-9]?|100)%", text):
+        return text
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is neither a number of nodes nor a share of them such "
+            "as 10%"
+        )
+    return int(text)
+
+
+def _pause(text: str) -> float:
+    number = _seconds(text)
+    if not 0 <= number <= _LONGEST_PAUSE:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number of seconds from 0"
+        )
+    return number
 
 
 def _uuid(text: str) -> str:

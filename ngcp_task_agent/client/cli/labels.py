@@ -54,11 +54,13 @@ class Headed(Form):
     """A heading before each node's data, if there are several nodes.
 
     What the first node sends is held until another one answers.
+
+    :param is_alone: whether it may be the only one
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_alone: bool = True) -> None:
         self._first = ""  # node
-        self._is_alone = True
+        self._is_alone = is_alone
         self._held = ""
         self._is_begun = False
 

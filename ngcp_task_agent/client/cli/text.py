@@ -48,10 +48,7 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
             "this client (see the agent's journal)"
         ]
     problems = [
-        f"several nodes call themselves '{printable(node.node)}': node names "
-        "must be unique"
-        for node in outcome.nodes
-        if node.doubled
+        not_unique(node.node) for node in outcome.nodes if node.doubled
     ]
     if outcome.unfinished and (not outcome.expected or outcome.missing):
         # Agents accept requests at once, even those that must wait in a queue.
@@ -70,6 +67,13 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
     if len(gone) > MOST_NAMES:
         problems.append(f"{len(gone) - MOST_NAMES} more: {NO_ANSWER}")
     return problems
+
+
+def not_unique(name: str) -> str:
+    return (
+        f"several nodes call themselves '{printable(name)}': node names must "
+        "be unique"
+    )
 
 
 def of_unused(outcome: RequestOutcome) -> List[str]:
