@@ -12,10 +12,10 @@ from typing import Any, Callable, List
 import jsonschema
 import pytest
 
-from tests.integration.conftest import Scripted
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.integration.simulated_fleet import JOB, SimulatedNode, script
 from tests.invoking import Invoked, command, environment
-from tests.parts import WITHIN, RedisServer
+from tests.parts import WITHIN, Daemon, RedisServer
 
 OTHER_JOB = "00000000-0000-4000-8000-000000000000"
 
@@ -282,6 +282,32 @@ def test_label_and_gathered(ask: Ask, fleet: List[SimulatedNode]) -> None:
         "\n"
         "db01b: no answer\n"
     )
+
+
+def test_real_agent(
+    ask: Ask,
+    config: ConfigFolder,
+    start: Callable[..., Daemon],
+    wait_for_slow: Callable[[], None],
+) -> None:
+    config.shell("other", "true", description="Take no time.")
+    start()
+    words = command("--config-dir", str(config.path), "slow", "--dst", "sp1")
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, env=environment(), text=True
+    ) as process:
+        wait_for_slow()
+        (job,) = ask("--jobs", "--dst", "sp1", "--output", "jsonl").lines()
+        assert (job["task"], job["state"]) == ("slow", "running")
+        (node,) = ask("--nodes", "--dst", "sp1", "--output", "jsonl").lines()
+        assert (node["name"], node["running"]) == ("sp1", 1)
+        tasks = ask("--tasks", "--dst", "sp1")
+        assert re.search(r"other +sp1 +Take no time\.", tasks.out)
+        done = ask("--cancel", job["uuid"])
+        assert done.out == "sp1: cancelled\n"
+        assert process.stderr
+        assert "cancelled by" in process.stderr.read()
+        assert process.wait(WITHIN) == 1
 
 
 def test_what_was_shown_is_completed(ask: Ask, folder: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 
@@ -26,11 +26,13 @@ def terminal(server: RedisServer, folder: Path) -> Iterator[Open]:
     """Run the command on terminals, and close them at the end."""
     terminals: List[Terminal] = []
 
-    def terminal(*arguments: str, **more: Any) -> Terminal:
+    def terminal(
+        *arguments: str, before: Sequence[str] = (), **more: Any
+    ) -> Terminal:
         url = f"redis://127.0.0.1:{server.port}"
         words = command("--url", url, "--answer-timeout", "2", *arguments)
         more.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
-        terminals.append(Terminal(words, **more))
+        terminals.append(Terminal([*before, *words], **more))
         return terminals[-1]
 
     yield terminal
@@ -122,6 +124,17 @@ def test_live_view_fits_the_terminal(
     assert max(map(len, shown.text.splitlines())) <= columns
 
 
+def test_live_view_names_who_has_not_answered(
+    terminal: Open, fleet: List[SimulatedNode]
+) -> None:
+    shown = terminal("reload", "--dst", "prx01a,prx02a")
+    shown.read_until("no answer yet: prx02a")
+    shown.end(5)
+    end = shown.text[shown.text.rindex("└") :]
+    assert "no answer yet" not in end
+    assert "ngcp-invoke-task: prx02a: no answer\n" in end
+
+
 def followed(request: Dict[str, Any]) -> Iterator[Any]:
     def live(node: str, number: int, data: str, **more: Any) -> Any:
         stream = {"ref": request["uuid"], "task": "t", "src": node, **more}
@@ -145,13 +158,15 @@ def test_follow_in_the_live_view(
     shown.read_until("n1: one\n")
     shown.read_until(r"n1: \x1b[2Jtwo")
     shown.read_until("n2: … 77 bytes left out\nn2: later\n")
-    shown.read_until("n2     │ running")
+    # What was not shown until then comes at the end.
+    shown.read_until("n1: last\n")
+    shown.read_until("n3: all at once\n")
+    shown.read_until("n2   │ running")
     shown.type(b"\x03")
     shown.end(-2)
     assert b"\x1b[2Jtwo" not in shown.raw
-    # What was not shown until then follows.
+    assert shown.text.count("n1: one\n") == 1
     end = shown.text[shown.text.rindex("└") :]
-    assert "\nn1: last\nn3: all at once\n" in end
     assert "to end it: ngcp-invoke-task --cancel " in end
 
 
@@ -196,16 +211,29 @@ def test_unused_data_is_reported(
     assert shown.text == ""
 
 
+def test_control_c_ends_the_loop_of_a_shell(
+    terminal: Open, scripted: Callable[..., Scripted]
+) -> None:
+    scripted(lambda request: [answer(request, "n1", "accepted")])
+    loop = 'for i in 1 2 3; do "$@"; echo "after $i"; done; echo end'
+    shown = terminal("t", "--dst", "n1", before=("bash", "-c", loop, "bash"))
+    shown.read_until("n1   │ running")
+    shown.type(b"\x03")
+    shown.end(-2)
+    assert "interrupted; still running or queued: n1" in shown.text
+    assert "after 1" not in shown.text
+    assert "end\n" not in shown.text
+
+
 @pytest.mark.parametrize(
     ("signal", "status"), [("INT", -2), ("TERM", -15)], ids=str
 )
-def test_a_loop_ends_with_its_command(
+def test_the_command_dies_of_the_signal(
     signal: str,
     status: int,
     server: RedisServer,
     scripted: Callable[..., Scripted],
 ) -> None:
-    """As bash does it: its command has died of the signal."""
     scripted(lambda request: [answer(request, "n1", "accepted")])
     url = f"redis://127.0.0.1:{server.port}"
     words = command("--url", url, "t", "--dst", "*")

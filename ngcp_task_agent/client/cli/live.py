@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ngcp_task_agent import background
 from ngcp_task_agent.client.call import Call
+from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.cli.report import Say, View, stderr
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
@@ -122,6 +123,9 @@ def _view(
         by_need = itertools.chain(*map(outcome.having, _STYLES))
         nodes = tuple(itertools.islice(by_need, min(room, _MOST)))
     rest = _rest(outcome.nodes, nodes)
+    if outcome.missing_nodes and not is_last:
+        silent = f"no answer yet: {text.listed(outcome.missing_nodes)}"
+        rest = _cut(f"{rest}; {silent}" if rest else silent)
     if is_small:
         lines = [_line(node, is_last) for node in nodes]
         return Group(*lines, *([rest] if rest else []))

@@ -13,6 +13,7 @@ from ngcp_task_agent.client import (
 )
 from ngcp_task_agent.client.cli import labels
 from ngcp_task_agent.client.cli.output import Form, as_json
+from ngcp_task_agent.client.progress import LiveLine
 
 # Node, status, reason, data.
 Answer = Tuple[str, Status, str, Optional[str]]
@@ -55,6 +56,27 @@ def test_label_before_each_line() -> None:
         "n\\x1b5: \x1b\n",
         "",
     ]
+
+
+def test_live_lines() -> None:
+    form = labels.Followed()
+    lines = [
+        LiveLine("n1", "stdout", "one"),
+        LiveLine("n\x1b2", "stderr", "\x1b"),
+        LiveLine("n1", "stdout", "", 7),
+        LiveLine("n1", "stdout", "two", 8),
+        LiveLine("n1", "stdout", ""),
+    ]
+    assert "".join(map(form.line, lines)) == (
+        "n1: one\n"
+        "n\\x1b2: \x1b\n"
+        "n1: … 7 bytes left out\n"
+        "n1: … 8 bytes left out\n"
+        "n1: two\n"
+        "n1: \n"
+    )
+    # All of it has come as lines.
+    assert shown(form, ("n1", DONE, "", "one\n")) == ["", ""]
 
 
 def test_heading_for_each_of_several_nodes() -> None:
