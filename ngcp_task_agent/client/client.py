@@ -261,6 +261,9 @@ class Client:
                 print([node.node for node in outcome.done])
             print(batches.failures, batches.not_reached)
 
+        ngcp_task_agent.client.batches.Batches describes these attributes and
+        others, such as ``verdict``.
+
         :param size: how many nodes at a time, or a share of them all such as
             ``"10%"``; fewer if a request cannot name so many
         :param max_failures: how many failures are no reason to stop

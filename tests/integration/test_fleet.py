@@ -19,6 +19,9 @@ from tests.integration.fleet import NAMES, PROPER, Fleet, finish
 from tests.invoking import Invoked
 from tests.parts import CHANNEL, is_running, wait_for
 
+# With --dist loadgroup, one process has all of them, and starts one fleet.
+pytestmark = pytest.mark.xdist_group("fleet")
+
 NO_UUID = "00000000-0000-4000-8000-000000000000"
 SILENCE = ("--answer-timeout", "2")
 

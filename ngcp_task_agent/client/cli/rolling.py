@@ -26,6 +26,8 @@ from ngcp_task_agent.client.outcome import RequestOutcome, Verdict
 from ngcp_task_agent.display import seconds
 from ngcp_task_agent.logs.lines import printable
 
+_MOST_BEGUN = 20  # names of a batch in a line
+_MOST_LEFT = 1000  # names that are not reached: what is left to do
 _NEVER = 10**9  # failures that stop a run
 
 
@@ -113,7 +115,8 @@ class Rolling(Action):
             is_begun = await batches.begin()
 
     def _say_begun(self, batches: Batches) -> None:
-        names, ahead = text.listed(batches.latest), len(batches.not_reached)
+        names = text.listed(batches.latest, _MOST_BEGUN)
+        ahead = len(batches.not_reached)
         if self.options.batch is None:
             self.say(f"chosen at random: {names}")
         else:
@@ -157,7 +160,8 @@ class Rolling(Action):
                     f"to end it: {self.cancel_line(outcome.request.uuid)}"
                 )
         if batches.not_reached:
-            self.say(f"not reached: {text.listed(batches.not_reached)}")
+            names = text.listed(batches.not_reached, _MOST_LEFT)
+            self.say(f"not reached: {names}")
 
     def _document(
         self, batches: Batches, status: str, exit_status: int, took: float
