@@ -323,6 +323,19 @@ def test_signal_stops_before_the_next_batch(
         assert out == b"prx01a was here\n"
 
 
+def test_reader_that_goes_away_stops_the_rest(nodes: Nodes) -> None:
+    run = nodes(*proxies(prx01b="never"))
+    with begun(run) as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        err = process.stderr.read()
+        assert process.wait(WITHIN) == 128 + signal.SIGPIPE
+    assert b"not reached: " in err
+    assert err.endswith(b"prx02a, prx02b\n")
+    assert "prx02a" not in run.crowd.ran
+
+
 def test_connection_that_is_lost(
     nodes: Nodes, server: RedisServer, schema: Any
 ) -> None:
