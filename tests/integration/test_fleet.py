@@ -397,13 +397,17 @@ def test_address(fleet: Fleet) -> None:
     ):
         done = fleet.invoke(*words, *more)
         assert (done.status, done.out) == (0, "prx01a\n"), done.err
-    # A server that wants no password is asked again without one.
-    done = fleet.invoke(*words, "--url", url, REDISCLI_AUTH="not needed")
-    assert (done.status, done.out) == (0, "prx01a\n"), done.err
     nowhere = fleet.invoke(*words, "--channel", "other", *SILENCE)
     assert nowhere.status == 4
     assert fleet.invoke(*words, "--url", "redis://127.0.0.1:1").status == 69
     assert fleet.invoke(*words, "--config-dir", "/nowhere").status == 2
+
+
+def test_server_that_wants_no_password_is_asked_without(fleet: Fleet) -> None:
+    url = f"redis://127.0.0.1:{fleet.server.port}"
+    words = ("name", "--dst", "prx01a", "--url", url)
+    done = fleet.invoke(*words, REDISCLI_AUTH="not needed")
+    assert (done.status, done.out) == (0, "prx01a\n"), done.err
 
 
 def test_usage(fleet: Fleet) -> None:
