@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import stat
 import sys
 from functools import partial
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from ngcp_task_agent import display
 from ngcp_task_agent.client.call import Call
@@ -30,6 +31,7 @@ from ngcp_task_agent.logs.lines import printable
 
 _MOST_WAITING = 4 << 20  # characters
 _PAUSE = 0.05  # seconds
+_LARGEST_BURST = 65536  # characters
 
 
 class Invocation(Action):
@@ -67,19 +69,23 @@ class Invocation(Action):
         is_followed = self.options.follow
         held: List[str] = []
         write = held.append if self._is_below else self.write
-        show = self._view.show if self._is_below else self.write
+        lines = _Burst(self._view.show if self._is_below else self.write)
         lost = ""
         loop = asyncio.get_running_loop()
         self.writer.on_error = partial(loop.call_soon_threadsafe, call.stop)
         try:
             async with self._view.follow(call):
-                async for item in call.follow() if is_followed else call:
-                    if isinstance(item, LiveLine):
-                        show(self._form.line(item))
-                        await self._wait_for_reader()
-                    else:
-                        self._view.response(item)
-                        write(self._form.response(item))
+                try:
+                    async for item in call.follow() if is_followed else call:
+                        if isinstance(item, LiveLine):
+                            lines.add(self._form.line(item))
+                            await self._wait_for_reader()
+                        else:
+                            lines.show()
+                            self._view.response(item)
+                            write(self._form.response(item))
+                finally:
+                    lines.show()
             self.writer.check()
         except ConnectionLost as error:
             lost = str(error)
@@ -126,6 +132,32 @@ class Invocation(Action):
         running = text.names(call.outcome.unfinished) or none
         if running:
             self.say(f"{why}still running or queued: {running}")
+
+
+class _Burst:
+    """Joins lines that come at once: to write each would be slow.
+
+    :param show: takes the text, at the latest when the event loop goes on
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._texts: List[str] = []
+        self._size = 0
+
+    def add(self, text: str) -> None:
+        if not self._texts:
+            asyncio.get_running_loop().call_soon(self.show)
+        self._texts.append(text)
+        self._size += len(text)
+        if self._size > _LARGEST_BURST:
+            self.show()
+
+    def show(self) -> None:
+        texts, self._texts, self._size = self._texts, [], 0
+        # Whoever reads the writer's error reports it.
+        with contextlib.suppress(WriteError):
+            self._show("".join(texts))
 
 
 def choose_view(

@@ -96,6 +96,8 @@ def _is_target(name: str) -> bool:
 def _nodes_seen(found: Sequence[FleetNode]) -> Seen:
     options: Set[str] = set()
     for node in found:
+        if not node.version:
+            continue  # it has said no more than its name
         options.update(f"role={role}" for role in node.roles)
         options.update({f"state={node.state}", f"status={node.status}"})
         options.update(f"{key}={v}" for key, v in node.labels.items())

@@ -47,9 +47,8 @@ def of_problems(outcome: RequestOutcome) -> List[str]:
             f"'{printable(outcome.request.dst)}', or its answer cannot reach "
             "this client (see the agent's journal)"
         ]
-    problems = [
-        not_unique(node.node) for node in outcome.nodes if node.doubled
-    ]
+    doubled = [node.node for node in outcome.nodes if node.doubled]
+    problems = list(map(not_unique, doubled[:MOST_NAMES]))
     if outcome.unfinished and (not outcome.expected or outcome.missing):
         # Agents accept requests at once, even those that must wait in a queue.
         problems.append(
