@@ -57,7 +57,7 @@ unit: $(VENV)/test
 	$(RUN) -m pytest -q -n 2 tests/unit
 
 integration: $(VENV)/test
-	$(RUN) -m pytest -q -n $(AT_ONCE) tests/integration
+	$(RUN) -m pytest -q -n $(AT_ONCE) --dist loadgroup tests/integration
 
 attacks: $(VENV)/test
 	$(RUN) -m pytest -q -n $(AT_ONCE) tests/attacks

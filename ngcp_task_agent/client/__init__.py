@@ -18,11 +18,13 @@ from ngcp_task_agent.client.errors import (
     NoAddress,
     RedisUnavailable,
 )
+from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 
 # Users need no longer name; within the package, agents have their own
 # Request, Response and Outcome.
 from ngcp_task_agent.client.outcome import NodeOutcome, Verdict
 from ngcp_task_agent.client.outcome import RequestOutcome as Outcome
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.requests import OutgoingRequest as Request
 from ngcp_task_agent.client.responses import ReceivedResponse as Response
 from ngcp_task_agent.client.responses import Status
@@ -35,7 +37,11 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionLost",
+    "FleetJob",
+    "FleetNode",
+    "FleetTask",
     "InvalidRequest",
+    "LiveLine",
     "NoAddress",
     "NodeOutcome",
     "Outcome",

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, Awaitable, Callable, Deque, List, Optional
+from typing import (
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Deque,
+    List,
+    Optional,
+    Union,
+)
 
 from ngcp_task_agent.client.errors import ConnectionLost
+from ngcp_task_agent.client.inquiry import Ask, Inquiry
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.requests import OutgoingRequest
 from ngcp_task_agent.client.responses import Message, ReceivedResponse
 from ngcp_task_agent.client.waiting import CallState, Clock, Patience
@@ -15,6 +26,7 @@ from ngcp_task_agent.client.waiting import CallState, Clock, Patience
 _PUBLISH_TIMEOUT = 5.0  # seconds
 _GRACE = 0.05  # seconds to read what arrived while this process was stopped
 _BURST = 32  # responses in a row
+_LONGEST = 3600.0  # seconds to wait at a stretch
 
 
 class Call:
@@ -32,12 +44,17 @@ class Call:
         publish: Callable[[float], Awaitable[None]],
         lost: asyncio.Future[str],
         drain: Callable[[], Awaitable[None]],
+        limit: Optional[float] = None,
+        ask: Optional[Ask] = None,
     ) -> None:
         """
         :param publish: sends the request, within a number of seconds
         :param lost: done when the connection is lost, with the reason
         :param drain: delivers messages that have arrived and are not yet
             parsed
+        :param limit: seconds that the task may run by this node's
+            configuration; 0 without a limit, None if unknown
+        :param ask: runs a built-in task; None to ask nothing
         """
         self.request = request
         self.patience = patience
@@ -46,6 +63,9 @@ class Call:
         self._lost = lost
         self._drain = drain
         self._clock = Clock()
+        self._inquiry = Inquiry(
+            request, patience, tally, limit, ask, self._wake
+        )
         self._fresh: Deque[ReceivedResponse] = deque()
         self._news: Optional[asyncio.Future[None]] = None
 
@@ -62,11 +82,13 @@ class Call:
             self._tally.nodes,
             self.patience.expect,
             self.seconds,
+            () if self._is_satisfied else self._tally.missing,
         )
 
     def stop(self) -> None:
         """Stop waiting: the iteration ends."""
         self._clock.end()
+        self._inquiry.cancel()
         self._wake()
 
     def take(self, message: Message) -> None:
@@ -78,6 +100,26 @@ class Call:
             self._fresh.append(response)
             self._wake()
 
+    async def follow(
+        self,
+    ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
+        """Iterate over the responses, and over the lines of output.
+
+        :raises RedisUnavailable: and ConnectionLost: as the iteration over
+            the call itself
+        """
+        async for response in self:
+            yield response
+            if response.data:
+                for text in response.data.splitlines():
+                    yield LiveLine(response.node, "stdout", text)
+
+    async def lines(self) -> AsyncIterator[LiveLine]:
+        """Iterate over the lines of output only; see follow()."""
+        async for item in self.follow():
+            if isinstance(item, LiveLine):
+                yield item
+
     def __aiter__(self) -> Call:
         return self
 
@@ -86,6 +128,13 @@ class Call:
         :raises RedisUnavailable: when the request could not be sent
         :raises ConnectionLost: when no more answers can arrive
         """
+        await self._wait()
+        if not self._fresh:
+            raise StopAsyncIteration
+        return self._fresh.popleft()
+
+    async def _wait(self) -> None:
+        """Send the request; wait for a response, or for the end."""
         clock = self._clock
         if clock.state is CallState.NEW:
             await self._send()
@@ -94,30 +143,39 @@ class Call:
             await asyncio.sleep(0)
         # nor outlast the timeout.
         while clock.state is CallState.OPEN and (
-            not self._fresh or clock.seconds >= self.patience.timeout
+            not self._fresh or clock.seconds >= self._inquiry.timeout
         ):
-            left = self.patience.left(clock.seconds, self._tally)
+            self._inquiry.begin(clock.seconds)
+            left = self._left
             if self._is_satisfied:
                 self.stop()
             elif left > 0 and not self._lost.done():
-                await self._listen(left)
+                await self._listen(
+                    min(left, self._inquiry.until_due(clock.seconds))
+                )
             else:
                 await asyncio.sleep(_GRACE)
                 await self._drain()
                 if self._lost.done() and not self._fresh:
                     self.stop()
                     raise ConnectionLost(self._lost.result())
-                if self.patience.left(clock.seconds, self._tally) <= 0:
+                if self._left <= 0:
                     self.stop()
-        if not self._fresh:
-            raise StopAsyncIteration
-        return self._fresh.popleft()
+
+    @property
+    def _left(self) -> float:
+        """How many seconds to wait for more; 0 or less at the end."""
+        seconds, timeout = self.seconds, self._inquiry.timeout
+        if self._inquiry.is_under_way:
+            # Its answer may change the outcome, and comes soon.
+            return timeout - seconds
+        return self.patience.left(seconds, timeout, self._tally)
 
     async def _send(self) -> None:
         # Answers can arrive before Redis confirms that the request is sent.
         self._clock.start()
         try:
-            await self._publish(min(self.patience.timeout, _PUBLISH_TIMEOUT))
+            await self._publish(min(self._inquiry.timeout, _PUBLISH_TIMEOUT))
         except BaseException:
             self.stop()
             raise
@@ -128,11 +186,16 @@ class Call:
         return expect is not None and self._tally.concluded >= expect
 
     async def _listen(self, seconds: float) -> None:
-        """Wait for a response or for the loss of the connection."""
+        """Wait for a response or for the loss of the connection.
+
+        :param seconds: at most; can be infinite
+        """
         self._news = asyncio.get_running_loop().create_future()
         events: List[asyncio.Future[Any]] = [self._news, self._lost]
         await asyncio.wait(
-            events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            events,
+            timeout=max(0.0, min(seconds, _LONGEST)),
+            return_when=asyncio.FIRST_COMPLETED,
         )
 
     def _wake(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union
 from weakref import WeakValueDictionary
 
 from ngcp_task_agent.backends.redis.dial import (
@@ -13,26 +13,32 @@ from ngcp_task_agent.backends.redis.dial import (
     dial_like,
     dial_server,
 )
+from ngcp_task_agent.client import fleet
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
+from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
 from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
+from ngcp_task_agent.protocol import destination
 from ngcp_task_agent.protocol.messages import new_uuid
 
 if TYPE_CHECKING:
     # Loads all of redis-py, of which a call uses only the connections.
     from redis.asyncio import Redis
 
+    from ngcp_task_agent.client.batches import Batches
+
 MAX_DATA = 512 << 20  # bytes: twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds
 
 _PING_INTERVAL = 10.0  # seconds
 _PATIENCE = Patience()
+_NOT_OPEN = RuntimeError("use 'async with Client() as client'")
 
 
 class Client:
@@ -111,6 +117,7 @@ class Client:
         patience: Patience = _PATIENCE,
         channel: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
+        live: bool = False,
     ) -> Call:
         """Run a task: iterate over the result to get the responses.
 
@@ -118,31 +125,19 @@ class Client:
 
         :param channel: another control channel than the address's
         :param options: more options for the backends
+        :param live: ask for the output while the tasks run, see Call.lines()
         :raises InvalidRequest: when it cannot be sent
         """
-        if not self._connection or not self._address:
-            raise RuntimeError("use 'async with Client() as client'")
-        if channel is None:
-            channel = self._address.channel
-        check_channel(channel)
-        request = OutgoingRequest(
+        if not self._address:
+            raise _NOT_OPEN
+        return self._call(
             task,
-            self._address.src,
             dst,
             data,
-            {} if options is None else options,
-        )
-        body = request.encode(self.feedback_channel)
-        call = Call(
-            request,
             patience,
-            Tally(self._max_data),
-            partial(self._connection.publish, channel, body),
-            self._connection.lost,
-            self._inbox.drain,
+            self._address.channel if channel is None else channel,
+            options,
         )
-        self._calls[request.uuid] = call
-        return call
 
     async def run(
         self,
@@ -167,6 +162,178 @@ class Client:
             patience=patience,
             channel=channel,
             options=options,
+        )
+        async for _ in call:
+            pass
+        return call.outcome
+
+    async def nodes(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetNode]:
+        """Return the nodes that answer, those of older agents included.
+
+        :param dst: and patience, channel: as for run(), which this raises
+            the errors of
+        """
+        return fleet.nodes_of(
+            await self.run(fleet.PING, dst, patience=patience, channel=channel)
+        )
+
+    async def tasks(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetTask]:
+        """Return the tasks that can be asked for; arguments as for nodes()."""
+        return fleet.tasks_of(
+            await self.run(
+                fleet.DESCRIBE, dst, patience=patience, channel=channel
+            )
+        )
+
+    async def jobs(
+        self,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[FleetJob]:
+        """Return what runs and waits; arguments as for nodes()."""
+        return fleet.jobs_of(
+            await self.run(fleet.JOBS, dst, patience=patience, channel=channel)
+        )
+
+    async def cancel(
+        self,
+        uuid: str,
+        dst: str = "*",
+        *,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+    ) -> List[str]:
+        """End a request that runs or waits, by its ``uuid``.
+
+        :returns: the names of the nodes where it has ended for that; empty if
+            there was none
+        :raises ClientError: as run()
+        """
+        return fleet.cancelled_on(
+            await self.run(
+                fleet.CANCEL,
+                dst,
+                {"ref": uuid},
+                patience=patience,
+                channel=channel,
+            )
+        )
+
+    def batches(
+        self,
+        task: str,
+        dst: str = "*",
+        data: Any = None,
+        *,
+        size: Union[int, str] = 1,
+        max_failures: int = 0,
+        pause: float = 0.0,
+        limit: Optional[int] = None,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+        options: Optional[Mapping[str, Any]] = None,
+    ) -> Batches:
+        """Run a task on a few nodes after the other: iterate over the result.
+
+        Each iteration runs it on the next nodes, and returns their outcome.
+        The nodes are those that answer a ping when the iteration begins.  It
+        ends early, after more than ``max_failures``: nodes that end in error,
+        reject, do not end or are silent, or whose name is not unique.
+
+        ::
+
+            batches = client.batches("reload", "prx*|state=active", size="10%")
+            async for outcome in batches:
+                print([node.node for node in outcome.done])
+            print(batches.failures, batches.not_reached)
+
+        ngcp_task_agent.client.batches.Batches describes these attributes and
+        others, such as ``verdict``.
+
+        :param size: how many nodes at a time, or a share of them all such as
+            ``"10%"``; fewer if a request cannot name so many
+        :param max_failures: how many failures are no reason to stop
+        :param pause: seconds between two batches
+        :param limit: at most so many of the nodes, chosen at random
+        :param patience: with each batch, without ``expect``
+        :param channel: and options: as for send()
+        :raises InvalidRequest: when it cannot be sent
+        """
+        # Imported here: a client that does not use it starts sooner.
+        from ngcp_task_agent.client.batches import Batches
+
+        return Batches(
+            self,
+            task,
+            dst,
+            data,
+            size=size,
+            max_failures=max_failures,
+            pause=pause,
+            limit=limit,
+            patience=patience,
+            channel=channel,
+            options=options,
+        )
+
+    def _call(
+        self,
+        task: str,
+        dst: str,
+        data: Any,
+        patience: Patience,
+        channel: str,
+        options: Optional[Mapping[str, Any]],
+        *,
+        is_question: bool = False,
+    ) -> Call:
+        """Make a call.
+
+        :param is_question: of another call; it then asks nothing itself
+        """
+        if not self._connection or not self._address:
+            raise _NOT_OPEN
+        check_channel(channel)
+        request = OutgoingRequest(
+            task,
+            self._address.src,
+            dst,
+            data,
+            {} if options is None else options,
+        )
+        body = request.encode(self.feedback_channel)
+        call = Call(
+            request,
+            patience,
+            Tally(self._max_data, destination.parse(dst).names),
+            partial(self._connection.publish, channel, body),
+            self._connection.lost,
+            self._inbox.drain,
+            self._address.task_timeout(task),
+            None if is_question else partial(self._ask, channel),
+        )
+        self._calls[request.uuid] = call
+        return call
+
+    async def _ask(
+        self, channel: str, task: str, dst: str, patience: Patience
+    ) -> RequestOutcome:
+        call = self._call(
+            task, dst, None, patience, channel, None, is_question=True
         )
         async for _ in call:
             pass
@@ -216,7 +383,7 @@ def run_task(
     address = find(
         task, backend=backend, channel=channel, url=url, config_dir=config_dir
     )
-    timeout = min(CONNECT_TIMEOUT, patience.timeout)
+    timeout = min(CONNECT_TIMEOUT, patience.timeout or CONNECT_TIMEOUT)
 
     async def run() -> RequestOutcome:
         async with Client(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from ngcp_task_agent.backends.redis.dial import describe_server
 from ngcp_task_agent.client.errors import NoAddress
@@ -13,11 +13,13 @@ from ngcp_task_agent.client.url import parse_url
 from ngcp_task_agent.config import permissions
 from ngcp_task_agent.config.faults import FAULTY, Fault, meant
 from ngcp_task_agent.config.loader import DEFAULT_DIR, Config, Loader
+from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.node.ngcp_files import find_name
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
 _TYPE = "redis"
+DEFAULT_BACKEND = _TYPE  # the name that nodes use
 _ADVICE = "; use sudo, or give both --url and --channel"
 
 
@@ -37,6 +39,9 @@ class Address:
     :ivar notes: sentences that say how it was found
     :ivar assumed: the server is only a guess
     :ivar warning: a note that users should always see, or empty
+    :ivar backend: the name of the backend that it is from, or empty
+    :ivar timeouts: how many seconds tasks may run, by name, where their files
+        say so; 0 without a limit
     """
 
     server: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -45,6 +50,15 @@ class Address:
     notes: Tuple[str, ...] = ()
     assumed: bool = False
     warning: str = ""
+    backend: str = ""
+    timeouts: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def task_timeout(self, task: str) -> Optional[float]:
+        """Return how many seconds a task may run, by its own file.
+
+        0 without a limit; None if the file does not say, or is not there.
+        """
+        return self.timeouts.get(task)
 
     def __str__(self) -> str:
         return (
@@ -120,6 +134,7 @@ def find(
                 note = warning = f"{note}: {fault}"
         notes.append(note)
     server: Mapping[str, Any] = {}
+    source = ""
     assumed = False
     if url is not None:
         server = parse_url(url)
@@ -131,8 +146,8 @@ def find(
         if backend is not None:
             _check_backend(backend, config, config_dir)
             wanted = [backend]
-        elif not named and _TYPE in usable:
-            wanted = [_TYPE]  # the name that nodes use by default
+        elif not named and DEFAULT_BACKEND in usable:
+            wanted = [DEFAULT_BACKEND]
         else:
             wanted = sorted({t.backend for t in named} or usable)
         if len(wanted) > 1:
@@ -141,7 +156,8 @@ def find(
                 "(--backend)"
             )
         if wanted:
-            server = backends[wanted[0]].options
+            source = wanted[0]
+            server = backends[source].options
             _check_secrets(server)
             tasks = [t for t in tasks if t.backend == wanted[0]]
             named = [t for t in tasks if t.name == task]
@@ -172,7 +188,20 @@ def find(
         tuple(notes),
         assumed,
         warning,
+        source,
+        _timeouts(tasks),
     )
+
+
+def _timeouts(tasks: Iterable[TaskConfig]) -> Mapping[str, float]:
+    found: Dict[str, float] = {}
+    for task in tasks:
+        timeout = task.broker_options.get("timeout")
+        if isinstance(timeout, (int, float)):
+            # Of several with the same name, the longest; 0 is longer.
+            times = timeout, found.get(task.name, timeout)
+            found[task.name] = max(times) if all(times) else 0
+    return found
 
 
 def _faults_in(config: Config, folder: Path) -> List[Fault]:

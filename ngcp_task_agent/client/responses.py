@@ -43,6 +43,7 @@ class ReceivedResponse:
     :ivar reason: a sentence for ``rejected`` and ``error``, else empty
     :ivar data: the task's output for ``done`` and ``error``, else None
     :ivar seconds: from sending the request to this response
+    :ivar unused: the task could make nothing of the request's data
     """
 
     node: str
@@ -50,6 +51,7 @@ class ReceivedResponse:
     reason: str
     data: Optional[str]
     seconds: float
+    unused: bool = False
 
 
 class Message(NamedTuple):
@@ -63,6 +65,7 @@ class Message(NamedTuple):
     data: Optional[str]
     chunk: int
     chunks: int
+    unused: bool = False
 
 
 def parse(body: bytes) -> Optional[Message]:
@@ -103,6 +106,7 @@ def parse(body: bytes) -> Optional[Message]:
         data=data,
         chunk=chunk,
         chunks=chunks,
+        unused=status.is_ending and fields.get("unused") is True,
     )
 
 

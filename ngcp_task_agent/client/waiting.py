@@ -10,9 +10,10 @@ from typing import Optional
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.outcome import Tally
 
-# A little longer than a task's default timeout: the agent then gives up first,
-# and says why.
-TIMEOUT = 310.0
+# A little longer than a task may run: the agent then gives up first, and says
+# why.
+LONGER = 10.0
+TIMEOUT = 300.0 + LONGER  # by default
 # Agents answer at once whether they accept a request.
 ANSWER_TIMEOUT = 5.0
 SETTLE = 0.3
@@ -22,15 +23,17 @@ SETTLE = 0.3
 class Patience:
     """How long to wait for the answers to a request; times in seconds.
 
-    :param timeout: for everything
-    :param answer_timeout: for the first node to answer at all
+    :param timeout: for everything; None for as long as the task may run, and
+        a little longer
+    :param answer_timeout: for the first node to answer at all, for all whose
+        names the ``dst`` gives, and for as many as ``expect`` says
     :param settle: for more nodes, when all that accepted have ended
     :param expect: stop as soon as this many nodes have ended or rejected,
         and wait for them until the timeout
     :raises InvalidRequest: for a value out of its range
     """
 
-    timeout: float = TIMEOUT
+    timeout: Optional[float] = None
     answer_timeout: float = ANSWER_TIMEOUT
     settle: float = SETTLE
     expect: Optional[int] = None
@@ -38,6 +41,8 @@ class Patience:
     def __post_init__(self) -> None:
         for name in ("timeout", "answer_timeout", "settle"):
             value = getattr(self, name)
+            if name == "timeout" and value is None:
+                continue
             # Event loops cannot wait for centuries.
             if not (isinstance(value, (int, float)) and 0 < value <= 1e8):
                 raise InvalidRequest(
@@ -47,16 +52,20 @@ class Patience:
         if expect is not None and not (isinstance(expect, int) and expect > 0):
             raise InvalidRequest("expect must be a whole number from 1")
 
-    def left(self, seconds: float, tally: Tally) -> float:
+    def left(self, seconds: float, timeout: float, tally: Tally) -> float:
         """Return how many seconds to wait for more; 0 or less at the end.
 
         :param seconds: since the request was sent
+        :param timeout: for everything; can be infinite
         """
-        end = self.timeout
-        if not tally.answered:
+        end = timeout
+        if tally.answered < (self.expect or 1):
             end = min(end, self.answer_timeout)
         elif self.expect is None and not tally.running:
-            end = min(end, tally.latest + self.settle)
+            quiet = tally.latest + self.settle
+            if tally.has_missing:
+                quiet = max(quiet, self.answer_timeout)
+            end = min(end, quiet)
         return end - seconds
 
 

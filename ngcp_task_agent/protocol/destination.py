@@ -15,7 +15,7 @@ parts do not matter, and all work is linear in the length of the text.
 from __future__ import annotations
 
 import functools
-from typing import Iterable, NamedTuple, Tuple
+from typing import Dict, Iterable, NamedTuple, Tuple
 
 from ngcp_task_agent.errors import DestinationError
 from ngcp_task_agent.protocol.identity import Identity
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     options: Tuple[Option, ...]
 
     def matches(self, node: Identity, src: str, via_own_server: bool) -> bool:
-        if self.pattern.text.lower() in _LOCAL:
+        if is_local(self.pattern.text):
             named = via_own_server or node.is_called(src)
         else:
             named = self.pattern.matches_any(node.names)
@@ -65,6 +65,23 @@ class Destination(NamedTuple):
             request, so ``local`` means this node whatever ``src`` says
         """
         return any(t.matches(node, src, via_own_server) for t in self.targets)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The targets that are just the name of a node, each once.
+
+        Without wildcards and options, and not ``local`` or ``localhost``.
+        """
+        found: Dict[str, str] = {}
+        for pattern, options in self.targets:
+            if pattern.is_plain and not options and not is_local(pattern.text):
+                found.setdefault(pattern.text.lower(), pattern.text)
+        return tuple(found.values())
+
+
+def is_local(pattern: str) -> bool:
+    """Whether a target's pattern means the client's machine."""
+    return pattern.lower() in _LOCAL
 
 
 def parse(dst: str) -> Destination:

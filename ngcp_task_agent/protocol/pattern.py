@@ -20,14 +20,16 @@ class Pattern:
     """A pattern of ``*``, ``?``, ``[ab]``, ``[a-c]`` and ``[!ab]``.
 
     A ``[`` without its ``]`` stands for itself, as in fnmatch(3).
+
+    :ivar is_plain: it has none of these, and matches only itself
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._lower = text.lower()
         # Most are plain names, and a request can hold 2,048 of them.
-        self._is_plain = not _SPECIAL.search(text)
-        if not self._is_plain:
+        self.is_plain = not _SPECIAL.search(text)
+        if not self.is_plain:
             self._tests = [*_parse(self._lower), "".__eq__]
 
     def __repr__(self) -> str:
@@ -44,7 +46,7 @@ class Pattern:
         the longest part between two stars.
         """
         text = text.lower()
-        if self._is_plain:
+        if self.is_plain:
             return text == self._lower
         tests = self._tests
         at = number = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any, List, Optional
+from types import MappingProxyType
+from typing import Any, List, Mapping, Optional, Sequence
 
 import pytest
 
@@ -13,14 +14,20 @@ from ngcp_task_agent.client import (
     Call,
     ConnectionLost,
     InvalidRequest,
+    NodeOutcome,
+    Outcome,
     Patience,
     RedisUnavailable,
     Request,
+    Status,
     Verdict,
+    waiting,
 )
 from ngcp_task_agent.client.inbox import Inbox
+from ngcp_task_agent.client.inquiry import Ask
 from ngcp_task_agent.client.outcome import Tally
 from ngcp_task_agent.client.responses import Message
+from ngcp_task_agent.protocol import destination
 
 LONG = 60.0  # seconds; no test waits this long
 
@@ -42,22 +49,32 @@ class Wire:
             raise self.failure
         self.published += 1
 
-    def make(self, **patience: Any) -> Call:
-        request = Request("t", "me", "*")
+    def make(
+        self,
+        dst: str = "*",
+        limit: Optional[float] = None,
+        ask: Optional[Ask] = None,
+        **patience: Any,
+    ) -> Call:
+        request = Request("t", "me", dst)
         self.call = Call(
             request,
             Patience(**{"settle": 0.05, "timeout": LONG, **patience}),
-            Tally(1 << 28),
+            Tally(1 << 28, destination.parse(dst).names),
             self.publish,
             self.lost,
             self.inbox.drain,
+            limit,
+            ask,
         )
         return self.call
 
-    def answer(self, node: str, status: str, data: str = "") -> None:
+    def answer(
+        self, node: str, status: str, data: str = "", uuid: str = ""
+    ) -> None:
         assert self.call
         message = {
-            "uuid": f"{node}{status}",
+            "uuid": uuid or f"{node}{status}",
             "ref": self.call.request.uuid,
             "src": node,
             "status": status,
@@ -292,6 +309,238 @@ async def test_failure_to_send() -> None:
     assert call.outcome.nobody_answered
 
 
+async def test_named_nodes_are_waited_for() -> None:
+    wire = Wire()
+    call = wire.make("SP1,sp2,sp3|state=active,lb*", answer_timeout=LONG)
+    later(0.01, wire.answer, "sp1", "rejected")
+    # Much later than the settling time.
+    later(0.30, wire.answer, "sp2", "rejected")
+    await statuses(call)
+    assert call.outcome.missing_nodes == ()
+    assert call.outcome.verdict is Verdict.REJECTED
+    assert call.outcome.seconds < LONG
+
+
+async def test_missing_nodes_are_named_as_in_the_dst() -> None:
+    wire = Wire()
+    call = wire.make("Sp1,sp2 , SP2,localhost", answer_timeout=0.1)
+    later(0.01, wire.answer, "me", "accepted")
+    later(0.02, wire.answer, "me", "done")
+    await statuses(call)
+    assert call.outcome.missing_nodes == ("Sp1", "sp2")
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert 0.1 <= call.outcome.seconds < LONG
+
+
+async def test_nobody_at_all_is_unanswered() -> None:
+    call = Wire().make("sp1,sp2", answer_timeout=0.05, expect=1)
+    await statuses(call)
+    assert call.outcome.verdict is Verdict.UNANSWERED
+    assert call.outcome.missing_nodes == ("sp1", "sp2")
+
+
+async def test_missing_nodes_do_not_matter_if_enough_have_ended() -> None:
+    wire = Wire()
+    call = wire.make("sp1,sp2", answer_timeout=LONG, expect=1)
+    later(0.01, wire.answer, "sp1", "done")
+    await statuses(call)
+    assert call.outcome.missing_nodes == ()
+    assert call.outcome.succeeded
+
+
+async def test_wait_ends_if_fewer_than_expected_answer() -> None:
+    wire = Wire()
+    call = wire.make(expect=3, answer_timeout=0.1)
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.02, wire.answer, "b", "accepted")
+    assert len(await statuses(call)) == 2
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert call.outcome.seconds < LONG
+
+
+async def test_as_many_as_expected_have_answered() -> None:
+    wire = Wire()
+    call = wire.make(expect=2, answer_timeout=0.05)
+    later(0.01, wire.answer, "a", "accepted")
+    later(0.02, wire.answer, "b", "accepted")
+    later(0.20, wire.answer, "a", "done")
+    later(0.21, wire.answer, "b", "done")
+    await statuses(call)
+    assert call.outcome.succeeded
+
+
+class Agents:
+    """Answers the questions of a call.
+
+    :param ping: the nodes that have a name
+    :param timeouts: what nodes say of the task
+    """
+
+    def __init__(
+        self,
+        ping: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        timeouts: Mapping[str, Any] = MappingProxyType({}),
+        failure: Optional[Exception] = None,
+    ) -> None:
+        self.asked: List[str] = []
+        self._ping = ping
+        self._timeouts = timeouts
+        self._failure = failure
+
+    async def __call__(
+        self, task: str, dst: str, patience: Patience
+    ) -> Outcome:
+        self.asked.append(f"{task} {dst}")
+        await asyncio.sleep(0.01)
+        if self._failure:
+            raise self._failure
+        nodes = [
+            NodeOutcome(node, Status.REJECTED)
+            for node in self._ping.get(dst, ())
+        ]
+        if task == "ngcp.describe":
+            nodes = [
+                NodeOutcome(
+                    node,
+                    Status.DONE,
+                    data=json.dumps(
+                        {"tasks": [{"name": "t", "timeout": timeout}]}
+                    ),
+                )
+                for node, timeout in self._timeouts.items()
+            ]
+        return Outcome(Request(task, "me", dst), tuple(nodes), None, 0.0)
+
+
+async def test_node_that_answers_by_another_of_its_names() -> None:
+    wire, agents = Wire(), Agents({"alias": ["sp1"]})
+    call = wire.make("alias,sp2", ask=agents, answer_timeout=LONG)
+    later(0.01, wire.answer, "sp1", "rejected")
+    later(0.02, wire.answer, "sp2", "rejected")
+    await statuses(call)
+    assert agents.asked == ["ngcp.ping alias"]
+    assert call.outcome.missing_nodes == ()
+    assert call.outcome.verdict is Verdict.REJECTED
+    assert call.outcome.seconds < LONG
+
+
+async def test_node_that_only_answers_a_ping_is_missing() -> None:
+    wire, agents = Wire(), Agents({"alias": ["sp3"]})
+    call = wire.make("alias,sp2", ask=agents, answer_timeout=0.3)
+    later(0.01, wire.answer, "sp1", "rejected")
+    await statuses(call)
+    assert agents.asked == ["ngcp.ping alias", "ngcp.ping sp2"]
+    assert call.outcome.missing_nodes == ("alias", "sp2")
+
+
+async def test_nobody_is_asked_without_a_node_of_another_name() -> None:
+    wire, agents = Wire(), Agents()
+    call = wire.make("sp1,sp2", ask=agents, answer_timeout=0.2)
+    later(0.01, wire.answer, "SP1", "rejected")
+    await statuses(call)
+    assert agents.asked == []
+    assert call.outcome.missing_nodes == ("sp2",)
+
+
+async def test_question_that_fails_changes_nothing() -> None:
+    wire, agents = Wire(), Agents(failure=RedisUnavailable("away"))
+    call = wire.make("alias", ask=agents, answer_timeout=0.2)
+    later(0.01, wire.answer, "sp1", "rejected")
+    await statuses(call)
+    assert agents.asked
+    assert call.outcome.missing_nodes == ("alias",)
+
+
+async def test_names_are_asked_for_a_few_times_only() -> None:
+    wire, agents = Wire(), Agents()
+    call = wire.make("alias", ask=agents, answer_timeout=1.0)
+    for number in range(8):
+        later(0.1 * number, wire.answer, f"n{number}", "rejected")
+    await statuses(call)
+    assert 2 <= len(agents.asked) <= 3
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for half a second by default."""
+    monkeypatch.setattr(waiting, "TIMEOUT", 0.5)
+    monkeypatch.setattr(waiting, "LONGER", 0.1)
+
+
+async def ending_after(
+    seconds: float, ask: Optional[Ask], limit: Optional[float] = None
+) -> Outcome:
+    """Return the outcome of a task that runs for so long."""
+    wire = Wire()
+    call = wire.make(timeout=None, limit=limit, ask=ask)
+    later(0.01, wire.answer, "a", "accepted")
+    later(seconds, wire.answer, "a", "done")
+    await statuses(call)
+    return call.outcome
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("limit", [None, 0.1])
+async def test_default_timeout(limit: Optional[float]) -> None:
+    outcome = await ending_after(LONG, Agents(), limit)
+    assert outcome.verdict is Verdict.UNFINISHED
+    assert 0.5 <= outcome.seconds < LONG
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("limit", [2.0, 0])
+async def test_task_may_run_as_long_as_its_file_says(limit: float) -> None:
+    agents = Agents()
+    assert (await ending_after(0.9, agents, limit)).succeeded
+    assert agents.asked == []
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("timeout", [2.0, 0])
+async def test_task_may_run_as_long_as_its_agent_says(timeout: float) -> None:
+    agents = Agents(timeouts={"a": timeout, "b": 7})
+    assert (await ending_after(0.9, agents)).succeeded
+    assert agents.asked == ["ngcp.describe a"]
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    "agents",
+    [
+        Agents(timeouts={"a": 0.1}),
+        Agents(timeouts={"a": None}),
+        Agents(timeouts={"b": 100}),
+        Agents(failure=RedisUnavailable("away")),
+    ],
+)
+async def test_agents_that_do_not_say_more(agents: Agents) -> None:
+    outcome = await ending_after(LONG, agents)
+    assert outcome.verdict is Verdict.UNFINISHED
+    assert agents.asked == ["ngcp.describe a"]
+
+
+async def test_given_timeout_is_exact() -> None:
+    wire, agents = Wire(), Agents(timeouts={"a": 100})
+    call = wire.make(timeout=0.2, limit=100, ask=agents)
+    later(0.01, wire.answer, "a", "accepted")
+    await statuses(call)
+    assert call.outcome.verdict is Verdict.UNFINISHED
+    assert agents.asked == []
+
+
+async def test_two_nodes_of_one_name_are_waited_for() -> None:
+    wire = Wire()
+    call = wire.make()
+    later(0.01, wire.answer, "a", "accepted", "", "1")
+    later(0.02, wire.answer, "a", "accepted", "", "2")
+    later(0.03, wire.answer, "a", "done", "one", "3")
+    later(0.20, wire.answer, "a", "error", "two", "4")
+    assert len(await statuses(call)) == 4
+    (node,) = call.outcome.nodes
+    assert node.doubled
+    assert (node.status, node.data) == (Status.ERROR, "two")
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -300,7 +549,6 @@ async def test_failure_to_send() -> None:
         {"timeout": float("nan")},
         {"timeout": float("inf")},
         {"timeout": "5"},
-        {"timeout": None},
         {"timeout": 10**400},
         {"answer_timeout": 0},
         {"settle": -0.1},

@@ -29,7 +29,11 @@ class Folder:
         (self.path / name).write_text(yaml.safe_dump(value))
 
     def task(
-        self, name: str, backend: str = "redis", channel: str = "control"
+        self,
+        name: str,
+        backend: str = "redis",
+        channel: str = "control",
+        **options: Any,
     ) -> None:
         self.write(
             f"tasks/{name}-{backend}-{channel}.yml",
@@ -38,7 +42,7 @@ class Folder:
                 "backend": backend,
                 "backend_options": {"control_channel": channel},
                 "broker": "command",
-                "broker_options": {"run": "true"},
+                "broker_options": {"run": "true", **options},
             },
         )
 
@@ -78,6 +82,19 @@ def test_configuration_has_everything(folder: Folder) -> None:
     assert not address.assumed
     assert str(folder.path / "backends/redis.yml") in address.notes[-1]
     assert "secret" not in f"{address} {address!r} {address.notes}"
+
+
+def test_how_long_a_task_may_run(folder: Folder) -> None:
+    folder.write("backends/redis.yml", {})
+    folder.task("default")
+    folder.task("long", timeout=400)
+    folder.task("both", channel="one", timeout=7)
+    folder.task("both", channel="two", timeout=0)
+    address = folder.find("default")
+    tasks = ("default", "long", "both", "unknown")
+    assert [*map(address.task_timeout, tasks)] == [None, 400, 0, None]
+    both = folder.find("both", channel="one")
+    assert both.task_timeout("both") == 7
 
 
 def test_task_of_other_nodes_goes_where_all_tasks_listen(

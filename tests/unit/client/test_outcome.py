@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import List, Optional, Tuple
 
 import pytest
@@ -104,7 +105,9 @@ def test_accepted_then_done() -> None:
         (["error"], 1, "error"),
         (["done", "accepted"], 1, "done"),
         (["accepted", "accepted", "done", "done"], 2, "done"),
-        (["accepted", "done", "error"], 2, "done"),
+        # Several nodes of one name: the worst counts.
+        (["accepted", "done", "error"], 3, "error"),
+        (["error", "done"], 2, "error"),
         (["rejected", "rejected"], 1, "rejected"),
         # One agent, several backends: one of them has the task.
         (["rejected", "accepted", "done"], 3, "done"),
@@ -119,6 +122,98 @@ def test_answers_outside_of_the_protocol(
     found = [tally.take(say("a", status), 1.0) for status in statuses]
     assert sum(response is not None for response in found) == news
     assert [node.status.value for node in tally.nodes] == [final]
+
+
+def of(uuid: str, status: str, data: str = "out") -> Message:
+    return say("a", status, data)._replace(uuid=uuid)
+
+
+@pytest.mark.parametrize(
+    ("messages", "final", "is_doubled"),
+    [
+        (["1 accepted", "2 done"], "done", False),
+        (["1 accepted", "1 accepted", "2 done", "2 done"], "done", False),
+        (["1 rejected", "2 rejected", "3 accepted", "4 done"], "done", False),
+        (["1 accepted", "2 done", "3 rejected"], "done", False),
+        (["1 done", "2 accepted"], "done", False),
+        (["1 accepted", "2 accepted"], "accepted", True),
+        (["1 accepted", "2 accepted", "3 done"], "accepted", True),
+        (["1 accepted", "2 accepted", "3 done", "4 done"], "done", True),
+        (["1 accepted", "2 done", "3 accepted", "4 done"], "done", True),
+        (["1 accepted", "2 accepted", "3 error", "4 done"], "error", True),
+        (["1 accepted", "2 accepted", "3 done", "4 error"], "error", True),
+        (["1 accepted", "2 done", "3 done"], "done", True),
+        (["1 error", "2 error"], "error", True),
+    ],
+)
+def test_two_nodes_of_one_name(
+    messages: List[str], final: str, is_doubled: bool
+) -> None:
+    tally = Tally(1 << 20)
+    for number, message in enumerate(messages):
+        uuid, status = message.split()
+        tally.take(of(uuid, status, f"{number}"), number)
+    (node,) = tally.nodes
+    assert (node.status.value, node.doubled) == (final, is_doubled)
+    assert tally.running == (final == "accepted")
+    found = Outcome(Request("t", "s"), tally.nodes, None, 1.0)
+    if is_doubled:
+        assert found.verdict is Verdict.ERROR
+
+
+def test_worst_of_two_nodes_of_one_name_keeps_its_data() -> None:
+    tally = Tally(1 << 20)
+    for message in ("1 accepted", "2 accepted", "3 error", "4 done"):
+        uuid, status = message.split()
+        tally.take(of(uuid, status, f"of {uuid}"), 1.0)
+    (node,) = tally.nodes
+    assert (node.reason, node.data) == ("why", "of 3")
+
+
+def test_chunks_are_of_one_node() -> None:
+    tally = Tally(1 << 20)
+    tally.take(say("a", "accepted"), 0.1)
+    for chunk in (1, 2, 3, 1, 3):
+        tally.take(say("a", "done", f"{chunk}", chunk, 3), 0.2)
+    (node,) = tally.nodes
+    assert (node.data, node.doubled) == ("123", False)
+
+
+def test_data_that_is_not_used() -> None:
+    tally = Tally(1 << 20)
+    tally.take(say("a", "accepted"), 0.1)
+    done = tally.take(say("a", "done")._replace(unused=True), 0.2)
+    assert done
+    assert done.unused
+    assert tally.nodes[0].unused
+
+
+def test_expected_names() -> None:
+    tally = Tally(1 << 20, ["Sp1", "sp2"])
+    tally.take(say("other", "accepted"), 0.1)
+    tally.take(say("sp1", "accepted"), 0.1)
+    tally.take(say("SP1", "accepted"), 0.1)
+    assert tally.missing == ("sp2",)
+    assert tally.strangers == 1
+    tally.found("SP2")
+    assert tally.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict"),
+    [
+        ([], Verdict.UNANSWERED),
+        (["done"], Verdict.UNFINISHED),
+        (["rejected"], Verdict.UNFINISHED),
+        (["error"], Verdict.ERROR),
+    ],
+)
+def test_missing_nodes_are_unfinished(
+    statuses: List[str], verdict: Verdict
+) -> None:
+    named = [(f"n{i}", status) for i, status in enumerate(statuses)]
+    found = replace(outcome(*named), missing_nodes=("x",))
+    assert found.verdict is verdict
 
 
 def test_answer_that_is_too_large_becomes_an_error() -> None:

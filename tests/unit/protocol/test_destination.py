@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Iterable
+from typing import Iterable, Tuple
 
 import pytest
 from hypothesis import example, given
@@ -304,3 +304,17 @@ def test_hostile_text_costs_no_more_than_any_other(part: str) -> None:
     dst = (part * 4096)[:4096].rstrip(",;+")
     usual = fastest(("prx01a,lb*|state=active," * 171)[:4096] + "a")
     assert fastest(dst) < 50 * usual + 0.01
+
+
+@pytest.mark.parametrize(
+    ("dst", "names"),
+    [
+        ("prx01a", ("prx01a",)),
+        (" Prx01a , prx01A,lb01a", ("Prx01a", "lb01a")),
+        ("prx*,prx01?,prx01[ab],*", ()),
+        ("local,LocalHost", ()),
+        ("prx01a|state=active,lb01a", ("lb01a",)),
+    ],
+)
+def test_names(dst: str, names: Tuple[str, ...]) -> None:
+    assert parse(dst).names == names

@@ -11,8 +11,8 @@ import pytest
 
 from ngcp_task_agent.backends.redis.replies import MAX_REPLY
 from ngcp_task_agent.client import InvalidRequest
-from ngcp_task_agent.client.cli import arguments
-from ngcp_task_agent.client.cli import main as cli
+from ngcp_task_agent.client.cli import arguments, exit_status
+from ngcp_task_agent.client.cli.data import read_data
 from ngcp_task_agent.client.client import MAX_DATA
 from ngcp_task_agent.client.responses import MOST_NESTED
 from tests.parts import ROOT
@@ -25,7 +25,7 @@ def test_defaults() -> None:
         None,
         "text",
     )
-    assert (options.timeout, options.expect) == (310.0, None)
+    assert (options.timeout, options.expect) == (None, None)
     assert str(options.config_dir) == "/etc/ngcp-task-agent"
 
 
@@ -35,6 +35,15 @@ def test_defaults() -> None:
         [],
         ["--task"],
         ["--task", "t", "more"],
+        ["t", "more"],
+        ["t", "--nodes"],
+        ["--task", "t", "--jobs"],
+        ["--nodes", "--tasks"],
+        ["--cancel", "x"],
+        ["--nodes", "--data", "1"],
+        ["--jobs", "--expect", "1"],
+        ["--nodes", "--batch", "1"],
+        ["t", "--batch", "1", "--follow"],
         ["--task", "t", "--timeout", "0"],
         ["--task", "t", "--timeout", "x"],
         ["--task", "t", "--timeout", "nan"],
@@ -64,14 +73,14 @@ def test_wrong_usage(
 
 
 def test_data() -> None:
-    assert arguments.read_data('{"a": [1, "é"]}', 1) == {"a": [1, "é"]}
-    assert arguments.read_data("null", 1) is None
+    assert read_data('{"a": [1, "é"]}', 1) == {"a": [1, "é"]}
+    assert read_data("null", 1) is None
 
 
 def test_data_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "data.json"
     file.write_text('"ä"')
-    assert arguments.read_data(f"@{file}", 1) == "ä"
+    assert read_data(f"@{file}", 1) == "ä"
 
 
 def from_pipe(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -80,7 +89,7 @@ def from_pipe(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
     os.close(writer)
     with os.fdopen(reader) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        return arguments.read_data("-", 30)
+        return read_data("-", 30)
 
 
 def test_data_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +116,10 @@ def test_data_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_bad_data(argument: str, reason: str) -> None:
     if argument[0:1] == "9" and not hasattr(sys, "set_int_max_str_digits"):
-        assert arguments.read_data(argument, 1) > 0
+        assert read_data(argument, 1) > 0
         return
     with pytest.raises(InvalidRequest, match=reason):
-        arguments.read_data(argument, 30)
+        read_data(argument, 30)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,7 @@ def test_bad_data(argument: str, reason: str) -> None:
 )
 def test_hint_about_bad_data(argument: str, hint: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        arguments.read_data(argument, 1)
+        read_data(argument, 1)
     reason, _, end = str(caught.value).partition(")")
     assert reason.startswith("--data is not JSON: ")
     assert end == hint
@@ -135,7 +144,7 @@ def test_bad_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         from_pipe(b"\xff", monkeypatch)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InvalidRequest, match="standard input is closed"):
-        arguments.read_data("-", 1)
+        read_data("-", 1)
 
 
 def test_data_that_never_ends(tmp_path: Path) -> None:
@@ -145,25 +154,9 @@ def test_data_that_never_ends(tmp_path: Path) -> None:
     writer = os.open(fifo, os.O_RDWR)
     try:
         with pytest.raises(InvalidRequest, match="did not end within 0.1 s"):
-            arguments.read_data(f"@{fifo}", 0.1)
+            read_data(f"@{fifo}", 0.1)
     finally:
         os.close(writer)
-
-
-def test_files_are_completed_after_an_at_sign(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "data.json").touch()
-    (tmp_path / "dir").mkdir()
-    complete = arguments.data_files
-    assert complete("x") == []
-    assert complete(f"@{tmp_path}/d") == [
-        f"@{tmp_path}/data.json",
-        f"@{tmp_path}/dir/",
-    ]
-    assert complete("@/no/such/folder/") == []
-    monkeypatch.chdir(tmp_path)
-    assert complete("@da") == ["@data.json"]
 
 
 def test_man_page_has_all_options_and_exit_statuses() -> None:
@@ -176,8 +169,10 @@ def test_man_page_has_all_options_and_exit_statuses() -> None:
             if macro.startswith("Fl Fl ") and len(action.option_strings) < 2:
                 assert macro in synopsis, option
     told = page.split(".Sh EXIT STATUS")[1].split(".Sh EXAMPLES")[0]
-    statuses = [*cli.EXIT_STATUSES.values()]
-    statuses += [v for k, v in vars(cli).items() if k.startswith("EX_")]
+    statuses = [*exit_status.EXIT_STATUSES.values()]
+    statuses += [
+        v for k, v in vars(exit_status).items() if k.startswith("EX_")
+    ]
     for status in statuses:
         assert f".It {status}\n" in told
 
