@@ -15,16 +15,28 @@ from typing import (
     Callable,
     Collection,
     List,
+    Mapping,
     Optional,
     Sequence,
     TextIO,
+    Tuple,
+    Union,
 )
 
 from ngcp_task_agent.logs.handlers import write_all
 from ngcp_task_agent.logs.lines import printable
 
+_MOST_DRAWN = 500  # rows: more take seconds
+_FOLDED = 20  # columns that the widest cells of a table get at least
+
 # Fast; its false positives are text that printable() does not change.
 _SUSPECT = re.compile(r"[^\n\t -~]+")
+
+
+def in_order(name: str) -> List[Tuple[int, Union[int, str]]]:
+    """Return a key to sort names by, with numbers in their own order."""
+    parts = re.findall(r"([0-9]{1,9})|([^0-9]+)", name.lower())
+    return [(0, int(n)) if n else (1, word) for n, word in parts]
 
 
 def for_terminal(text: str) -> str:
@@ -78,6 +90,23 @@ def seconds(value: float) -> str:
     return f"{value:.3f} s" if value < 10 else f"{value:.1f} s"
 
 
+def span(value: float) -> str:
+    """Format a duration in seconds, coarser for a long one."""
+    minutes = int(value) // 60
+    if minutes < 2:
+        return f"{max(0, int(value))} s"
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes // 60 % 24} h"
+
+
+def is_dumb() -> bool:
+    """Whether the terminal, if there is one, shows plain text only."""
+    return os.environ.get("TERM", "dumb") in ("", "dumb")
+
+
 def counted(number: int, noun: str) -> str:
     """Format a count, such as ``1 task`` or ``2 tasks``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -98,3 +127,60 @@ def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines)
+
+
+def facts(named: Mapping[str, str]) -> str:
+    """Return a line for each fact that is not empty."""
+    width = max(map(len, named)) + 1
+    return "".join(
+        f"{name + ':':<{width}} {printable(fact)}\n"
+        for name, fact in named.items()
+        if fact
+    )
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Collection[int] = (),
+    *,
+    is_drawn: bool,
+) -> str:
+    """Align cells in columns, which have lines between them if drawn.
+
+    :param rows: of cells that strangers may have chosen
+    :param right: the columns aligned to the right
+    :param is_drawn: for the terminal; where it is too narrow, each row is a
+        list instead, and very many rows are only aligned
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not is_drawn or len(rows) > _MOST_DRAWN:
+        heads = [heading.upper() for heading in headings]
+        return columns([heads, *cells], right)
+    # Imported here: loading it takes longer than asking the agent.
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    width = shutil.get_terminal_size().columns
+    widths = sorted(max(map(len, c)) for c in zip(headings, *cells))
+    widths[-1] = min(widths[-1], _FOLDED)
+    if sum(widths) + 3 * len(widths) + 1 > width:
+        lists = [facts(dict(zip(headings, row))) for row in cells]
+        return "\n".join(lists)
+    made = Table()
+    for number, heading in enumerate(headings):
+        made.add_column(
+            Text(heading),
+            justify="right" if number in right else "left",
+            overflow="fold",
+        )
+    for row in cells:
+        # As Text, brackets are no markup.
+        made.add_row(*map(Text, row))
+    console = Console(width=width, color_system=None, highlight=False)
+    with console.capture() as captured:
+        console.print(made)
+    return captured.get()

@@ -8,6 +8,7 @@ AgentError
 │   └── DestinationError    a ``dst`` that does not follow the grammar
 ├── NoReplyAddress      a request that does not say where to answer
 ├── CannotStart         a program that could not be started
+├── CannotCancel        a job that does not end
 ├── CannotReload        the agent could not read its configuration again
 ├── BusAway             there is no connection to the system bus
 ├── NotAllowed          the running agent has refused what it was asked
@@ -46,6 +47,10 @@ class NoReplyAddress(AgentError):
 
 class CannotStart(AgentError):
     """A program could not be started; the text says which and why."""
+
+
+class CannotCancel(AgentError):
+    """A job was cancelled, but does not end."""
 
 
 class CannotReload(AgentError):

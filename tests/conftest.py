@@ -46,7 +46,7 @@ async def _settled(test: Any) -> None:
     # instant after it was killed.
     for _ in range(100):
         left = asyncio.all_tasks() - {asyncio.current_task()}
-        if not left and not _child():
+        if not left and not child():
             return
         await asyncio.sleep(0.01)
     if left:
@@ -58,7 +58,7 @@ def _leaves_nothing() -> Iterator[None]:
     """Check that no child process or zombie and no descriptor is left."""
     before = _descriptors()
     yield
-    children = _child()
+    children = child()
     _reap()
     assert children is None, f"the test leaves a process: {children}"
     deadline = time.monotonic() + 2
@@ -74,7 +74,7 @@ def _leaves_nothing() -> Iterator[None]:
         time.sleep(0.01)
 
 
-def _child() -> Optional[str]:
+def child() -> Optional[str]:
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Mapping, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    AsyncIterator,
+    ClassVar,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Union,
+)
 
 from ngcp_task_agent.process.users import User
 from ngcp_task_agent.protocol.messages import Request
@@ -69,6 +78,79 @@ class Work(ABC):
         """Make run() end soon; called before or while it runs."""
 
 
+class TaskFacts(NamedTuple):
+    """A task, as requesters may know it.
+
+    :ivar extra_args: whether requests may add words to a command line
+    :ivar timeout: seconds that the work may take; 0 without end, None if the
+        broker does not say
+    :ivar running: how many requests run now
+    :ivar queued: how many wait now
+    """
+
+    name: str
+    description: str
+    broker: str
+    data_schema: Optional[Mapping[str, Any]]
+    extra_args: bool
+    timeout: Optional[float]
+    max_running: int
+    running: int
+    queued: int
+
+
+class JobFacts(NamedTuple):
+    """A request that waits or runs.
+
+    :ivar state: ``running`` or ``queued``
+    :ivar since: when it got into this state; unix time
+    :ivar pid: its process, if there is one
+    """
+
+    uuid: str
+    task: str
+    src: str
+    state: str
+    since: float
+    pid: Optional[int]
+
+
+class AgentView(Protocol):
+    """What a broker sees of the agent.
+
+    Of tasks and jobs, those of its task's backend and control channel: rights
+    are given for channels.  The agent's own tasks, which take no slot, are
+    left out.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """The agent's configuration."""
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the agent has started."""
+
+    def node(self) -> Mapping[str, Any]:
+        """Return what the node is now: ``name``, ``aliases``, ``roles``,
+        ``state``, ``status`` and ``labels``.
+        """
+
+    def tasks(self) -> AsyncIterator[TaskFacts]:
+        """Iterate over the tasks; others run meanwhile."""
+
+    def jobs(self) -> AsyncIterator[JobFacts]:
+        """Iterate over the jobs; others run meanwhile."""
+
+    async def cancel(self, uuid: str, by: str) -> bool:
+        """Cancel the job of a request, and wait until it has ended.
+
+        :param by: who wants it, for the job's client
+        :returns: whether there was one
+        :raises CannotCancel: when it does not end
+        """
+
+
 class Broker(ABC):
     """Does the work of one task.
 
@@ -81,6 +163,12 @@ class Broker(ABC):
     #: JSON Schema (an object) of a task's ``broker_options``; for the formats
     #: of files and secrets, see ``backends/base.py``
     options_schema: ClassVar[Mapping[str, Any]]
+    #: whether the work counts for ``max_running`` of the agent
+    takes_slot: ClassVar[bool] = True
+    #: seconds that the work may take; 0 without end, None if unknown
+    timeout: Optional[float] = None
+    #: whether a request may add words to a command line
+    takes_extra_args: bool = False
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
@@ -102,13 +190,13 @@ class Broker(ABC):
         """
         return {}
 
-    def start(self, folder: Path) -> None:  # noqa: B027 (optional)
+    def start(self, agent: AgentView) -> None:  # noqa: B027 (optional)
         """Make ready for requests: the task takes effect.
 
         Called in the event loop of the agent, not of ``--check`` or a client.
         Must not block.
 
-        :param folder: the agent's configuration
+        :param agent: what the broker may know of it
         """
 
     def data(self, request: Request) -> Any:

@@ -100,7 +100,8 @@ class ProgramBroker(Broker):
         rules: List[str] = [_ANY] if allowed is True else allowed
         self._allowed = [re.compile(rule) for rule in rules]
         self._stdin: bool = options.get("stdin", "none") == "data"
-        self._timeout: float = options.get("timeout", 300)
+        self.timeout: float = options.get("timeout", 300)
+        self.takes_extra_args = bool(rules)
         self._max_output = parse_size(options.get("max_output", "8M"))
         self._log_stderr: bool = options.get("log_stderr", False)
         self._own_user = own_user()
@@ -218,7 +219,7 @@ class ProgramBroker(Broker):
             environment=environment,
             max_output=self._max_output,
             stdin=encoded.encode() if self._stdin else None,
-            timeout=self._timeout or None,
+            timeout=self.timeout or None,
             on_stderr=StderrLog(request).write if self._log_stderr else None,
         )
 
@@ -234,7 +235,7 @@ class ProgramBroker(Broker):
     def error(self, ended: Exit) -> str:
         """Return what is wrong with the end of a command, or nothing."""
         if ended.cause is EndCause.TIMEOUT:
-            return f"the command ran past its timeout of {self._timeout:g} s"
+            return f"the command ran past its timeout of {self.timeout:g} s"
         if ended.cause is EndCause.OUTPUT:
             return f"the command wrote more than {self._max_output} bytes"
         if ended.cause is EndCause.STOPPED:

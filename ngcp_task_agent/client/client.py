@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     # Loads all of redis-py, of which a call uses only the connections.
     from redis.asyncio import Redis
 
+    from ngcp_task_agent.client.batches import Batches
+
 MAX_DATA = 512 << 20  # bytes: twice 50 MB, four bytes for each character
 CONNECT_TIMEOUT = 5.0  # seconds
 
@@ -229,6 +231,60 @@ class Client:
                 patience=patience,
                 channel=channel,
             )
+        )
+
+    def batches(
+        self,
+        task: str,
+        dst: str = "*",
+        data: Any = None,
+        *,
+        size: Union[int, str] = 1,
+        max_failures: int = 0,
+        pause: float = 0.0,
+        limit: Optional[int] = None,
+        patience: Patience = _PATIENCE,
+        channel: Optional[str] = None,
+        options: Optional[Mapping[str, Any]] = None,
+    ) -> Batches:
+        """Run a task on a few nodes after the other: iterate over the result.
+
+        Each iteration runs it on the next nodes, and returns their outcome.
+        The nodes are those that answer a ping when the iteration begins.  It
+        ends early, after more than ``max_failures``: nodes that end in error,
+        reject, do not end or are silent, or whose name is not unique.
+
+        ::
+
+            batches = client.batches("reload", "prx*|state=active", size="10%")
+            async for outcome in batches:
+                print([node.node for node in outcome.done])
+            print(batches.failures, batches.not_reached)
+
+        :param size: how many nodes at a time, or a share of them all such as
+            ``"10%"``; fewer if a request cannot name so many
+        :param max_failures: how many failures are no reason to stop
+        :param pause: seconds between two batches
+        :param limit: at most so many of the nodes, chosen at random
+        :param patience: with each batch, without ``expect``
+        :param channel: and options: as for send()
+        :raises InvalidRequest: when it cannot be sent
+        """
+        # Imported here: a client that does not use it starts sooner.
+        from ngcp_task_agent.client.batches import Batches
+
+        return Batches(
+            self,
+            task,
+            dst,
+            data,
+            size=size,
+            max_failures=max_failures,
+            pause=pause,
+            limit=limit,
+            patience=patience,
+            channel=channel,
+            options=options,
         )
 
     def _call(

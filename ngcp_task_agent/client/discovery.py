@@ -19,6 +19,7 @@ from ngcp_task_agent.node.ngcp_files import find_name
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
 _TYPE = "redis"
+DEFAULT_BACKEND = _TYPE  # the name that nodes use
 _ADVICE = "; use sudo, or give both --url and --channel"
 
 
@@ -145,8 +146,8 @@ def find(
         if backend is not None:
             _check_backend(backend, config, config_dir)
             wanted = [backend]
-        elif not named and _TYPE in usable:
-            wanted = [_TYPE]  # the name that nodes use by default
+        elif not named and DEFAULT_BACKEND in usable:
+            wanted = [DEFAULT_BACKEND]
         else:
             wanted = sorted({t.backend for t in named} or usable)
         if len(wanted) > 1:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Dict, Mapping
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from ngcp_task_agent.client.errors import NoAddress
 
@@ -64,3 +64,22 @@ def parse_url(url: str) -> Dict[str, Any]:
     if query or parts.fragment:
         raise fault(f"{known} may follow '?'")
     return options
+
+
+def url_of(server: Mapping[str, Any]) -> str:
+    """Return a URL of the server, without the password.
+
+    :param server: what parse_url() returns
+    """
+    user = server.get("username")
+    login = f"{quote(user, safe='')}@" if user else ""
+    if "unix_socket" in server:
+        return f"unix://{login}{quote(server['unix_socket'])}"
+    host = server["host"]
+    where = f"[{host}]" if ":" in host else host
+    if "port" in server:
+        where += f":{server['port']}"
+    tls = server.get("tls")
+    query = f"?{urlencode(tls, safe='/')}" if tls else ""
+    scheme = "redis" if tls is None else "rediss"
+    return f"{scheme}://{login}{where}{query}"

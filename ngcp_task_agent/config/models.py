@@ -21,6 +21,7 @@ from typing import (
     TypeVar,
 )
 
+from ngcp_task_agent.brokers.agent import BUILT_IN
 from ngcp_task_agent.brokers.base import Broker, Program
 from ngcp_task_agent.config import permissions
 from ngcp_task_agent.config.faults import (
@@ -50,6 +51,11 @@ _PRINTABLE = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]+\Z"
 )
 
+
+#: Seconds that a request may be allowed to wait.
+MAX_WAIT = 100_000_000
+
+_BUILT_IN = ", ".join(BUILT_IN)
 
 Found = TypeVar("Found")
 
@@ -112,6 +118,14 @@ AGENT_SCHEMA: Schema = {
         "max_request_memory": SIZE_SCHEMA,
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "stop_timeout": _number("number", "a number of seconds", 0, 3600),
+        "built_in_tasks": {
+            "type": ["boolean", "array"],
+            "items": {"enum": [*BUILT_IN], "title": f"one of {_BUILT_IN}"},
+            "title": f"yes, no, or a list of some of {_BUILT_IN}",
+        },
+        "built_in_allow_src": _list(
+            "a list of patterns for names", _text("a string")
+        ),
     },
 }
 
@@ -137,6 +151,7 @@ TASK_SCHEMA: Schema = {
         "enabled": {"type": "boolean"},
         "max_running": _number("integer", "a whole number", 1, 10_000),
         "max_queued": _number("integer", "a whole number", 0, 100_000),
+        "max_wait": _number("number", "a number of seconds", 0, MAX_WAIT),
         "allow_src": _list("a list of patterns for names", _text("a string")),
         "data_schema": {
             "type": ["object", "boolean"],
@@ -173,10 +188,15 @@ class AgentConfig(NamedTuple):
     max_request_memory: int = 64 << 20
     max_running: int = 64
     stop_timeout: float = 20.0
+    built_in_tasks: Tuple[str, ...] = tuple(BUILT_IN)
+    built_in_allow_src: Optional[Tuple[str, ...]] = None
 
 
-#: Replaces a faulty agent.yml, which leaves the node's identity unknown.
-UNKNOWN_NODE = AgentConfig(NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()))
+#: Replaces a faulty agent.yml, which leaves the node's identity unknown, and
+#: who may ask for built-in tasks.
+UNKNOWN_NODE = AgentConfig(
+    NodeConfig(state=UNKNOWN, status=UNKNOWN, roles=()), built_in_tasks=()
+)
 
 
 class BackendConfig(NamedTuple):
@@ -205,8 +225,10 @@ class TaskConfig(NamedTuple):
     enabled: bool = True
     max_running: int = 8
     max_queued: int = 64
+    max_wait: float = 0.0
     allow_src: Optional[Tuple[str, ...]] = None
     data_schema: Optional[Mapping[str, Any]] = None
+    is_built_in: bool = False
 
     @property
     def place(self) -> Place:
@@ -239,7 +261,11 @@ def parse_agent(
             _warn_if_missing(document, at, run)
     if document.faults:
         return None
-    config = AgentConfig(NodeConfig(**_frozen(keys.pop("node", {}))), **keys)
+    for answer, names in ((True, tuple(BUILT_IN)), (False, ())):
+        if keys.get("built_in_tasks") is answer:
+            keys["built_in_tasks"] = names
+    node = NodeConfig(**_frozen(keys.pop("node", {})))
+    config = AgentConfig(node, **_frozen(keys))
     if config.max_request > config.max_request_memory:
         what = f"exceeds max_request_memory, {config.max_request_memory} bytes"
         document.add(("max_request",), what)

@@ -22,6 +22,7 @@ from typing import (
 from ngcp_task_agent.ctl import output
 from ngcp_task_agent.ctl.failure import EX_CONFIG, EX_NOPERM, FAILED, Failure
 from ngcp_task_agent.ctl.records import canonical, utc_time
+from ngcp_task_agent.display import facts, span
 from ngcp_task_agent.errors import (
     AgentError,
     BusAway,
@@ -168,7 +169,7 @@ def reload(options: argparse.Namespace) -> int:
 def _text(found: _Whole) -> str:
     state, node = found.state, found.state.node
     labels = [f"{key}={value}" for key, value in node["labels"].items()]
-    facts = {
+    known = {
         "Agent": state.version,
         "Node": ", ".join([node["name"], *node["aliases"]]),
         "Roles": ", ".join(node["roles"]),
@@ -188,7 +189,7 @@ def _text(found: _Whole) -> str:
     headings = ("Task", "Backend", "Running", "Queued")
     counts = [what.capitalize() for what in _COUNTED]
     parts = [
-        _list(facts),
+        facts(known),
         output.table(("Backend", "State", "Reason"), state.backends),
         output.table((*headings, *counts), rows, right=range(2, 9)),
     ]
@@ -210,38 +211,18 @@ def _counts(totals: Mapping[str, int]) -> str:
     )
 
 
-def _list(facts: Mapping[str, str]) -> str:
-    """Return a line for each fact that is known."""
-    width = max(map(len, facts)) + 1
-    return "".join(
-        f"{name + ':':<{width}} {printable(fact)}\n"
-        for name, fact in facts.items()
-        if fact
-    )
-
-
 def _jobs_table(found: Sequence[JobState]) -> str:
     now = time.time()
     rows = [
         [
             *(job.uuid, job.task, job.src, job.state),
-            _span(now - job.since / 1e6),
+            span(now - job.since / 1e6),
             str(job.pid or "-"),
         ]
         for job in found
     ]
     headings = ("Request", "Task", "From", "State", "For", "PID")
     return output.table(headings, rows, right=(4, 5))
-
-
-def _span(value: float) -> str:
-    """Format a duration, coarser for a long one."""
-    minutes = int(value) // 60
-    if minutes < 2:
-        return f"{max(0, int(value))} s"
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _as_json(found: _Whole) -> Dict[str, Any]:
@@ -274,12 +255,12 @@ def _show_absent(error: BusAway, as_json: bool) -> int:
         )
         return FAILED
     activity = f"{service.get('ActiveState')} ({service.get('SubState')})"
-    facts = {
+    known = {
         "Agent": f"cannot be asked: {error}",
         "Service": activity if service else "",
         "Status": service.get("StatusText", ""),
     }
-    output.write(_list(facts))
+    output.write(facts(known))
     return FAILED
 
 

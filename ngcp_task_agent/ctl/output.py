@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 from typing import Any, Collection, Sequence
 
 from ngcp_task_agent import display
 from ngcp_task_agent.ctl.failure import OutputError
 from ngcp_task_agent.display import (
-    columns,
     encode_as_it_is,
     encode_for_terminal,
     json_line,
@@ -67,27 +64,5 @@ def table(
     :param rows: of cells that strangers may have chosen
     :param right: the columns aligned to the right
     """
-    cells = [[printable(cell) for cell in row] for row in rows]
-    if not is_terminal() or os.environ.get("TERM", "dumb") in ("", "dumb"):
-        heads = [heading.upper() for heading in headings]
-        return columns([heads, *cells], right)
-    # Imported here: loading it takes longer than asking the agent.
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table()
-    for number, heading in enumerate(headings):
-        made.add_column(
-            Text(heading),
-            justify="right" if number in right else "left",
-            overflow="fold",
-        )
-    for row in cells:
-        # As Text, brackets are no markup.
-        made.add_row(*map(Text, row))
-    width = shutil.get_terminal_size().columns
-    console = Console(width=width, color_system=None, highlight=False)
-    with console.capture() as captured:
-        console.print(made)
-    return captured.get()
+    is_drawn = is_terminal() and not display.is_dumb()
+    return display.table(headings, rows, right, is_drawn=is_drawn)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, Coroutine, Dict, FrozenSet, List, Optional, Set, Tuple
+import time
+from typing import (
+    Any,
+    Coroutine,
+    Dict,
+    FrozenSet,
+    List,
+    Optional,
+    Set,
+    Tuple,
+    Type,
+)
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.base import LEAVING, Backend
+from ngcp_task_agent.brokers.agent import BUILT_IN, AgentBroker, at_once
+from ngcp_task_agent.brokers.base import Broker
 from ngcp_task_agent.config.loader import Config
 from ngcp_task_agent.config.models import (
     UNKNOWN,
@@ -19,6 +32,7 @@ from ngcp_task_agent.display import counted
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.node.node import Node
 from ngcp_task_agent.protocol.identity import Identity
+from ngcp_task_agent.requests.channel import Channel
 from ngcp_task_agent.requests.counters import Counters
 from ngcp_task_agent.requests.dispatch import Dispatcher
 from ngcp_task_agent.requests.jobs import Jobs
@@ -42,6 +56,29 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def with_built_in(config: Config) -> List[TaskConfig]:
+    """Return the configured tasks, and those that the agent adds."""
+    agent, tasks = config.agent, list(config.tasks)
+    taken = {task.place for task in tasks}
+    for backend, channel in sorted({place[:2] for place in taken}):
+        tasks += [
+            TaskConfig(
+                config.folder / "agent.yml",
+                name,
+                backend,
+                channel,
+                "agent",
+                {"answer": BUILT_IN[name]},
+                max_running=at_once(name),
+                allow_src=agent.built_in_allow_src,
+                is_built_in=True,
+            )
+            for name in agent.built_in_tasks
+            if (backend, channel, name) not in taken
+        ]
+    return tasks
+
+
 class Runtime:
     """Applies one configuration after another, until drain().
 
@@ -55,6 +92,7 @@ class Runtime:
         self._node: Optional[Node] = None
         self._limits = Limits()
         self._dispatcher = Dispatcher(self.identity, 0, 0)
+        self._started = time.monotonic()
         self._stop_timeout = 0.0
         self._backends: Dict[str, Tuple[BackendConfig, Backend]] = {}
         self._tasks: Dict[Place, Tuple[TaskConfig, Task]] = {}
@@ -64,8 +102,8 @@ class Runtime:
 
     @property
     def tasks(self) -> List[TaskConfig]:
-        """The tasks in force."""
-        return [task for task, _ in self._tasks.values()]
+        """The configured tasks in force."""
+        return [t for t, _ in self._tasks.values() if not t.is_built_in]
 
     @property
     def backends(self) -> List[Tuple[str, str, str]]:
@@ -103,7 +141,7 @@ class Runtime:
         for name, status, trouble in self.backends:
             why = shortened(trouble, _LONGEST_TROUBLE)
             parts.append(f"{name}: {status}{why and f' ({why})'}")
-        parts.append(counted(len(self._tasks), "task"))
+        parts.append(counted(len(self.tasks), "task"))
         parts.append(f"{self._limits.slots.taken} running")
         oldest = self.jobs.oldest
         if oldest and oldest.age >= 1:
@@ -178,7 +216,7 @@ class Runtime:
     ) -> List[Task]:
         """Reuse unchanged tasks, create the rest; return those removed."""
         before, now = dict(self._tasks), {}
-        for number, task in enumerate(config.tasks, 1):
+        for number, task in enumerate(with_built_in(config), 1):
             place = task.place
             was = before.get(place)
             if was and was[0] == task and task.backend not in replaced:
@@ -202,8 +240,19 @@ class Runtime:
     def _make_task(
         self, config: Config, task: TaskConfig, before: Optional[Task]
     ) -> Task:
-        broker = config.plugins.brokers[task.broker](task.broker_options)
-        broker.start(config.folder)
+        kind: Type[Broker] = AgentBroker
+        if not task.is_built_in:
+            kind = config.plugins.brokers[task.broker]
+        broker = kind(task.broker_options)
+        view = Channel(
+            task.place[:2],
+            config.folder,
+            self.identity,
+            self._dispatcher.tasks,
+            self.jobs,
+            self._started,
+        )
+        broker.start(view)
         return Task(task, broker, self._limits, self.jobs, before)
 
     async def _set_backend(

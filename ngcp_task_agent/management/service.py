@@ -34,7 +34,12 @@ from ngcp_task_agent import __version__
 from ngcp_task_agent.bus.bus import Bus, BusUser
 from ngcp_task_agent.bus.connection import Connection
 from ngcp_task_agent.config.models import Place, TaskConfig
-from ngcp_task_agent.errors import BusAway, BusError, CannotReload
+from ngcp_task_agent.errors import (
+    BusAway,
+    BusError,
+    CannotCancel,
+    CannotReload,
+)
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.management import interface
 from ngcp_task_agent.management.callers import Callers, Who, too_many
@@ -382,12 +387,10 @@ class Service(BusUser):
                 f"no request '{uuid}' waits or runs here",
             )
         by = await ask_name(call.uid)
-        if not await jobs.cancel(jobs.find(uuid), by):
-            raise BusError(
-                interface.FAILED,
-                f"the work for request '{uuid}' does not end: its broker "
-                "ignores that it was cancelled",
-            )
+        try:
+            await jobs.cancel(jobs.find(uuid), by)
+        except CannotCancel as error:
+            raise BusError(interface.FAILED, str(error)) from None
         return []
 
     # Properties.
@@ -395,7 +398,7 @@ class Service(BusUser):
     def _state(self) -> Dict[str, Any]:
         """Return the properties that are signalled."""
         return {
-            "Node": interface.node_of(self._managed.identity()),
+            "Node": self._managed.identity().described(),
             "Backends": list(self._managed.backends),
         }
 

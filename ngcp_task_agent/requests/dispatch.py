@@ -55,6 +55,10 @@ class Dispatcher:
         names = {name for tasks in routes.values() for name in tasks}
         self.counters.keep(names)
 
+    def tasks(self, where: Tuple[str, str]) -> Mapping[str, Task]:
+        """Return the tasks of a backend and control channel, by name."""
+        return self._routes.get(where, {})
+
     def receive(self, arrival: Arrival) -> None:
         """Check a message and hand it to its task, or answer it."""
         try:
@@ -91,7 +95,7 @@ class Dispatcher:
             if nowhere:
                 raise Rejected(nowhere)
             place = (arrival.backend.name, arrival.channel)
-            task = self._routes.get(place, {}).get(request.task)
+            task = self.tasks(place).get(request.task)
             if task:
                 reply.task_counts = self.counters.of(request.task)
             self._check_new(place, request.uuid)

@@ -8,6 +8,7 @@ from typing import Dict, Iterator, List, Optional, Sequence
 
 from ngcp_task_agent.brokers.base import Result, Work
 from ngcp_task_agent.config.models import Place
+from ngcp_task_agent.errors import CannotCancel
 from ngcp_task_agent.protocol.messages import Request
 
 # Seconds that cancelled work has to end by itself, and then once its runner
@@ -21,11 +22,13 @@ class Job:
     :ivar place: the task's backend, control channel and name
     :ivar work: None once it has ended, while its answer is being sent
     :ivar runner: does the work and sends the ending
-    :ivar cancelled_by: who has cancelled it, or empty
+    :ivar called_off: why it was ended early, such as ``cancelled by root``;
+        empty if it was not
     """
 
     __slots__ = (
-        "cancelled_by",
+        "_timer",
+        "called_off",
         "is_running",
         "place",
         "request",
@@ -43,7 +46,8 @@ class Job:
         self.is_running = False
         # When it was accepted, and then when it began to run; monotonic.
         self.since = time.monotonic()
-        self.cancelled_by = ""
+        self.called_off = ""
+        self._timer: Optional[asyncio.TimerHandle] = None
 
     @property
     def state(self) -> str:
@@ -70,28 +74,45 @@ class Job:
         """
         assert self.work, "run() is called once"
         self.is_running, self.since = True, time.monotonic()
+        self.forget_limit()
         try:
             result = await self.work.run()
         finally:
             self.work = None
         if not isinstance(result, Result):
             raise TypeError(f"the work returned {result!r}")
-        if self.cancelled_by and result.error and not result.by_itself:
+        if self.called_off and result.error and not result.by_itself:
             return Result(
                 data=result.data,
-                error=f"cancelled by {self.cancelled_by}",
+                error=self.called_off,
                 exit_status=result.exit_status,
             )
         return result
 
     def cancel(self, by: str) -> None:
         """Ask it to end soon.  Work that has ended keeps its own ending."""
-        if not self.work or self.cancelled_by:
+        if not self.work or self.called_off:
             return
-        self.cancelled_by = by
         if self.is_running:
+            self.called_off = f"cancelled by {by}"
             self.work.stop()
         else:
+            self.called_off = f"cancelled by {by}; nothing was run"
+            self._soon(self._leave_queue)
+
+    def limit_wait(self, seconds: float) -> None:
+        """End it if it still waits for its turn then; called once."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._expire, seconds)
+
+    def forget_limit(self) -> None:
+        """It no longer waits: the timer would keep it in memory."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _expire(self, seconds: float) -> None:
+        if not self.called_off:
+            self.called_off = f"waited more than {seconds:g} s"
             self._soon(self._leave_queue)
 
     def _leave_queue(self) -> None:
@@ -124,6 +145,7 @@ class Jobs:
         self._jobs[job] = None
 
     def remove(self, job: Job) -> None:
+        job.forget_limit()
         del self._jobs[job]
 
     @property
@@ -140,10 +162,11 @@ class Jobs:
         wanted = _digits(uuid)
         return [j for j in self._jobs if _digits(j.request.uuid) == wanted]
 
-    async def cancel(self, jobs: Sequence[Job], by: str) -> bool:
-        """Cancel jobs; return whether they have ended, within GRACE + END.
+    async def cancel(self, jobs: Sequence[Job], by: str) -> None:
+        """Cancel jobs, and wait until they have ended.
 
         :param by: who wants it, for the client
+        :raises CannotCancel: when one does not end within GRACE + END
         """
         for job in jobs:
             job.cancel(by)
@@ -155,7 +178,12 @@ class Jobs:
             job.abort()
         if ignoring:
             await asyncio.wait({job.runner for job in ignoring}, timeout=END)
-        return not any(job.work for job in ignoring)
+        for job in ignoring:
+            if job.work:
+                raise CannotCancel(
+                    f"the work for request '{job.request.uuid}' does not "
+                    "end: its broker ignores that it was cancelled"
+                )
 
     def stop(self) -> None:
         """Ask all running work to end."""

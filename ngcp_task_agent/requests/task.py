@@ -7,7 +7,7 @@ import sys
 from typing import Optional
 
 from ngcp_task_agent.brokers.base import Broker, Result
-from ngcp_task_agent.config.models import TaskConfig
+from ngcp_task_agent.config.models import MAX_WAIT, TaskConfig
 from ngcp_task_agent.errors import Busy, Rejected
 from ngcp_task_agent.protocol.messages import Request
 from ngcp_task_agent.requests.jobs import Job, Jobs
@@ -33,10 +33,14 @@ class Task:
         jobs: Jobs,
         before: Optional[Task] = None,
     ) -> None:
+        self.config = config
+        self.broker = broker
         self._policy = Policy(config, broker, limits.loop_time)
-        self._place = config.place
-        self._max_queued = config.max_queued
         self._limits = limits
+        # Those of all tasks together.
+        self._agent_slots = (
+            limits.slots if broker.takes_slot else Slots(sys.maxsize)
+        )
         self._slots: Slots = before._slots if before else Slots(0)
         self._slots.limit = config.max_running
         self._jobs = jobs
@@ -45,9 +49,15 @@ class Task:
         self._stopping = False
         self.running = 0
 
+    @property
+    def queued(self) -> int:
+        """How many requests wait for their turn."""
+        return self._admitted - self.running
+
     def take(self, request: Request, reply: Reply) -> None:
         """Take a request, and answer it."""
         try:
+            longest = self._longest_wait(request)
             work = self._policy.check(request)
             self._check_room()
             self._limits.check_memory(request.size)
@@ -66,9 +76,11 @@ class Task:
         self._limits.hold(request.size)
         request.forget()
         # It begins in the next round of the loop, after "accepted" has left.
-        job = Job(request, self._place, work)
+        job = Job(request, self.config.place, work)
         step = self._run(job, reply)
         job.runner = asyncio.get_running_loop().create_task(step)
+        if longest:
+            job.limit_wait(longest)
         self._jobs.add(job)
 
     def refuse(self) -> None:
@@ -85,7 +97,7 @@ class Task:
 
     async def _run(self, job: Job, reply: Reply) -> None:
         try:
-            async with self._slots, self._limits.slots:
+            async with self._slots, self._agent_slots:
                 self.running += 1
                 try:
                     # Hold the slot until a large answer is sent, else the
@@ -112,20 +124,37 @@ class Task:
         """
         if self._stopping:
             raise Rejected("the agent is stopping")
-        agent = self._limits.slots
+        agent = self._agent_slots
         others = agent.taken - self.running
         at_once = min(self._slots.limit, agent.limit - others)
-        max_queued = self._max_queued
+        max_queued = self.config.max_queued
         if self._admitted >= max(at_once, self.running) + max_queued:
             raise Busy(
                 f"busy: {self.running} running and "
-                f"{self._admitted - self.running} waiting, of at most "
+                f"{self.queued} waiting, of at most "
                 f"{self._slots.limit} and {max_queued}"
             )
 
+    def _longest_wait(self, request: Request) -> float:
+        """Return the seconds that a request may wait; 0 without end.
+
+        :raises Rejected: when its ``options`` do not say it rightly
+        """
+        longest = self.config.max_wait
+        expires = request.options.get("expires")
+        if expires is None:
+            return longest
+        # No bool: True is no number of seconds.
+        if type(expires) not in (int, float) or not 0 < expires <= MAX_WAIT:
+            raise Rejected(
+                "options.expires must be a number of seconds greater than 0, "
+                f"up to {MAX_WAIT}"
+            )
+        return float(min(longest or MAX_WAIT, expires))
+
     async def _result(self, job: Job, reply: Reply) -> Result:
         """Do the work; return a result even if it raises."""
-        if job.cancelled_by:
+        if job.called_off:
             return _aborted(job)
         if self._stopping:
             return Result(error="the agent is stopping; nothing was run")
@@ -137,9 +166,6 @@ class Task:
 
 def _aborted(job: Job) -> Result:
     """Return the result of a job that has none of its own."""
-    by = job.cancelled_by
-    if not by:
-        return Result(error="the agent has ended the task")
-    if job.is_running:
-        return Result(error=f"cancelled by {by}")
-    return Result(error=f"cancelled by {by}; nothing was run")
+    if job.called_off:
+        return Result(error=job.called_off)
+    return Result(error="the agent has ended the task")

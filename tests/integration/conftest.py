@@ -244,9 +244,12 @@ class Scripted:
         while some := list(itertools.islice(answers, 50)):
             with self._redis.pipeline(transaction=False) as pipeline:
                 for answer in some:
+                    to = channel
                     if not isinstance(answer, bytes):
+                        if "stream" in answer:  # it is live output
+                            to = request["options"]["progress_channel"]
                         answer = json.dumps(answer).encode()
-                    pipeline.publish(channel, answer)
+                    pipeline.publish(to, answer)
                 heard = pipeline.execute()
             if self._stopped or not any(heard):
                 return

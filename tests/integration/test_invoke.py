@@ -453,10 +453,12 @@ def test_interrupted(number: int, one: Path, schema: Any) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=WITHIN)
     assert process.returncode == -number
-    assert err == (
-        b"ngcp-invoke-task: interrupted; still running or queued: sp1\n"
-    )
     document = json.loads(out)
+    assert err.decode().splitlines() == [
+        "ngcp-invoke-task: interrupted; still running or queued: sp1",
+        "ngcp-invoke-task: to end it: ngcp-invoke-task --cancel "
+        f"{document['uuid']} --config-dir {one}",
+    ]
     schema.validate(document)
     assert document["status"] == "interrupted"
     assert document["exit_status"] == 128 + number

@@ -260,9 +260,9 @@ def test_interrupted_by_control_c(
     shown.read_until("running")
     shown.type(b"\x03")
     shown.end(-signal.SIGINT)
-    assert shown.text.rstrip().endswith(
-        "interrupted; still running or queued: sp1"
-    )
+    running, way_out = shown.text.splitlines()[-2:]
+    assert running.endswith("interrupted; still running or queued: sp1")
+    assert "to end it: ngcp-invoke-task --cancel " in way_out
     # The cursor, hidden by the live view, is back.
     assert shown.raw.rindex(b"\x1b[?25h") > shown.raw.rindex(b"\x1b[?25l")
 

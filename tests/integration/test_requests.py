@@ -20,6 +20,7 @@ from tests.parts import (
     Client,
     Daemon,
     RedisServer,
+    is_running,
     statuses,
     wait_for,
 )
@@ -354,6 +355,56 @@ def test_agent_wide_limit(
     assert (config.path / "on").read_text() == "\n"
     go.touch()
     assert [client.ending()["status"] for _ in range(2)] == ["done"] * 2
+
+
+def test_a_client_cancels_a_command_that_ignores_it(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    pids = config.path / "pids"
+    config.shell(
+        "stubborn",
+        f"trap '' TERM; echo out; echo $$ >> {pids};"
+        f" sh -c 'echo $$ >> {pids}; while :; do sleep 1; done' &"
+        " while :; do sleep 1; done",
+    )
+    start()
+    stubborn = client.send("stubborn")
+    assert client.next()["status"] == "accepted"
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    jobs = json.loads(client.ask("ngcp.jobs")[-1]["data"])["jobs"]
+    assert [job["uuid"] for job in jobs] == [stubborn["uuid"]]
+    assert str(jobs[0]["pid"]) in pids.read_text().split()
+    cancel = client.send("ngcp.cancel", data={"ref": stubborn["uuid"]})
+    endings = {}
+    while len(endings) < 2:
+        response = client.next()
+        if response["status"] != "accepted":
+            endings[response["ref"]] = response
+    ending = endings[stubborn["uuid"]]
+    assert (ending["status"], ending["data"]) == ("error", "out\n")
+    assert ending["reason"] == "cancelled by tests"
+    assert endings[cancel["uuid"]]["data"] == '{"cancelled": 1}'
+    for pid in pids.read_text().split():
+        assert not is_running(int(pid))
+    assert client.silent()
+
+
+def test_a_request_that_may_not_wait_long(
+    config: ConfigFolder, start: Start, client: Client
+) -> None:
+    go = config.path / "go"
+    config.shell(
+        "waits", f"until [ -e {go} ]; do sleep 0.05; done", max_running=1
+    )
+    start()
+    client.send("waits")
+    assert client.next()["status"] == "accepted"
+    options = {"feedback_channel": client.channel, "expires": 0.2}
+    accepted, ending = client.ask("waits", options=options)
+    assert (accepted["status"], ending["status"]) == ("accepted", "error")
+    assert ending["reason"] == "waited more than 0.2 s"
+    go.touch()
+    assert client.ending()["status"] == "done"
 
 
 def test_500_at_once(

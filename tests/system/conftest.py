@@ -63,6 +63,14 @@ def upgrade(built: List[Path], work: Path) -> List[Path]:
 
 
 @pytest.fixture(scope="session")
+def before_client(built: List[Path], work: Path) -> List[Path]:
+    """The package files of the last version that had the client in the
+    agent's package.
+    """
+    return packages.make_before_client(built, work / "before-client")
+
+
+@pytest.fixture(scope="session")
 def new_machine(
     request: pytest.FixtureRequest, work: Path
 ) -> Iterator[Callable[[str], Machine]]:

@@ -130,6 +130,21 @@ class Here:
     def shell(self, script: str, *arguments: str) -> str:
         return self.out("sh", "-euc", script, "sh", *arguments)
 
+    def complete(self, *words: str) -> List[str]:
+        """Return what the TAB key makes of the last of these words."""
+        script = """
+            source /usr/share/bash-completion/bash_completion
+            _completion_loader "$1" ||
+                source "/usr/share/bash-completion/completions/$1"
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*"
+            COMP_POINT=${#COMP_LINE} COMP_TYPE=9
+            function=$(complete -p "$1" | sed 's/.* -F \\([^ ]*\\).*/\\1/')
+            compopt() { :; }
+            "$function" "$1" "${@: -1}" "${@: -2:1}"
+            printf '%s\\n' "${COMPREPLY[@]}"
+        """
+        return self.out("bash", "-c", script, "bash", *words).split()
+
     # Files
 
     def read(self, path: str) -> str:

@@ -15,6 +15,7 @@ from tests.system.rootfs import ROOT
 
 BUILD_WITHIN = 600.0  # seconds, unit tests included
 NEXT = "9.9.9"
+BEFORE_CLIENT = "1.5.0"  # the last version without a package of the client
 
 # "DEB_BUILD_OPTIONS=nocheck make system-test" leaves out the unit tests.
 _OPTIONS = {
@@ -124,17 +125,46 @@ def make_next(packages: List[Path], target: Path) -> List[Path]:
         text = control.read_text()
         found = re.search("^Version: (.*)$", text, re.M)
         assert found
-        control.write_text(text.replace(found.group(1), NEXT))
+        control.write_text(_with_version(text, NEXT))
         for init in tree.glob("usr/lib/python3/dist-packages/*/__init__.py"):
             init.write_text(init.read_text().replace(found.group(1), NEXT))
         settings = tree / "etc/ngcp-task-agent/backends/redis.yml"
         if settings.exists():
             settings.write_text(f"{settings.read_text()}# As of {NEXT}.\n")
-        (tree / "DEBIAN/md5sums").unlink()
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-b", tree, target],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        shutil.rmtree(tree)
+        _pack(tree, target)
     return sorted(target.glob("*.deb"))
+
+
+def make_before_client(packages: List[Path], target: Path) -> List[Path]:
+    """Make packages as they were before the client had its own."""
+    target.mkdir()
+    agent, client, library = packages
+    for sources in ([client, agent], [library]):
+        tree = target / "tree"
+        for package in sources:
+            subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+        subprocess.run(
+            ["dpkg-deb", "-e", sources[-1], tree / "DEBIAN"], check=True
+        )
+        shutil.rmtree(tree / "usr/share/doc/ngcp-task-client", True)
+        control = tree / "DEBIAN/control"
+        text = _with_version(control.read_text(), BEFORE_CLIENT)
+        control.write_text(re.sub(r"ngcp-task-client \(.*?\), ", "", text))
+        _pack(tree, target)
+    return sorted(target.glob("*.deb"))
+
+
+def _with_version(control: str, version: str) -> str:
+    """Set the version, and that of the other packages that must be equal."""
+    text = re.sub("^Version: .*$", f"Version: {version}", control, flags=re.M)
+    return re.sub(r"\(= .*?\)", f"(= {version})", text)
+
+
+def _pack(tree: Path, target: Path) -> None:
+    (tree / "DEBIAN/md5sums").unlink()
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-b", tree, target],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    shutil.rmtree(tree)

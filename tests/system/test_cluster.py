@@ -1,4 +1,4 @@
-"""Two nodes on one Redis, each taking only its own requests."""
+"""Two nodes on one Redis, each taking only its own requests, and a client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Callable, Iterator, List, Sequence, Tuple
 import pytest
 
 from tests.system.conftest import put
-from tests.system.machine import UNIT, Machine
+from tests.system.machine import CONFIG, UNIT, Machine
+
+AGENT = "ngcp-task-agent_"  # begins the name of its file
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,26 @@ def nodes(
     yield machines
     for machine in machines:
         machine.power_off()
+
+
+@pytest.fixture
+def workstation(
+    new_machine: Callable[[str], Machine],
+    built: List[Path],
+    nodes: Tuple[Machine, Machine],
+) -> Iterator[Machine]:
+    """A machine with the client's package, and not the agent's."""
+    machine = new_machine("desk")
+    put(
+        machine,
+        [file for file in built if not file.name.startswith(AGENT)],
+        "/srv/packages",
+    )
+    machine.chroot("sh", "-c", "apt-get install --yes /srv/packages/*.deb")
+    machine.chroot("systemctl", "disable", "redis-server")
+    machine.boot()
+    yield machine
+    machine.power_off()
 
 
 def who_acts(
@@ -84,6 +106,21 @@ def test_local_depends_on_the_source_for_a_server_on_the_network(
     """A request through it may come from anywhere."""
     assert who_acts(nodes, 0, "local", "somebody") == ""
     assert who_acts(nodes, 1, "local", "PRX01B") == "prx01b"
+
+
+def test_a_workstation_needs_no_agent(
+    workstation: Machine, extra_address: str
+) -> None:
+    assert workstation.property("LoadState") == "not-found"
+    assert not workstation.exists(CONFIG)
+    assert not workstation.exists("/usr/sbin/ngcp-task-agent")
+    assert workstation.out("man", "--where", "ngcp-invoke-task")
+    assert workstation.complete("ngcp-invoke-task", "--outp") == ["--output"]
+    printed = workstation.run_as(
+        *("nobody", "ngcp-invoke-task", "--task", "name", "--dst", "*"),
+        *("--url", f"redis://{extra_address}"),
+    ).stdout
+    assert sorted(printed.split()) == ["lb01a", "prx01b"]
 
 
 def test_one_node_stops_and_the_other_goes_on(

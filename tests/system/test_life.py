@@ -11,7 +11,8 @@ from tests.system.conftest import install, put
 from tests.system.machine import CONFIG, UNIT, Machine, until
 from tests.system.packages import NEXT
 
-NAMES = ("ngcp-task-agent", "python3-ngcp-task-agent")
+NAMES = ("ngcp-task-agent", "ngcp-task-client", "python3-ngcp-task-agent")
+AGENT, CLIENT, _ = NAMES
 # Files that the system changes with any package.
 _SYSTEM = (
     *("dev", "proc", "run", "sys", "tmp", "srv/packages", "srv/next"),
@@ -76,7 +77,7 @@ def test_from_install_to_purge(
 
     install(machine, built)
     assert machine.is_active()
-    assert state(machine, NAMES[0]) == "ii"
+    assert state(machine, AGENT) == "ii"
     old = version(machine)
     process = machine.property("MainPID")
 
@@ -118,10 +119,7 @@ def test_from_install_to_purge(
     assert not machine.exists("/run/ngcp-task-agent")
 
     machine.run("apt-get", "purge", "--yes", *NAMES)
-    assert [state(machine, name) for name in NAMES] in (
-        ["", ""],
-        ["un", "un"],
-    )
+    assert {state(machine, name) for name in NAMES} <= {"", "un"}
     left = files(machine) - before
     task = f"{CONFIG}/tasks/hello.yml"
     made = {f".{path}" for path in (CONFIG, f"{CONFIG}/tasks", task)}
@@ -132,6 +130,40 @@ def test_from_install_to_purge(
     ).stdout
     assert "loaded" not in machine.property("LoadState")
     machine.power_off()
+
+
+def test_upgrade_moves_the_client_to_its_own_package(
+    machine: Machine, built: List[Path], before_client: List[Path]
+) -> None:
+    machine.boot()
+    install(machine, before_client)
+    assert state(machine, CLIENT) in ("", "un")
+    moved = owned(machine, AGENT)
+    assert "/usr/bin/ngcp-invoke-task" in moved
+    process = machine.property("MainPID")
+
+    install(machine, built)
+    assert {state(machine, name) for name in NAMES} == {"ii"}
+    assert machine.property("MainPID") != process
+    moved -= owned(machine, AGENT)
+    assert "/usr/bin/ngcp-invoke-task" in moved
+    assert moved <= owned(machine, CLIENT)
+    for path in moved:
+        assert machine.exists(path), path
+    assert not machine.out("dpkg", "--audit")
+    assert not machine.out("dpkg", "--verify", *NAMES)
+    machine.power_off()
+
+
+def owned(machine: Machine, package: str) -> Set[str]:
+    """Return the files of an installed package, without folders and its
+    documentation."""
+    script = """
+        dpkg-query --listfiles "$1" | while read -r path; do
+            [ -d "$path" ] || echo "$path"
+        done | grep -v ^/usr/share/doc/
+    """
+    return set(machine.shell(script, package).splitlines())
 
 
 def test_a_task_may_upgrade_the_package(
@@ -183,5 +215,5 @@ def upgrades(
 def state_version(machine: Machine) -> str:
     """Return the version if it is fully installed."""
     return machine.out(
-        *("dpkg-query", "--show", "-f=${db:Status-Abbrev}${Version}", NAMES[0])
+        *("dpkg-query", "--show", "-f=${db:Status-Abbrev}${Version}", AGENT)
     )

@@ -13,9 +13,13 @@ from tests.system.packages import Workshop
 from tests.system.rootfs import ROOT
 
 
-def test_both_packages_are_built(built: List[Path]) -> None:
+def test_all_packages_are_built(built: List[Path]) -> None:
     names = [file.name.partition("_")[0] for file in built]
-    assert names == ["ngcp-task-agent", "python3-ngcp-task-agent"]
+    assert names == [
+        "ngcp-task-agent",
+        "ngcp-task-client",
+        "python3-ngcp-task-agent",
+    ]
 
 
 def test_lintian_is_silent(workshop: Workshop, built: List[Path]) -> None:

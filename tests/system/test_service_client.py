@@ -56,18 +56,5 @@ def test_request_in_the_journal(node: Here) -> None:
 
 def test_completion(node: Here) -> None:
     node.task("hello_from_completion", "true")
-    script = """
-        source /usr/share/bash-completion/bash_completion
-        _completion_loader ngcp-invoke-task ||
-            source /usr/share/bash-completion/completions/ngcp-invoke-task
-        COMP_LINE='ngcp-invoke-task --task hello_fr'
-        COMP_POINT=${#COMP_LINE} COMP_TYPE=9 COMP_CWORD=2
-        COMP_WORDS=(ngcp-invoke-task --task hello_fr)
-        function=$(complete -p ngcp-invoke-task |
-            sed 's/.* -F \\([^ ]*\\).*/\\1/')
-        compopt() { :; }
-        "$function" ngcp-invoke-task hello_fr --task
-        printf '%s\\n' "${COMPREPLY[@]}"
-    """
-    printed = node.out("bash", "-c", script)
-    assert printed.split() == ["hello_from_completion"]
+    completions = node.complete("ngcp-invoke-task", "--task", "hello_fr")
+    assert completions == ["hello_from_completion"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import (
     AbstractSet,
     Any,
+    AsyncIterator,
     Callable,
     Dict,
     FrozenSet,
@@ -24,7 +25,13 @@ from typing import (
 import pytest
 
 from ngcp_task_agent.backends.base import Arrival, Backend
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import (
+    Broker,
+    JobFacts,
+    Result,
+    TaskFacts,
+    Work,
+)
 from ngcp_task_agent.config.models import TaskConfig
 from ngcp_task_agent.errors import NoReplyAddress, Rejected
 from ngcp_task_agent.protocol.identity import Identity
@@ -278,3 +285,32 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+class FakeView:
+    """An agent with one task and some jobs.
+
+    :ivar cancelled: the uuids that were to be cancelled, and by whom
+    """
+
+    def __init__(self, folder: Path = Path("/etc/ngcp-task-agent")) -> None:
+        self.folder = folder
+        self.uptime = 12.3456
+        self.facts: List[TaskFacts] = []
+        self.rows: List[JobFacts] = []
+        self.cancelled: List[Tuple[str, str]] = []
+
+    def node(self) -> Dict[str, Any]:
+        return identity("sp1", "sp1.example.org").described()
+
+    async def tasks(self) -> AsyncIterator[TaskFacts]:
+        for facts in self.facts:
+            yield facts
+
+    async def jobs(self) -> AsyncIterator[JobFacts]:
+        for row in self.rows:
+            yield row
+
+    async def cancel(self, uuid: str, by: str) -> bool:
+        self.cancelled.append((uuid, by))
+        return uuid in [row.uuid for row in self.rows]

@@ -753,8 +753,9 @@ def test_environment_of_the_daemon() -> None:
     shown = " ".join(items(part(DAEMON, "ENVIRONMENT")))
     read = set()
     package = ROOT / "ngcp_task_agent"
+    others = ("client", "ctl", "display.py")
     for file in package.rglob("*.py"):
-        if file.relative_to(package).parts[0] in ("client", "ctl"):
+        if file.relative_to(package).parts[0] in others:
             continue
         read |= set(re.findall(r'environ\.get\(\s*"(\w+)"', file.read_text()))
     # sdnotify reads NOTIFY_SOCKET.
@@ -802,7 +803,8 @@ def test_fields_of_a_request() -> None:
     longest = dict(messages.LONGEST)
     longest["options.feedback_channel"] = redis_options.LONGEST_CHANNEL
     fields = [*messages.LONGEST, "options", "options.feedback_channel"]
-    assert [head[3:] for head in described] == [*fields, "data"]
+    optional = ["options.expires", "data"]
+    assert [head[3:] for head in described] == [*fields, *optional]
     for name in fields:
         text = plain(described[f"Ic {name}"])
         assert text.startswith("Required:"), name
@@ -906,7 +908,7 @@ def reasons(module: ModuleType) -> Iterator[str]:
                         yield re.escape(RETURNS[found.name]) + text
             continue
         elif isinstance(found, ast.Assign):
-            if ast.unparse(found.targets[0]) == "nowhere":
+            if ast.unparse(found.targets[0]) in ("nowhere", "self.called_off"):
                 value = found.value
         if value is not None:
             yield from _pattern(module, value)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Mapping
 
-from ngcp_task_agent.brokers.base import Broker, Program, Work
+from ngcp_task_agent.brokers.base import AgentView, Broker, Program, Work
 from ngcp_task_agent.brokers.systemd.options import OPTIONS_SCHEMA
 from ngcp_task_agent.protocol.messages import Request
 
@@ -31,6 +30,8 @@ class SystemdBroker(Broker):
             self._form = TransientBroker(options)
         else:
             raise ValueError("the key 'unit' or the key 'run' is missing")
+        self.timeout = self._form.timeout
+        self.takes_extra_args = self._form.takes_extra_args
 
     def programs(self) -> Mapping[str, Program]:
         return self._form.programs()
@@ -38,8 +39,8 @@ class SystemdBroker(Broker):
     def problems(self) -> Mapping[str, str]:
         return self._form.problems()
 
-    def start(self, folder: Path) -> None:
-        self._form.start(folder)
+    def start(self, agent: AgentView) -> None:
+        self._form.start(agent)
 
     def data(self, request: Request) -> Any:
         return self._form.data(request)

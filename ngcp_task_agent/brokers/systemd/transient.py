@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+from ngcp_task_agent.brokers.base import AgentView
 from ngcp_task_agent.brokers.program import ProgramBroker
 from ngcp_task_agent.brokers.systemd.agent_slice import AgentSlice, agent_slice
 from ngcp_task_agent.brokers.systemd.names import run_name
@@ -44,12 +44,12 @@ class TransientBroker(ProgramBroker):
         _, _, longest = found.pop("RuntimeMaxUSec", ("", "", INFINITY))
         if longest != INFINITY:
             longest /= _SECOND
-            self._timeout = min(self._timeout or longest, longest)
+            self.timeout = min(self.timeout or longest, longest)
         self._sent = [*found.values()]
         self._slice: Optional[AgentSlice] = None
 
-    def start(self, folder: Path) -> None:
-        self._slice = agent_slice(folder)
+    def start(self, agent: AgentView) -> None:
+        self._slice = agent_slice(agent.folder)
 
     def make_run(self, command: Command, request: Request) -> UnitRun:
         assert self._slice, "start() comes first"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 from typing import Any, AsyncIterator, Mapping
 
-from ngcp_task_agent.brokers.base import Broker, Result, Work
+from ngcp_task_agent.brokers.base import AgentView, Broker, Result, Work
 from ngcp_task_agent.brokers.program import signal_name
 from ngcp_task_agent.brokers.systemd import pid1
 from ngcp_task_agent.brokers.systemd.journal_lines import last_lines
@@ -62,7 +61,7 @@ class UnitBroker(Broker):
                 "its tasks to end"
             )
 
-    def start(self, folder: Path) -> None:
+    def start(self, agent: AgentView) -> None:
         unit_jobs()  # connects
 
     def prepare(self, request: Request) -> Work:

@@ -14,10 +14,17 @@ from typing import Any, Optional, TextIO, Tuple
 from ngcp_task_agent import display
 from ngcp_task_agent.client.cli import report
 from ngcp_task_agent.client.cli.exit_status import BY_SIGNAL
-from ngcp_task_agent.client.cli.report import Say
+from ngcp_task_agent.client.cli.report import PROGRAM, Say
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
 from ngcp_task_agent.client.client import CONNECT_TIMEOUT, Client
-from ngcp_task_agent.client.discovery import Address
+from ngcp_task_agent.client.discovery import (
+    CONTROL_CHANNEL,
+    DEFAULT_BACKEND,
+    PASSWORD_VARIABLE,
+    Address,
+)
+from ngcp_task_agent.client.url import url_of
+from ngcp_task_agent.config.loader import DEFAULT_DIR
 
 _INSTANT = 0.1  # seconds
 _MOMENT = 1.0  # seconds
@@ -81,7 +88,7 @@ class Action(ABC):
                 if self.signal is not None:
                     raise asyncio.CancelledError
                 exit_status = await self.act(client)
-            await self._write_all()
+            await self.write_all()
         except asyncio.CancelledError:
             if self.signal is None:
                 raise
@@ -93,6 +100,29 @@ class Action(ABC):
         """Report a signal that act() did not."""
         self.say("interrupted before the request was sent")
 
+    def cancel_line(self, uuid: str) -> str:
+        """Return the command line that cancels a request of this action.
+
+        It asks all nodes: those of the ``--dst`` may have changed their state.
+        """
+        # Imported here: most calls do not need it.
+        import shlex
+
+        options, address = self.options, self.address
+        words = [PROGRAM, "--cancel", uuid]
+        if options.config_dir != DEFAULT_DIR:
+            words += ["--config-dir", str(options.config_dir)]
+        if options.url is not None:
+            words += ["--url", url_of(address.server)]
+        elif address.backend not in ("", DEFAULT_BACKEND):
+            words += ["--backend", address.backend]
+        if address.channel != CONTROL_CHANNEL or options.channel:
+            words += ["--channel", address.channel]
+        line = " ".join(map(shlex.quote, words))
+        if options.url is not None and "password" in address.server:
+            return f"with the password in ${PASSWORD_VARIABLE}: {line}"
+        return line
+
     def write(self, shown: str) -> None:
         """Write to standard output; never waits for its reader.
 
@@ -101,15 +131,26 @@ class Action(ABC):
         self.writer.put(shown, self._encode)
         self._is_used |= bool(shown)
 
-    async def _write_all(self) -> None:
-        """Wait for the reader of standard output, as long as it reads."""
-        timeout = self.options.reader_timeout
+    async def write_all(self) -> None:
+        """Wait for the reader of standard output, as long as it reads.
+
+        :raises WriteError: when it does not
+        """
         if not self._is_used:
             return  # main() waits for standard error
         if self.signal is not None:
             # Wait only for a reader that is reading right now.
             await self.writer.drain(_INSTANT, _MOMENT)
-        elif not await self.writer.drain(timeout):
+        else:
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until all that is queued for standard output is written.
+
+        :raises WriteError: when its reader does not read
+        """
+        timeout = self.options.reader_timeout
+        if not await self.writer.drain(timeout):
             reason = f"not read for {timeout:g} s"
             raise WriteError(OSError(errno.ETIMEDOUT, reason))
 

@@ -6,11 +6,11 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Iterable, List, Optional, Union
 
 from ngcp_task_agent import __version__
 from ngcp_task_agent.client import discovery
-from ngcp_task_agent.client.cli import complete, output
+from ngcp_task_agent.client.cli import labels
 from ngcp_task_agent.client.cli.report import PROGRAM
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.waiting import ANSWER_TIMEOUT, TIMEOUT, Patience
@@ -20,6 +20,7 @@ from ngcp_task_agent.config.loader import DEFAULT_DIR
 FLEET = ("nodes", "tasks", "jobs", "cancel")
 #: Options that make a rolling run of it.
 ROLLING = ("batch", "max_failures", "pause", "limit")
+_LONGEST_PAUSE = 1e6  # seconds
 # Options that make sense only for one task on all nodes at once.
 _ONCE = ("expect", "label", "follow")
 
@@ -32,9 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "--cancel UUID",
         description="Run a task on the nodes of a cluster, and wait for it; "
         "or ask who is there, and what can run or runs.",
-        epilog="Exit status: 0 done, 1 a task ended in error, 2 wrong usage, "
-        "3 rejected, 4 no node answered, 5 a node is missing or never ended, "
-        "69 Redis cannot be reached or refuses. See ngcp-invoke-task(1).",
+        epilog="Exit status: 0 done, 1 a task ended in error or there was "
+        "nothing to cancel, 2 wrong usage, 3 rejected, 4 no node answered, 5 "
+        "a node is missing or never ended, 69 Redis cannot be reached or "
+        "refuses. See ngcp-invoke-task(1).",
         allow_abbrev=False,
     )
     _add_actions(parser)
@@ -50,14 +52,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_actions(to: argparse.ArgumentParser) -> None:
-    name: Any = to.add_argument(
-        "name", metavar="TASK", nargs="?", help="the task to run"
-    )
-    name.completer = complete.task_names
-    one: Any = to.add_mutually_exclusive_group()
-    one.add_argument(
-        "--task", metavar="NAME", help="the same, as an option"
-    ).completer = complete.task_names
+    to.add_argument("name", metavar="TASK", nargs="?", help="the task to run")
+    one = to.add_mutually_exclusive_group()
+    one.add_argument("--task", metavar="NAME", help="the same, as an option")
     for option, text in (
         ("--nodes", "list the nodes that answer; with -q, only their names"),
         ("--tasks", "list the tasks that can be asked for"),
@@ -73,18 +70,17 @@ def _add_actions(to: argparse.ArgumentParser) -> None:
 
 
 def _add_request(to: argparse.ArgumentParser) -> None:
-    add: Any = to.add_argument
-    add(
+    to.add_argument(
         "--dst",
         metavar="DST",
         help="the nodes to run it or to ask, such as 'prx*|state=active' "
         "(default: localhost for a task, else *)",
     )
-    add(
+    to.add_argument(
         "--data",
         metavar="JSON",
         help="data for the task: JSON, @FILE, or - for standard input",
-    ).completer = complete.data_files
+    )
 
 
 def _add_waiting(to: argparse.ArgumentParser) -> None:
@@ -115,6 +111,7 @@ def _add_rolling(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--batch",
         metavar="N|N%",
+        type=_batch,
         help="run it on so many nodes at a time",
     )
     to.add_argument(
@@ -126,24 +123,24 @@ def _add_rolling(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--pause",
         metavar="SECONDS",
-        type=_seconds,
+        type=_pause,
         help="with --batch: wait between two batches (default: 0)",
     )
     to.add_argument(
         "--limit",
         metavar="N",
-        type=_count,
+        type=_limit,
         help="run it on no more than N of the nodes, chosen at random",
     )
 
 
 def _add_address(to: argparse.ArgumentParser) -> None:
-    where: Any = to.add_mutually_exclusive_group()
+    where = to.add_mutually_exclusive_group()
     where.add_argument(
         "--backend",
         metavar="NAME",
         help="send through this backend of the agent's configuration",
-    ).completer = complete.backend_names
+    )
     where.add_argument(
         "--url",
         metavar="URL",
@@ -169,7 +166,7 @@ def _add_address(to: argparse.ArgumentParser) -> None:
 def _add_output(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--output",
-        choices=tuple(output.FORMS),
+        choices=tuple(labels.FORMS),
         default="text",
         help="what to write to standard output (default: %(default)s, the "
         "tasks' data)",
@@ -210,6 +207,9 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
+        from ngcp_task_agent.client.cli import complete
+
+        complete.attach(command_line)
         argcomplete.autocomplete(command_line)
     options = command_line.parse_args(argv)
     fault = _choose_action(options) or _fault_of_combination(options)
@@ -221,7 +221,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     options.reader_timeout = options.timeout or TIMEOUT
     try:
         options.patience = Patience(
-            timeout=TIMEOUT if options.timeout is None else options.timeout,
+            timeout=options.timeout,
             answer_timeout=options.answer_timeout,
             expect=options.expect,
         )
@@ -248,17 +248,31 @@ def _choose_action(options: argparse.Namespace) -> str:
 
 def _fault_of_combination(options: argparse.Namespace) -> str:
     """Say which options make no sense together; empty if they do."""
+    form = options.output
+    if form != "text":
+        if options.label or (options.follow and form != "jsonl"):
+            option = "--label" if options.label else "--follow"
+            return f"{option} cannot be given with --output {form}"
+        if form == "gathered" and options.task is None:
+            return "--output gathered needs a task"
     for these, others in (
         (FLEET, ("data", *_ONCE, *ROLLING)),
-        (("batch", "limit"), _ONCE),
+        (("batch", "limit"), ("expect", "follow")),
     ):
         first, second = _given(options, these), _given(options, others)
         if first and second:
             return f"{second[0]} cannot be given with {first[0]}"
+    if options.batch is None:
+        for option, value in (
+            ("--max-failures", options.max_failures),
+            ("--pause", options.pause),
+        ):
+            if value is not None:
+                return f"{option} makes sense only with --batch"
     return ""
 
 
-def _given(options: argparse.Namespace, names: Any) -> List[str]:
+def _given(options: argparse.Namespace, names: Iterable[str]) -> List[str]:
     """Return those options that are given, as users write them."""
     return [
         f"--{name.replace('_', '-')}"
@@ -281,6 +295,33 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
     return int(text[:9])
+
+
+def _limit(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _batch(text: str) -> Union[int, str]:
+    if re.fullmatch("([1-9][0-9]?|100)%", text):
+        return text
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is neither a number of nodes nor a share of them such "
+            "as 10%"
+        )
+    return int(text)
+
+
+def _pause(text: str) -> float:
+    number = _seconds(text)
+    if not 0 <= number <= _LONGEST_PAUSE:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a number of seconds from 0"
+        )
+    return number
 
 
 def _uuid(text: str) -> str:

@@ -10,21 +10,26 @@ import sys
 from functools import partial
 from typing import List, Optional, Tuple
 
+from ngcp_task_agent import display
 from ngcp_task_agent.client.call import Call
-from ngcp_task_agent.client.cli import text
+from ngcp_task_agent.client.cli import labels, text
 from ngcp_task_agent.client.cli.action import Action, is_terminal
 from ngcp_task_agent.client.cli.exit_status import (
     BY_SIGNAL,
     EX_UNAVAILABLE,
     EXIT_STATUSES,
 )
-from ngcp_task_agent.client.cli.output import FORMS, as_json
+from ngcp_task_agent.client.cli.output import as_json
 from ngcp_task_agent.client.cli.report import Say, View
 from ngcp_task_agent.client.cli.writer import WriteError
 from ngcp_task_agent.client.client import Client
 from ngcp_task_agent.client.discovery import Address
 from ngcp_task_agent.client.errors import ConnectionLost
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.logs.lines import printable
+
+_MOST_WAITING = 4 << 20  # characters
+_PAUSE = 0.05  # seconds
 
 
 class Invocation(Action):
@@ -34,7 +39,7 @@ class Invocation(Action):
         self, options: argparse.Namespace, address: Address, say: Say
     ) -> None:
         super().__init__(options, address, say)
-        self._form = FORMS[options.output]()
+        self._form = labels.choose(options, is_terminal(sys.stdout))
         self._view = choose_view(options, say, self.is_shared)
         # On one terminal, the data follows the live view.
         self._is_below = self._view.is_live and self.is_shared
@@ -43,7 +48,11 @@ class Invocation(Action):
     async def act(self, client: Client) -> int:
         options = self.options
         call = self._call = client.send(
-            options.task, options.dst, options.data, patience=options.patience
+            options.task,
+            options.dst,
+            options.data,
+            patience=options.patience,
+            live=options.follow,
         )
         if options.verbose:
             self.say(f"request {call.request.uuid}")
@@ -55,16 +64,22 @@ class Invocation(Action):
 
     async def _follow(self, call: Call) -> int:
         """Report the responses and the outcome; return the exit status."""
+        is_followed = self.options.follow
         held: List[str] = []
         write = held.append if self._is_below else self.write
+        show = self._view.show if self._is_below else self.write
         lost = ""
         loop = asyncio.get_running_loop()
         self.writer.on_error = partial(loop.call_soon_threadsafe, call.stop)
         try:
             async with self._view.follow(call):
-                async for response in call:
-                    self._view.response(response)
-                    write(self._form.response(response))
+                async for item in call.follow() if is_followed else call:
+                    if isinstance(item, LiveLine):
+                        show(self._form.line(item))
+                        await self._wait_for_reader()
+                    else:
+                        self._view.response(item)
+                        write(self._form.response(item))
             self.writer.check()
         except ConnectionLost as error:
             lost = str(error)
@@ -81,10 +96,19 @@ class Invocation(Action):
             self.write(shown)
         return exit_status
 
+    async def _wait_for_reader(self) -> None:
+        """Take no more output than is read: it could have no end."""
+        while self.writer.backlog + self._view.backlog > _MOST_WAITING:
+            await self.drain()
+            await asyncio.sleep(_PAUSE)
+
     def _conclude(self, call: Call, lost: str) -> Tuple[str, int]:
         """Report the outcome; return it as a word and an exit status."""
         if self.signal is not None:
             self._say_running(call, "interrupted; ", "no node that answered")
+            if call.outcome.unfinished:
+                uuid = call.request.uuid
+                self.say(f"to end it: {self.cancel_line(uuid)}")
             return "interrupted", BY_SIGNAL + self.signal
         if lost:
             self.say(printable(lost))
@@ -92,6 +116,9 @@ class Invocation(Action):
             return "lost", EX_UNAVAILABLE
         for problem in text.of_problems(call.outcome):
             self.say(problem)
+        if self.options.verbose or is_terminal(sys.stderr):
+            for problem in text.of_unused(call.outcome):
+                self.say(problem)
         verdict = call.outcome.verdict
         return verdict.value, EXIT_STATUSES[verdict]
 
@@ -107,7 +134,7 @@ def choose_view(
     """Return the live view if it disturbs nothing, else a line each."""
     if (
         options.quiet
-        or os.environ.get("TERM", "dumb") in ("", "dumb")
+        or display.is_dumb()
         or not is_terminal(sys.stderr)
         # The reader of standard output may write to the same terminal, and one
         # terminal can have two names.

@@ -6,10 +6,11 @@ locale can spoil them.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple, Type, Union
+from typing import Any, Dict, Tuple, Union
 
 from ngcp_task_agent.client.cli import text
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.client.responses import ReceivedResponse, Status
 from ngcp_task_agent.display import columns, json_line
 from ngcp_task_agent.logs.lines import printable
@@ -18,9 +19,12 @@ _CELL = 60  # characters
 
 
 class Form:
-    """The text to write at each response, and at the end."""
+    """The text to write at each response or live line, and at the end."""
 
     def response(self, response: ReceivedResponse) -> str:
+        return ""
+
+    def line(self, line: LiveLine) -> str:
         return ""
 
     def end(self, document: Dict[str, Any]) -> str:
@@ -57,7 +61,10 @@ class JsonLines(Form):
     """
 
     def response(self, response: ReceivedResponse) -> str:
-        return json_line(_fields(response))
+        return json_line(fields(response))
+
+    def line(self, line: LiveLine) -> str:
+        return json_line(line._asdict())
 
     def end(self, document: Dict[str, Any]) -> str:
         for node in document["nodes"]:
@@ -84,14 +91,6 @@ def _row(node: Dict[str, Any]) -> Tuple[str, str, str, str]:
     return printable(node["node"]), node["status"], f"{time:.3f}", more
 
 
-FORMS: Dict[str, Type[Form]] = {
-    "text": Text,
-    "json": Json,
-    "jsonl": JsonLines,
-    "table": Table,
-}
-
-
 def as_json(
     outcome: RequestOutcome, status: str, exit_status: int
 ) -> Dict[str, Any]:
@@ -106,11 +105,14 @@ def as_json(
         "exit_status": exit_status,
         "seconds": round(outcome.seconds, 6),
         "expected": outcome.expected,
-        "nodes": list(map(_fields, outcome.nodes)),
+        "missing": list(outcome.missing_nodes),
+        "nodes": list(map(fields, outcome.nodes)),
     }
 
 
-def _fields(item: Union[NodeOutcome, ReceivedResponse]) -> Dict[str, Any]:
+def fields(
+    item: Union[NodeOutcome, ReceivedResponse],
+) -> Dict[str, Any]:
     """Return the fields, whose names are those in output.schema.json."""
     return {
         name: value.value

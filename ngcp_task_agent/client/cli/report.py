@@ -53,9 +53,11 @@ class View:
 
     :param verbose: show each response
     :cvar is_live: draws on the terminal until the end
+    :ivar backlog: how many characters show() has kept until it draws
     """
 
     is_live: ClassVar[bool] = False
+    backlog = 0
 
     def __init__(self, say: Say, verbose: bool) -> None:
         self._say = say
@@ -65,6 +67,9 @@ class View:
     async def follow(self, call: Call) -> AsyncIterator[None]:
         """Show the call while it is iterated over."""
         yield
+
+    def show(self, output: str) -> None:
+        """Show output of tasks, if ``is_live``."""
 
     def response(self, response: ReceivedResponse) -> None:
         """Report a response."""

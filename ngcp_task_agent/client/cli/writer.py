@@ -49,6 +49,7 @@ class Writer:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._last: Optional[concurrent.futures.Future[None]] = None
         self._written = 0  # bytes
+        self._queued = self._taken = 0  # characters
         self._descriptor = -1
         try:
             if stream is None:
@@ -67,6 +68,11 @@ class Writer:
     def is_idle(self) -> bool:
         """Whether everything is written, or nothing more can be."""
         return not self._last or self._last.done() or self.error is not None
+
+    @property
+    def backlog(self) -> int:
+        """How many characters wait to be written."""
+        return self._queued - self._taken
 
     def check(self) -> None:
         """
@@ -89,6 +95,7 @@ class Writer:
         except RuntimeError:
             reason = "no thread can be started"
             raise WriteError(OSError(errno.EAGAIN, reason)) from None
+        self._queued += len(text)
 
     def wait(self, seconds: float) -> None:
         """Block until everything is written, at most for this long."""
@@ -134,6 +141,7 @@ class Writer:
         return count[0]
 
     def _write(self, text: str, encode: Callable[[str], bytes]) -> None:
+        self._taken += len(text)
         if self.error:
             return
         try:

@@ -105,6 +105,8 @@ def test_agent_with_every_key(folder: Folder) -> None:
             max_request_memory: 1G
             max_running: 1
             stop_timeout: 0.5
+            built_in_tasks: [ngcp.ping]
+            built_in_allow_src: ['op*']
             """)
     assert faults == []
     assert config == AgentConfig(
@@ -121,7 +123,19 @@ def test_agent_with_every_key(folder: Folder) -> None:
         max_request_memory=1 << 30,
         max_running=1,
         stop_timeout=0.5,
+        built_in_tasks=("ngcp.ping",),
+        built_in_allow_src=("op*",),
     )
+
+
+@pytest.mark.parametrize(("text", "number"), [("yes", 4), ("no", 0)])
+def test_all_built_in_tasks_or_none(
+    folder: Folder, text: str, number: int
+) -> None:
+    config, faults = folder.agent(f"built_in_tasks: {text}\n")
+    assert faults == []
+    assert config
+    assert len(config.built_in_tasks) == number
 
 
 @needs_root
@@ -330,6 +344,21 @@ AGENT_FAULTS = [
     pytest.param("max_running: 0", "max_running", "1 to", id="running"),
     pytest.param("max_running: 10001", "max_running", "1 to", id="too-many"),
     pytest.param("max_running: '8'", "max_running", "1 to", id="no-number"),
+    pytest.param(
+        "built_in_tasks: [ngcp.ping, ngcp.pong]",
+        "built_in_tasks[1]",
+        "one of ngcp.ping, ngcp.describe, ngcp.jobs, ngcp.cancel",
+        id="built-in-unknown",
+    ),
+    pytest.param(
+        "built_in_tasks: ngcp.ping",
+        "built_in_tasks",
+        "yes, no, or a list",
+        id="built-in-text",
+    ),
+    pytest.param(
+        "built_in_allow_src: web", "built_in_allow_src", "a list", id="src"
+    ),
     pytest.param("stop_timeout: -1", "stop_timeout", "0 to", id="stop"),
     pytest.param("stop_timeout: 3601", "stop_timeout", "0 to", id="stop-long"),
     pytest.param("stop_timeout: 20s", "stop_timeout", "0 to", id="stop-unit"),

@@ -55,7 +55,7 @@ def test_other_packages(
     assert found["fake"] is FakeBroker
     # Our own row stays.
     assert found["command"] is CommandBroker
-    assert set(found) == {"fake", "command", "systemd"}
+    assert set(found) == {"fake", "agent", "command", "systemd"}
     texts = journal_records.texts(journal.CONFIG_WARNING)
     assert len(texts) == 7
     assert any("broken cannot be used" in text for text in texts)

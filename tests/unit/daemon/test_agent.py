@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from ngcp_task_agent import background
+from ngcp_task_agent.brokers.base import AgentView
 from ngcp_task_agent.brokers.command import CommandBroker
 from ngcp_task_agent.config import loader as config_module
 from ngcp_task_agent.config.loader import Config, Loader
@@ -21,6 +22,7 @@ from ngcp_task_agent.daemon.agent import Agent
 from ngcp_task_agent.daemon.systemd import Notifier
 from ngcp_task_agent.errors import CannotReload
 from ngcp_task_agent.logs import journal
+from ngcp_task_agent.protocol.messages import new_uuid
 from tests.unit.fakes import FakeBackend, Records, body, until, write
 
 
@@ -78,8 +80,29 @@ class Bench:
     def backend(self) -> FakeBackend:
         return self.made[-1]
 
-    def send(self, task: str, **fields: Any) -> None:
-        self.backend.arrive(body(task=task, **fields), "q")
+    def send(self, task: str, channel: str = "q", **fields: Any) -> None:
+        self.backend.arrive(body(task=task, **fields), channel)
+
+    async def ask(self, task: str, **fields: Any) -> Dict[str, Any]:
+        """Send a request; return its only answer, or its ending."""
+        uuid = new_uuid()
+
+        def ends() -> List[Dict[str, Any]]:
+            return [
+                answer
+                for answer in self.backend.responses()
+                if answer["ref"] == uuid and answer["status"] != "accepted"
+            ]
+
+        self.send(task, uuid=uuid, **fields)
+        (answer,) = await until(ends)
+        return dict(answer)
+
+    async def said(self, task: str, **fields: Any) -> Any:
+        """Return what a built-in task has answered."""
+        answer = await self.ask(task, **fields)
+        assert answer["status"] == "done", answer
+        return json.loads(answer["data"])
 
     async def answers(self, count: int) -> List[Dict[str, Any]]:
         await until(lambda: len(self.backend.sent) >= count)
@@ -138,8 +161,8 @@ async def test_a_broker_starts_when_its_task_takes_effect(
 ) -> None:
     started = []
 
-    def start(self: CommandBroker, folder: Path) -> None:
-        started.append((folder, self.options["args"]))
+    def start(self: CommandBroker, agent: AgentView) -> None:
+        started.append((agent.folder, self.options["args"]))
 
     monkeypatch.setattr(CommandBroker, "start", start)
     await bench.start()
@@ -531,3 +554,128 @@ async def test_another_bug_is_only_logged(
     bench.send("echo")
     await bench.answers(2)
     assert await bench.stop() == 0
+
+
+# The tasks that the agent adds.
+
+
+async def test_built_in_tasks_are_on_each_control_channel(
+    bench: Bench,
+) -> None:
+    bench.task("sleep", "{run: sleep, args: '60'}", "description: Sleeps\n")
+    write(
+        bench.folder / "tasks/other.yml",
+        "name: other\nbackend: fake\nbackend_options: {queue: r}\n"
+        "broker: command\nbroker_options: {run: sleep, args: '60'}\n",
+    )
+    await bench.start()
+    assert "2 tasks" not in bench.notifier.last_status
+    assert "3 tasks" in bench.notifier.last_status
+    sleeps, other = new_uuid(), new_uuid()
+    bench.send("sleep", uuid=sleeps, src="web01")
+    bench.send("other", "r", uuid=other)
+    for channel, task, uuid in (("q", "sleep", sleeps), ("r", "other", other)):
+        # Only what belongs to the channel is seen, and can be ended.
+        pinged = await bench.said("ngcp.ping", channel=channel)
+        assert pinged["node"]["name"] == "sp1"
+        assert (pinged["running"], pinged["queued"]) == (1, 0)
+        described = await bench.said("ngcp.describe", channel=channel)
+        names = [found["name"] for found in described["tasks"]]
+        assert names == (["other"] if channel == "r" else ["echo", "sleep"])
+        last = described["tasks"][-1]
+        assert (last["timeout"], last["extra_args"]) == (300, False)
+        assert (last["running"], last["queued"]) == (1, 0)
+        (job,) = (await bench.said("ngcp.jobs", channel=channel))["jobs"]
+        assert (job["uuid"], job["task"]) == (uuid, task)
+        assert job["state"] == "running"
+        wrong = {"ref": other if channel == "q" else sleeps}
+        ended = await bench.said("ngcp.cancel", channel=channel, data=wrong)
+        assert ended == {"cancelled": 0}
+    right = {"ref": sleeps.upper()}
+    ended = await bench.said("ngcp.cancel", src="web02", data=right)
+    assert ended == {"cancelled": 1}
+    (ending,) = (
+        answer
+        for answer in bench.backend.responses()
+        if answer["ref"] == sleeps and answer["status"] == "error"
+    )
+    assert ending["reason"] == "cancelled by web02"
+    assert (await bench.said("ngcp.jobs"))["jobs"] == []
+    await bench.stop()
+
+
+async def test_a_full_agent_answers(bench: Bench) -> None:
+    with open(bench.folder / "agent.yml", "a") as file:
+        file.write("max_running: 1\n")
+    bench.task("sleep", "{run: sleep, args: '60'}", "max_running: 1\n")
+    await bench.start()
+    waits = new_uuid()
+    bench.send("sleep")
+    bench.send("echo", uuid=waits)
+    pinged = await bench.said("ngcp.ping")
+    assert (pinged["running"], pinged["queued"]) == (1, 1)
+    states = [job["state"] for job in (await bench.said("ngcp.jobs"))["jobs"]]
+    assert states == ["running", "queued"]
+    ended = await bench.said("ngcp.cancel", src="w", data={"ref": waits})
+    assert ended == {"cancelled": 1}
+    reasons = [answer["reason"] for answer in bench.backend.responses()]
+    assert "cancelled by w; nothing was run" in reasons
+    await bench.stop()
+
+
+async def test_which_built_in_tasks_there_are(bench: Bench) -> None:
+    agent = bench.folder / "agent.yml"
+    start = agent.read_text()
+    await bench.start()
+    assert (await bench.ask("ngcp.ping"))["status"] == "done"
+    write(agent, f"{start}built_in_tasks: no\n")
+    await bench.agent.reload()
+    for task in ("ngcp.ping", "ngcp.describe", "ngcp.jobs", "ngcp.cancel"):
+        answer = await bench.ask(task)
+        assert answer["reason"] == f"unknown task '{task}'"
+    write(
+        agent,
+        f"{start}built_in_tasks: [ngcp.ping]\nbuilt_in_allow_src: ['op*']\n",
+    )
+    await bench.agent.reload()
+    assert (await bench.ask("ngcp.ping", src="op1"))["status"] == "done"
+    assert "allow_src" in (await bench.ask("ngcp.ping"))["reason"]
+    assert "unknown" in (await bench.ask("ngcp.jobs", src="op1"))["reason"]
+    # A configured task of that name comes first.
+    bench.task("ngcp.ping", "{run: echo, args: pong}")
+    await bench.agent.reload()
+    assert (await bench.ask("ngcp.ping"))["data"] == "pong\n"
+    await bench.stop()
+
+
+async def test_no_built_in_tasks_while_agent_yml_is_faulty(
+    bench: Bench,
+) -> None:
+    # It may say that there are none.
+    write(bench.folder / "agent.yml", "nodes: {}\n")
+    await bench.start()
+    answer = await bench.ask("ngcp.ping")
+    assert answer["reason"] == "unknown task 'ngcp.ping'"
+    await bench.stop()
+
+
+async def test_the_lists_of_many_leave_time_for_others(bench: Bench) -> None:
+    for number in range(250):
+        bench.task(f"t{number:03}", "{run: echo}")
+    await bench.start()
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    bench.send("ngcp.describe")
+    counting = asyncio.create_task(count())
+    await until(lambda: "done" in bench.backend.statuses())
+    counting.cancel()
+    assert rounds >= 3
+    tasks = json.loads(bench.backend.responses()[-1]["data"])["tasks"]
+    assert len(tasks) == 251
+    await bench.stop()

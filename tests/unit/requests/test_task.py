@@ -801,3 +801,90 @@ async def test_a_flood_is_answered_in_full(running: int, queued: int) -> None:
     taken = answers.count(["accepted", "done"])
     assert taken == min(100, running + queued)
     assert answers.count(["rejected"]) == 100 - taken
+
+
+# How long a request may wait for its turn.
+
+
+@pytest.mark.parametrize(
+    ("max_wait", "options", "says"),
+    [
+        (0.02, {}, "0.02"),
+        (0, {"expires": 0.02}, "0.02"),
+        (60, {"expires": 0.02}, "0.02"),
+        (0.02, {"expires": 60}, "0.02"),
+    ],
+)
+async def test_a_request_that_waits_too_long(
+    max_wait: float, options: Dict[str, Any], says: str
+) -> None:
+    bench = Bench(max_running=1, max_wait=max_wait)
+    options = {"feedback_channel": "feedback", **options}
+    runs = bench.take(options=options)
+    waits = bench.take(options=options)
+    await until(lambda: bench.answers(waits) == ["accepted", "error"])
+    assert bench.reasons() == [f"waited more than {says} s"]
+    # It has left the queue; what runs has the time it needs.
+    assert (bench.task.running, bench.task.queued) == (1, 0)
+    assert bench.answers(runs) == ["accepted"]
+    assert len(bench.broker.works) == 2
+    assert not bench.broker.works[1].begun
+    await bench.end()
+    assert bench.answers(runs) == ["accepted", "done"]
+    assert bench.limits.slots.taken == 0
+
+
+async def test_a_request_whose_turn_comes_in_time() -> None:
+    bench = Bench(max_running=1, max_wait=60)
+    first, second = bench.take(), bench.take()
+    await bench.end()
+    for asked in (first, second):
+        assert bench.answers(asked) == ["accepted", "done"]
+
+
+@pytest.mark.parametrize("rounds", range(8))
+async def test_a_turn_that_comes_at_that_moment(rounds: int) -> None:
+    bench = Bench(max_running=1, max_wait=0.001)
+    bench.take()
+    waits = bench.take()
+    await until(lambda: bench.task.running)
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    bench.broker.works[0].end.set_result(Result())
+    await asyncio.sleep(0.002)
+    await bench.end()
+    first, ending = bench.answers(waits)
+    assert first == "accepted"
+    assert ending in ("done", "error")
+    assert bench.limits.slots.taken == bench.task.running == 0
+
+
+@pytest.mark.parametrize(
+    "expires", [0, -1, "1", True, [1], 1e9, 10**400], ids=str
+)
+async def test_expires_that_is_no_time(expires: Any) -> None:
+    bench = Bench()
+    options = {"feedback_channel": "feedback", "expires": expires}
+    bench.take(options=options)
+    assert bench.backend.statuses() == ["rejected"]
+    assert "options.expires" in bench.reasons()[0]
+
+
+async def test_work_that_takes_no_slot() -> None:
+    limits = agent_limits(slots=1)
+    ordinary = Bench(limits=limits)
+    ordinary.take()
+    await until(lambda: limits.slots.taken == 1)
+
+    class Slotless(FakeBroker):
+        takes_slot = False
+
+    bench = Bench(Slotless(), limits=limits, max_running=1, max_queued=0)
+    bench.take()
+    await until(lambda: bench.task.running)
+    # Its own limits hold.
+    bench.take()
+    assert bench.backend.statuses() == ["accepted", "rejected"]
+    await bench.end()
+    assert bench.backend.statuses()[2:] == ["done"]
+    await ordinary.end()

@@ -21,7 +21,7 @@ from ngcp_task_agent.bus.bus import system_bus
 from ngcp_task_agent.errors import BusAway, BusError
 from ngcp_task_agent.process.users import PATH, own_user
 from tests.fake_systemd import FakeSystemd
-from tests.unit.fakes import Records, needs_root, request, until
+from tests.unit.fakes import FakeView, Records, needs_root, request, until
 
 pytestmark = pytest.mark.usefixtures("users_looked_up_each_time")
 FOLDER = Path("/etc/ngcp-task-agent")
@@ -49,7 +49,7 @@ async def bus() -> AsyncIterator[None]:
 def prepare(data: Any = None, task: str = "ping", **options: Any) -> Work:
     """Return the work for a request, as the agent does."""
     broker = SystemdBroker(options)
-    broker.start(FOLDER)
+    broker.start(FakeView())
     return broker.prepare(
         request(data, uuid=UUID, src="cl\u00efent", dst="*", task=task)
     )
@@ -314,7 +314,7 @@ async def test_variables_and_words_arrive_as_they_are(
                 "extra_args": True,
             }
         )
-        broker.start(FOLDER)
+        broker.start(FakeView())
         asked = request({"extra_args": [value]}, src=value)
         result = await broker.prepare(asked).run()
     assert as_text(result).data == f"{value}|{value}"
@@ -326,7 +326,7 @@ async def test_what_systemd_takes_for_no_text(
 ) -> None:
     async with bus():
         broker = SystemdBroker({"run": "echo", "extra_args": True})
-        broker.start(FOLDER)
+        broker.start(FakeView())
         by_src = await broker.prepare(request(src=f"a{letter}")).run()
         words = {"extra_args": f"a{letter}"}
         by_word = await broker.prepare(request(words)).run()

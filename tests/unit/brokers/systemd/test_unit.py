@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, AsyncIterator, Dict, List
 from unittest.mock import MagicMock
 
@@ -22,7 +21,7 @@ from ngcp_task_agent.brokers.systemd import (
 from ngcp_task_agent.bus import bus as bus_module
 from ngcp_task_agent.bus.bus import system_bus
 from tests.fake_systemd import FakeSystemd
-from tests.unit.fakes import request, until
+from tests.unit.fakes import FakeView, request, until
 
 pytestmark = pytest.mark.usefixtures("quick")
 ACTIVE = {"ActiveState": "active", "SubState": "running"}
@@ -52,7 +51,7 @@ async def bus() -> AsyncIterator[None]:
 
 def prepare(name: str, verb: str, **options: Any) -> Work:
     broker = SystemdBroker({"unit": name, "verb": verb, **options})
-    broker.start(Path("/etc/ngcp-task-agent"))
+    broker.start(FakeView())
     return broker.prepare(request())
 
 

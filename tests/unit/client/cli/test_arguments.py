@@ -11,7 +11,7 @@ import pytest
 
 from ngcp_task_agent.backends.redis.replies import MAX_REPLY
 from ngcp_task_agent.client import InvalidRequest
-from ngcp_task_agent.client.cli import arguments, complete, exit_status
+from ngcp_task_agent.client.cli import arguments, exit_status
 from ngcp_task_agent.client.cli.data import read_data
 from ngcp_task_agent.client.client import MAX_DATA
 from ngcp_task_agent.client.responses import MOST_NESTED
@@ -157,22 +157,6 @@ def test_data_that_never_ends(tmp_path: Path) -> None:
             read_data(f"@{fifo}", 0.1)
     finally:
         os.close(writer)
-
-
-def test_files_are_completed_after_an_at_sign(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "data.json").touch()
-    (tmp_path / "dir").mkdir()
-    completed = complete.data_files
-    assert completed("x") == []
-    assert completed(f"@{tmp_path}/d") == [
-        f"@{tmp_path}/data.json",
-        f"@{tmp_path}/dir/",
-    ]
-    assert completed("@/no/such/folder/") == []
-    monkeypatch.chdir(tmp_path)
-    assert completed("@da") == ["@data.json"]
 
 
 def test_man_page_has_all_options_and_exit_statuses() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 from typing import Any, Dict, List, Optional
 
@@ -17,7 +18,8 @@ from ngcp_task_agent.client import (
     Response,
     Status,
 )
-from ngcp_task_agent.client.cli import output, text
+from ngcp_task_agent.client.cli import labels, output, text
+from ngcp_task_agent.client.progress import LiveLine
 from ngcp_task_agent.logs.lines import printable
 
 
@@ -62,7 +64,7 @@ def responses() -> List[Response]:
 
 def shown(name: str) -> str:
     """Return all that a form writes."""
-    form = output.FORMS[name]()
+    form = labels.FORMS[name]()
     text = "".join(map(form.response, responses()))
     return text + form.end(output.as_json(OUTCOME, "error", 1))
 
@@ -115,6 +117,19 @@ def test_json_lines(schema: Any) -> None:
     assert lines[1]["data"] == "one\ntwo\n"
     assert lines[-1]["status"] == "error"
     assert all("data" not in node for node in lines[-1]["nodes"])
+
+
+def test_json_line_of_live_output(schema: Any) -> None:
+    written = output.JsonLines().line(LiveLine("n1", "stderr", NASTY, 3))
+    assert written.isascii()
+    line = json.loads(written)
+    schema.validate(line)
+    assert line == {
+        "node": "n1",
+        "stream": "stderr",
+        "text": NASTY,
+        "omitted": 3,
+    }
 
 
 def test_table() -> None:
@@ -170,6 +185,27 @@ def test_line_about_a_response() -> None:
 
 def outcome(*nodes: NodeOutcome, expected: Optional[int] = None) -> Outcome:
     return Outcome(Request("t", "s", "x\x1b"), nodes, expected, 20.04)
+
+
+def test_problems_of_a_fleet() -> None:
+    twice = replace(NODES[0], doubled=True)
+    whole = replace(outcome(twice), missing_nodes=("prx01a", "x\x1b"))
+    assert text.of_problems(whole) == [
+        "several nodes call themselves 'sp1': node names must be unique",
+        "prx01a: no answer",
+        r"x\x1b: no answer",
+    ]
+    many = tuple(f"n{number}" for number in range(5000))
+    lines = text.of_problems(replace(outcome(NODES[0]), missing_nodes=many))
+    assert lines[-2:] == ["n99: no answer", "4900 more: no answer"]
+
+
+def test_unused_data() -> None:
+    assert text.of_unused(outcome(*NODES)) == []
+    unused = [replace(node, unused=True) for node in NODES[:2]]
+    (line,) = text.of_unused(outcome(*unused))
+    assert line.startswith("sp1, sp2: the task made nothing of --data")
+    assert "'stdin: data'" in line
 
 
 def test_problems() -> None:
