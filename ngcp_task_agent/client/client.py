@@ -346,12 +346,17 @@ class Client:
     ) -> Connection:
         """Make a connection that subscribes to a channel."""
         options = self._address.server if self._address else {}
+        spare = None
+        if self._address and self._address.is_password_spare:
+            bare = {k: v for k, v in options.items() if k != "password"}
+            spare = dial_server(bare)
         return Connection(
             self._dial or dial_server(options),
             "the given client" if self._dial else describe_server(options),
             channel,
             on_message,
             self._ping_interval,
+            None if self._dial else spare,
         )
 
     async def _ask(

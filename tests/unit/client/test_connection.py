@@ -116,6 +116,41 @@ REFUSALS: List[Any] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-ERR Client sent AUTH, but no password is set\r\n",
+        b"-ERR AUTH <password> called without any password configured for the "
+        b"default user. Are you sure your configuration is correct?\r\n",
+    ],
+)
+async def test_server_that_wants_no_password(
+    refusal: bytes, tmp_path: Path
+) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["AUTH"] = refusal
+        options = {**server.options, "password": "x"}
+        address = Address(options, CHANNEL, "me", is_password_spare=True)
+        async with Client(address) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted", "done")
+            assert (await task).succeeded
+        # Not for each connection again.
+        assert server.count("AUTH") == 1
+
+
+async def test_spare_password_that_is_wrong(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
+        options = {**server.options, "password": "x"}
+        address = Address(options, CHANNEL, "me", is_password_spare=True)
+        with pytest.raises(RedisUnavailable, match="invalid password"):
+            async with Client(address):
+                pass
+        assert server.count("AUTH") == 1
+
+
 @pytest.mark.parametrize(("command", "reply", "why"), REFUSALS)
 async def test_cannot_be_opened(
     command: str, reply: bytes, why: str, tmp_path: Path
