@@ -346,17 +346,21 @@ class Client:
     ) -> Connection:
         """Make a connection that subscribes to a channel."""
         options = self._address.server if self._address else {}
-        spare = None
-        if self._address and self._address.is_password_spare:
-            bare = {k: v for k, v in options.items() if k != "password"}
-            spare = dial_server(bare)
+        spare = has_tls = None
+        if not self._dial and self._address:
+            if "unix_socket" not in options:
+                has_tls = options.get("tls") is not None
+            if self._address.is_password_spare:
+                bare = {k: v for k, v in options.items() if k != "password"}
+                spare = dial_server(bare)
         return Connection(
             self._dial or dial_server(options),
             "the given client" if self._dial else describe_server(options),
             channel,
             on_message,
             self._ping_interval,
-            None if self._dial else spare,
+            has_tls,
+            spare,
         )
 
     async def _ask(

@@ -21,6 +21,18 @@ from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
 _NO_PASSWORD = (
     "; give the password in REDISCLI_AUTH, in the URL or in the backend's file"
 )
+# What a port without TLS makes of a client with TLS (Redis waits for more),
+# and the other way round.
+_NO_TLS = ("no answer within", "WRONG_VERSION_NUMBER", "closed by", "reset by")
+_TLS = ("closed by", "reset by")
+_USE_NO_TLS = (
+    "; if that port is without TLS, use redis://, or leave 'tls' out of the "
+    "backend's file"
+)
+_USE_TLS = (
+    "; if that port wants TLS, use rediss://, or give 'tls' in the backend's "
+    "file"
+)
 # What servers say, old and new ones, that were given one and want none.
 _WANTS_NONE = ("without any password", "no password is set")
 
@@ -33,6 +45,7 @@ class Connection:
     :param on_message: takes what arrives on the channel
     :param ping_interval: seconds of silence after which Redis is pinged; it
         is lost after two of them
+    :param has_tls: None if there is no such choice
     :param spare: makes connections without a password, for a server that says
         it wants none
     :ivar lost: done when the subscription is lost; its result says why
@@ -45,10 +58,12 @@ class Connection:
         channel: str,
         on_message: Callable[[bytes], None],
         ping_interval: float,
+        has_tls: Optional[bool] = None,
         spare: Optional[Dial] = None,
     ) -> None:
         self._dial = dial
         self._spare = spare
+        self._has_tls = has_tls
         self._server = server
         self._channel = channel
         self._on_message = on_message
@@ -172,6 +187,10 @@ class Connection:
         why = f"{error}" if refuses else f"cannot be reached: {error}"
         if "Authentication required" in why:
             why = why.rstrip(".") + _NO_PASSWORD
+        elif self._has_tls and any(sign in why for sign in _NO_TLS):
+            why = why.rstrip(".") + _USE_NO_TLS
+        elif self._has_tls is False and any(sign in why for sign in _TLS):
+            why = why.rstrip(".") + _USE_TLS
         return RedisUnavailable(f"Redis at {self._server} {why}")
 
 
