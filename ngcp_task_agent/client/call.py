@@ -18,7 +18,7 @@ from typing import (
 from ngcp_task_agent.client.errors import ConnectionLost
 from ngcp_task_agent.client.inquiry import Ask, Inquiry
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
-from ngcp_task_agent.client.progress import LiveLine
+from ngcp_task_agent.client.progress import LiveFeed, LiveLine, LiveLines
 from ngcp_task_agent.client.requests import OutgoingRequest
 from ngcp_task_agent.client.responses import Message, ReceivedResponse
 from ngcp_task_agent.client.waiting import CallState, Clock, Patience
@@ -46,6 +46,7 @@ class Call:
         drain: Callable[[], Awaitable[None]],
         limit: Optional[float] = None,
         ask: Optional[Ask] = None,
+        feed: Optional[LiveFeed] = None,
     ) -> None:
         """
         :param publish: sends the request, within a number of seconds
@@ -55,6 +56,7 @@ class Call:
         :param limit: seconds that the task may run by this node's
             configuration; 0 without a limit, None if unknown
         :param ask: runs a built-in task; None to ask nothing
+        :param feed: live output
         """
         self.request = request
         self.patience = patience
@@ -63,11 +65,10 @@ class Call:
         self._lost = lost
         self._drain = drain
         self._clock = Clock()
-        self._inquiry = Inquiry(
-            request, patience, tally, limit, ask, self._wake
-        )
+        self._inquiry = Inquiry(request, patience, tally, limit, ask)
         self._fresh: Deque[ReceivedResponse] = deque()
         self._news: Optional[asyncio.Future[None]] = None
+        self._feed = feed
 
     @property
     def seconds(self) -> float:
@@ -103,22 +104,53 @@ class Call:
     async def follow(
         self,
     ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
-        """Iterate over the responses, and over the lines of output.
+        """Iterate over the responses and, with ``live``, over the output.
+
+        The lines of a node come before its ending.  Those of a node without
+        live output all come then.
 
         :raises RedisUnavailable: and ConnectionLost: as the iteration over
             the call itself
         """
-        async for response in self:
-            yield response
-            if response.data:
-                for text in response.data.splitlines():
-                    yield LiveLine(response.node, "stdout", text)
+        if self._feed:
+            async for item in self._follow(self._feed.lines):
+                yield item
+        else:
+            async for response in self:
+                yield response
 
     async def lines(self) -> AsyncIterator[LiveLine]:
-        """Iterate over the lines of output only; see follow()."""
-        async for item in self.follow():
+        """Iterate over the lines of output only; see follow().
+
+        Without ``live`` they all come at the endings.
+        """
+        feed = self._feed
+        lines = feed.lines if feed else LiveLines(self.request.uuid)
+        async for item in self._follow(lines):
             if isinstance(item, LiveLine):
                 yield item
+
+    @property
+    def live_lost(self) -> str:
+        """Why there is no more live output; empty if there is."""
+        return self._feed.lost if self._feed else ""
+
+    async def _follow(
+        self, lines: LiveLines
+    ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
+        while True:
+            await self._wait(lines)
+            while lines:
+                yield lines.pop()
+            if self._fresh:
+                response = self._fresh.popleft()
+                for line in lines.end(response):
+                    yield line
+                yield response
+            elif self._clock.state is CallState.ENDED:
+                break
+        for line in lines.close():
+            yield line
 
     def __aiter__(self) -> Call:
         return self
@@ -133,8 +165,8 @@ class Call:
             raise StopAsyncIteration
         return self._fresh.popleft()
 
-    async def _wait(self) -> None:
-        """Send the request; wait for a response, or for the end."""
+    async def _wait(self, lines: Optional[LiveLines] = None) -> None:
+        """Send the request; wait for a response, a line, or the end."""
         clock = self._clock
         if clock.state is CallState.NEW:
             await self._send()
@@ -143,7 +175,8 @@ class Call:
             await asyncio.sleep(0)
         # nor outlast the timeout.
         while clock.state is CallState.OPEN and (
-            not self._fresh or clock.seconds >= self._inquiry.timeout
+            clock.seconds >= self._inquiry.timeout
+            or not (self._fresh or (lines and self._left > 0))
         ):
             self._inquiry.begin(clock.seconds)
             left = self._left
@@ -151,16 +184,26 @@ class Call:
                 self.stop()
             elif left > 0 and not self._lost.done():
                 await self._listen(
-                    min(left, self._inquiry.until_due(clock.seconds))
+                    min(left, self._inquiry.until_due(clock.seconds)),
+                    lines,
                 )
             else:
                 await asyncio.sleep(_GRACE)
                 await self._drain()
                 if self._lost.done() and not self._fresh:
                     self.stop()
+                    await self._close_feed()
                     raise ConnectionLost(self._lost.result())
                 if self._left <= 0:
                     self.stop()
+        if clock.state is CallState.ENDED:
+            await self._close_feed()
+
+    async def _close_feed(self) -> None:
+        if self._feed and not self._feed.is_closed:
+            # The last lines come over another connection than the ending.
+            await asyncio.sleep(_GRACE)
+            await self._feed.close()
 
     @property
     def _left(self) -> float:
@@ -172,6 +215,10 @@ class Call:
         return self.patience.left(seconds, timeout, self._tally)
 
     async def _send(self) -> None:
+        if self._feed:
+            await self._feed.open(min(self._inquiry.timeout, _PUBLISH_TIMEOUT))
+            if self._clock.state is not CallState.NEW:
+                return  # it was stopped
         # Answers can arrive before Redis confirms that the request is sent.
         self._clock.start()
         try:
@@ -185,15 +232,19 @@ class Call:
         expect = self.patience.expect
         return expect is not None and self._tally.concluded >= expect
 
-    async def _listen(self, seconds: float) -> None:
-        """Wait for a response or for the loss of the connection.
+    async def _listen(
+        self, seconds: float, lines: Optional[LiveLines]
+    ) -> None:
+        """Wait for anything to happen.
 
         :param seconds: at most; can be infinite
         """
         self._news = asyncio.get_running_loop().create_future()
+        if lines is not None:
+            lines.wake = self._wake
         events: List[asyncio.Future[Any]] = [self._news, self._lost]
         await asyncio.wait(
-            events,
+            [*events, *self._inquiry.tasks],
             timeout=max(0.0, min(seconds, _LONGEST)),
             return_when=asyncio.FIRST_COMPLETED,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Union
 from weakref import WeakValueDictionary
 
 from ngcp_task_agent.backends.redis.dial import (
@@ -20,6 +20,7 @@ from ngcp_task_agent.client.discovery import Address, find
 from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
+from ngcp_task_agent.client.progress import LiveFeed, LiveLines
 from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
 from ngcp_task_agent.client.waiting import Patience
@@ -71,7 +72,7 @@ class Client:
         """
         :raises TypeError: for a ``redis`` that cannot be used
         """
-        self.feedback_channel = f"ngcp-task-agent-feedback-{new_uuid()}"
+        self.feedback_channel = _channel()
         self._address = address
         self._dial = None if redis is None else dial_like(redis)
         self._connect_timeout = connect_timeout
@@ -80,6 +81,7 @@ class Client:
         self._connection: Optional[Connection] = None
         # It holds bytes, which take less memory than text.
         self._inbox = Inbox(self._deliver, max_data // 2)
+        self._feeds: List[LiveFeed] = []
         # Weak: an abandoned call collects no more answers.
         self._calls: WeakValueDictionary[str, Call] = WeakValueDictionary()
 
@@ -91,13 +93,8 @@ class Client:
         if self._address is None:
             where = find if self._dial is None else Address
             self._address = await asyncio.to_thread(where)
-        options = self._address.server
-        connection = Connection(
-            self._dial or dial_server(options),
-            "the given client" if self._dial else describe_server(options),
-            self.feedback_channel,
-            self._inbox.put,
-            self._ping_interval,
+        connection = self._connection_to(
+            self.feedback_channel, self._inbox.put
         )
         await connection.open(self._connect_timeout)
         self._connection = connection
@@ -106,6 +103,8 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         if self._connection:
             await self._connection.close()
+        for feed in self._feeds:
+            await feed.close()
         await self._inbox.close()
 
     def send(
@@ -137,6 +136,7 @@ class Client:
             patience,
             self._address.channel if channel is None else channel,
             options,
+            live=live,
         )
 
     async def run(
@@ -299,10 +299,12 @@ class Client:
         channel: str,
         options: Optional[Mapping[str, Any]],
         *,
+        live: bool = False,
         is_question: bool = False,
     ) -> Call:
         """Make a call.
 
+        :param live: with live output
         :param is_question: of another call; it then asks nothing itself
         """
         if not self._connection or not self._address:
@@ -315,7 +317,8 @@ class Client:
             data,
             {} if options is None else options,
         )
-        body = request.encode(self.feedback_channel)
+        progress_channel = _channel() if live else ""
+        body = request.encode(self.feedback_channel, progress_channel)
         call = Call(
             request,
             patience,
@@ -325,9 +328,43 @@ class Client:
             self._inbox.drain,
             self._address.task_timeout(task),
             None if is_question else partial(self._ask, channel),
+            self._feed(request, progress_channel) if live else None,
         )
         self._calls[request.uuid] = call
         return call
+
+    def _feed(self, request: OutgoingRequest, channel: str) -> LiveFeed:
+        """Make the live output of a request.
+
+        On a connection of its own: Redis drops one that takes too much.
+        """
+        lines = LiveLines(request.uuid)
+        feed = LiveFeed(lines, self._connection_to(channel, lines.take))
+        self._feeds = [f for f in self._feeds if not f.is_closed]
+        self._feeds.append(feed)
+        return feed
+
+    def _connection_to(
+        self, channel: str, on_message: Callable[[bytes], None]
+    ) -> Connection:
+        """Make a connection that subscribes to a channel."""
+        options = self._address.server if self._address else {}
+        spare = has_tls = None
+        if not self._dial and self._address:
+            if "unix_socket" not in options:
+                has_tls = options.get("tls") is not None
+            if self._address.is_password_spare:
+                bare = {k: v for k, v in options.items() if k != "password"}
+                spare = dial_server(bare)
+        return Connection(
+            self._dial or dial_server(options),
+            "the given client" if self._dial else describe_server(options),
+            channel,
+            on_message,
+            self._ping_interval,
+            has_tls,
+            spare,
+        )
 
     async def _ask(
         self, channel: str, task: str, dst: str, patience: Patience
@@ -343,6 +380,11 @@ class Client:
         call = self._calls.get(message.ref)
         if call:
             call.take(message)
+
+
+def _channel() -> str:
+    """Return the name of a new channel for answers."""
+    return f"ngcp-task-agent-feedback-{new_uuid()}"
 
 
 def run_task(

@@ -15,13 +15,26 @@ from redis.exceptions import ResponseError
 
 from ngcp_task_agent import background
 from ngcp_task_agent.backends.redis.dial import Dial
-from ngcp_task_agent.backends.redis.link import Link, LinkError
+from ngcp_task_agent.backends.redis.link import Link, LinkError, OnMessage
 from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
 
 _NO_PASSWORD = (
-    "; give the password in REDISCLI_AUTH with a URL, else in the backend's "
+    "; give the password in REDISCLI_AUTH, in the URL or in the backend's file"
+)
+# What a port without TLS makes of a client with TLS (Redis waits for more),
+# and the other way round.
+_NO_TLS = ("no answer within", "WRONG_VERSION_NUMBER", "closed by", "reset by")
+_TLS = ("closed by", "reset by")
+_USE_NO_TLS = (
+    "; if that port is without TLS, use redis://, or leave 'tls' out of the "
+    "backend's file"
+)
+_USE_TLS = (
+    "; if that port wants TLS, use rediss://, or give 'tls' in the backend's "
     "file"
 )
+# What servers say, old and new ones, that were given one and want none.
+_WANTS_NONE = ("without any password", "no password is set")
 
 
 class Connection:
@@ -32,6 +45,9 @@ class Connection:
     :param on_message: takes what arrives on the channel
     :param ping_interval: seconds of silence after which Redis is pinged; it
         is lost after two of them
+    :param has_tls: None if there is no such choice
+    :param spare: makes connections without a password, for a server that says
+        it wants none
     :ivar lost: done when the subscription is lost; its result says why
     """
 
@@ -42,8 +58,12 @@ class Connection:
         channel: str,
         on_message: Callable[[bytes], None],
         ping_interval: float,
+        has_tls: Optional[bool] = None,
+        spare: Optional[Dial] = None,
     ) -> None:
         self._dial = dial
+        self._spare = spare
+        self._has_tls = has_tls
         self._server = server
         self._channel = channel
         self._on_message = on_message
@@ -62,8 +82,8 @@ class Connection:
         """
         end = time.monotonic() + timeout
         try:
-            link = self._reader = await Link.open(
-                self._dial, timeout, lambda _, body: self._on_message(body)
+            link = self._reader = await self._link(
+                timeout, lambda _, body: self._on_message(body)
             )
             await link.subscribe([self._channel], end - time.monotonic())
         except LinkError as error:
@@ -108,7 +128,7 @@ class Connection:
                 raise ConnectionLost(self.lost.result())
             try:
                 if not self._writer or self._writer.closed.done():
-                    self._writer = await Link.open(self._dial, timeout)
+                    self._writer = await self._link(timeout)
             except LinkError as error:
                 raise self._unavailable(error) from None
             words = ("PUBLISH", channel, message)
@@ -122,6 +142,25 @@ class Connection:
             if isinstance(reply, ResponseError):
                 refusal = LinkError(f"refuses to publish: {reply}")
                 raise self._unavailable(refusal)
+
+    async def _link(
+        self, timeout: float, on_message: Optional[OnMessage] = None
+    ) -> Link:
+        """Connect within ``timeout`` seconds, if need be without a password.
+
+        :raises LinkError: when that fails
+        """
+        end = time.monotonic() + timeout
+        take = on_message or _ignore
+        try:
+            return await Link.open(self._dial, timeout, take)
+        except LinkError as error:
+            if not self._spare or not any(
+                w in str(error) for w in _WANTS_NONE
+            ):
+                raise
+        self._dial, self._spare = self._spare, None
+        return await Link.open(self._dial, end - time.monotonic(), take)
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
@@ -148,4 +187,12 @@ class Connection:
         why = f"{error}" if refuses else f"cannot be reached: {error}"
         if "Authentication required" in why:
             why = why.rstrip(".") + _NO_PASSWORD
+        elif self._has_tls and any(sign in why for sign in _NO_TLS):
+            why = why.rstrip(".") + _USE_NO_TLS
+        elif self._has_tls is False and any(sign in why for sign in _TLS):
+            why = why.rstrip(".") + _USE_TLS
         return RedisUnavailable(f"Redis at {self._server} {why}")
+
+
+def _ignore(channel: bytes, body: bytes) -> None:
+    """Nothing is subscribed."""

@@ -18,6 +18,7 @@ from ngcp_task_agent.node.ngcp_files import find_name
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
+_PASSWORDS = frozenset({"password", "password_file"})
 _TYPE = "redis"
 DEFAULT_BACKEND = _TYPE  # the name that nodes use
 _ADVICE = "; use sudo, or give both --url and --channel"
@@ -40,6 +41,8 @@ class Address:
     :ivar assumed: the server is only a guess
     :ivar warning: a note that users should always see, or empty
     :ivar backend: the name of the backend that it is from, or empty
+    :ivar is_password_spare: the password is for servers that want one; it is
+        from the environment
     :ivar timeouts: how many seconds tasks may run, by name, where their files
         say so; 0 without a limit
     """
@@ -52,6 +55,7 @@ class Address:
     warning: str = ""
     backend: str = ""
     timeouts: Mapping[str, float] = field(default_factory=dict, repr=False)
+    is_password_spare: bool = False
 
     def task_timeout(self, task: str) -> Optional[float]:
         """Return how many seconds a task may run, by its own file.
@@ -101,8 +105,10 @@ def find(
     address, get the data and forge the answers.
 
     :param backend: the name of a file in the folder ``backends``
-    :param url: the server, see parse_url(), instead of a backend; its password
-        can be in the environment, as REDISCLI_AUTH
+    Where the server's password is not given, it is taken from the environment,
+    as REDISCLI_AUTH.
+
+    :param url: the server, see parse_url(), instead of a backend
     :raises NoAddress: when there is no such backend, several fit, or a file
         that matters cannot be read
     """
@@ -138,10 +144,6 @@ def find(
     assumed = False
     if url is not None:
         server = parse_url(url)
-        password = os.environ.get(PASSWORD_VARIABLE)
-        if password and "password" not in server:
-            server = {**server, "password": password}
-            notes.append(f"the password is taken from ${PASSWORD_VARIABLE}")
     else:
         if backend is not None:
             _check_backend(backend, config, config_dir)
@@ -175,6 +177,11 @@ def find(
             notes.append(
                 f"nothing says where Redis is: trying {describe_server({})}"
             )
+    password = os.environ.get(PASSWORD_VARIABLE)
+    is_spare = bool(password) and not server.keys() & _PASSWORDS
+    if is_spare:
+        server = {**server, "password": password}
+        notes.append(f"the password is taken from ${PASSWORD_VARIABLE}")
     channels = sorted({t.channel for t in named or tasks})
     if named and len(channels) > 1:
         raise NoAddress(
@@ -190,6 +197,7 @@ def find(
         warning,
         source,
         _timeouts(tasks),
+        is_spare,
     )
 
 

@@ -44,7 +44,7 @@ class Inquiry:
     :param limit: seconds that the task may run by this node's configuration;
         0 without a limit, None if unknown
     :param ask: None to ask nothing
-    :param wake: called when an answer has changed anything
+    :ivar tasks: what is under way
     :ivar timeout: seconds to wait for everything; infinite without a limit
     """
 
@@ -55,16 +55,14 @@ class Inquiry:
         tally: Tally,
         limit: Optional[float],
         ask: Optional[Ask],
-        wake: Callable[[], None],
     ) -> None:
         self._request = request
         self._tally = tally
         self._ask = ask
-        self._wake = wake
         self._settle = patience.settle
         self._rounds = 0
         self._asked = 0  # how many nodes had answered
-        self._tasks: Set[asyncio.Task[None]] = set()
+        self.tasks: Set[asyncio.Task[None]] = set()
         self.timeout = waiting.TIMEOUT
         # When to ask how long the task may run, in seconds after sending.
         self._limit_at = math.inf
@@ -79,14 +77,14 @@ class Inquiry:
     def is_under_way(self) -> bool:
         """Whether an answer is to come that may change how the call ends."""
         tally = self._tally
-        return bool(self._tasks and (tally.has_missing or tally.running))
+        return bool(self.tasks and (tally.has_missing or tally.running))
 
     def until_due(self, seconds: float) -> float:
         """Return in how many seconds there is something to ask.
 
         :param seconds: since the request was sent
         """
-        if not self._ask:
+        if not self._ask or self.tasks:
             return math.inf
         due = math.inf
         if (
@@ -102,7 +100,7 @@ class Inquiry:
 
     def begin(self, seconds: float) -> None:
         """Ask what is due."""
-        if not self._ask or self._tasks or self.until_due(seconds) > 0:
+        if not self._ask or self.until_due(seconds) > 0:
             return
         if seconds >= self._limit_at:
             self._limit_at = math.inf
@@ -113,17 +111,13 @@ class Inquiry:
         self._start(self._find_names(self._ask))
 
     def cancel(self) -> None:
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
 
     def _start(self, question: Coroutine[object, object, None]) -> None:
         task = background.start(question)
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._wake()
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _find_names(self, ask: Ask) -> None:
         """Find the nodes that answer by another of their names.

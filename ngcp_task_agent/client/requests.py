@@ -38,19 +38,25 @@ class OutgoingRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     uuid: str = field(default_factory=new_uuid)
 
-    def encode(self, feedback_channel: str) -> bytes:
+    def encode(
+        self, feedback_channel: str, progress_channel: str = ""
+    ) -> bytes:
         """Encode the message, which asks for answers on this channel.
 
+        :param progress_channel: where to send live output, if given
         :raises InvalidRequest: when every agent would reject it
         """
         if not isinstance(self.options, Mapping):
             raise InvalidRequest("options must be a mapping")
+        options = {**self.options, "feedback_channel": feedback_channel}
+        if progress_channel:
+            options["progress_channel"] = progress_channel
         message: Dict[str, Any] = {
             "uuid": self.uuid,
             "task": self.task,
             "src": self.src,
             "dst": self.dst,
-            "options": {**self.options, "feedback_channel": feedback_channel},
+            "options": options,
             "data": self.data,
         }
         try:

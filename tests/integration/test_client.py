@@ -224,14 +224,15 @@ async def test_messages_of_other_agents(
             b"{",
             say("accepted", ref=str(uuid.uuid4())),
             say("error", ref=None),
-            say("accepted"),
-            say("accepted"),
+            # The same message twice: no second node of this name.
+            say("accepted", uuid="a"),
+            say("accepted", uuid="a"),
             chunks[2],
             chunks[0],
             chunks[2],
             say("done", uuid="v", chunk=2, chunks=2, data="other"),
             chunks[1],
-            say("error", data="too late"),
+            say("done", uuid="u", data="too late"),
         ]
 
     scripted(script)

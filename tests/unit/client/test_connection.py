@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from pathlib import Path
-from typing import Any, AsyncIterator, List
+from typing import Any, AsyncIterator, List, Optional
 
 import pytest
 
@@ -114,6 +115,76 @@ REFUSALS: List[Any] = [
         id="login-required",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-ERR Client sent AUTH, but no password is set\r\n",
+        b"-ERR AUTH <password> called without any password configured for the "
+        b"default user. Are you sure your configuration is correct?\r\n",
+    ],
+)
+async def test_server_that_wants_no_password(
+    refusal: bytes, tmp_path: Path
+) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["AUTH"] = refusal
+        options = {**server.options, "password": "x"}
+        address = Address(options, CHANNEL, "me", is_password_spare=True)
+        async with Client(address) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted", "done")
+            assert (await task).succeeded
+        # Not for each connection again.
+        assert server.count("AUTH") == 1
+
+
+@pytest.mark.parametrize(
+    ("tls", "says", "advice"),
+    [
+        # As Redis does: with TLS it hangs up, without it waits for more.
+        (None, b"", "; if that port wants TLS, use rediss://"),
+        ({}, None, "; if that port is without TLS, use redis://"),
+        ({}, b"-ERR what?\r\n", "; if that port is without TLS, use redis://"),
+    ],
+)
+async def test_tls_on_one_side_only(
+    tls: Any, says: Optional[bytes], advice: str
+) -> None:
+    writers: List[asyncio.StreamWriter] = []
+
+    async def serve(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writers.append(writer)
+        await reader.read(1)
+        if says is not None:
+            writer.write(says)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    options = {"port": port, **({} if tls is None else {"tls": tls})}
+    with pytest.raises(RedisUnavailable, match=re.escape(advice)):
+        async with Client(Address(options), connect_timeout=0.5):
+            pass
+    for writer in writers:
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_spare_password_that_is_wrong(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
+        options = {**server.options, "password": "x"}
+        address = Address(options, CHANNEL, "me", is_password_spare=True)
+        with pytest.raises(RedisUnavailable, match="invalid password"):
+            async with Client(address):
+                pass
+        assert server.count("AUTH") == 1
 
 
 @pytest.mark.parametrize(("command", "reply", "why"), REFUSALS)

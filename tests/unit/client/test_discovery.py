@@ -219,9 +219,22 @@ def test_password_from_the_environment(
     is_told = any("REDISCLI_AUTH" in note for note in address.notes)
     assert is_told == (found["password"] == "hidden")
     assert "hidden" not in f"{address} {address!r} {address.notes}"
-    # It is only for the server in the URL.
+
+
+def test_password_from_the_environment_wherever_it_is_missing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDISCLI_AUTH", "hidden")
+    nothing = folder.find("t")
+    assert nothing.server == {"password": "hidden"}
+    assert nothing.is_password_spare
     folder.write("backends/redis.yml", {"port": 7})
-    assert folder.find("t").server == {"port": 7}
+    assert folder.find("t").server == {"port": 7, "password": "hidden"}
+    # The file's own comes first, and a server must take it.
+    folder.write("backends/redis.yml", {"port": 7, "password": "mine"})
+    own = folder.find("t")
+    assert own.server == {"port": 7, "password": "mine"}
+    assert not own.is_password_spare
     monkeypatch.setenv("REDISCLI_AUTH", "")
     assert folder.find("t", url="redis://h").server == {"host": "h"}
 
