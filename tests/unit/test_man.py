@@ -572,7 +572,7 @@ def test_the_call_of_the_readme_is_for_the_task_of_the_readme(
     config = Loader(write(tmp_path, dict(zip(names, blocks)))).load()
     assert config.faults == ()
     call = re.search(
-        r"--task (\S+) (?:\\\n\s+)?--data '(.*)'", readme, flags=re.M
+        r"ngcp-invoke-task (\S+) (?:\\\n\s+)?--data '(.*)'", readme, flags=re.M
     )
     assert call
     (wanted,) = (task for task in config.tasks if task.name == call[1])
