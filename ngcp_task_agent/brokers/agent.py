@@ -194,22 +194,10 @@ def _ref(data: Any) -> str:
 
 
 def _about(agent: AgentView) -> Dict[str, Any]:
-    who = agent.identity()
-    facts = dict(who.facts)
-    state, status, roles = (
-        facts.pop(name, ()) for name in ("state", "status", "role")
-    )
     running, queued = agent.counts()
     return {
         "version": agent.version,
-        "node": {
-            "name": who.name,
-            "aliases": sorted(who.names - {who.name.lower()}),
-            "roles": sorted(roles),
-            "state": "".join(state),
-            "status": "".join(status),
-            "labels": {name: "".join(value) for name, value in facts.items()},
-        },
+        "node": agent.identity().described(),
         "uptime": round(agent.uptime, 3),
         "running": running,
         "queued": queued,

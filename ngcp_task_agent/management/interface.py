@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
-from ngcp_task_agent.protocol.identity import Identity
-
 NAME = "com.sipwise.NgcpTaskAgent1"  # of the bus name, and of the interface
 PATH = "/com/sipwise/NgcpTaskAgent1"
 
@@ -158,22 +156,6 @@ XML = f"""<!DOCTYPE node PUBLIC \
 {_PROPERTIES}  </interface>
 </node>
 """
-
-
-def node_of(identity: Identity) -> Dict[str, Any]:
-    """Return the property Node, without variants."""
-    facts = dict(identity.facts)
-    state, status, roles = (
-        facts.pop(name, ()) for name in ("state", "status", "role")
-    )
-    return {
-        "name": identity.name,
-        "aliases": sorted(identity.names - {identity.name.lower()}),
-        "roles": sorted(roles),
-        "state": "".join(state),
-        "status": "".join(status),
-        "labels": {name: "".join(value) for name, value in facts.items()},
-    }
 
 
 def variant(name: str, value: Any) -> Any:

@@ -395,7 +395,7 @@ class Service(BusUser):
     def _state(self) -> Dict[str, Any]:
         """Return the properties that are signalled."""
         return {
-            "Node": interface.node_of(self._managed.identity()),
+            "Node": self._managed.identity().described(),
             "Backends": list(self._managed.backends),
         }
 

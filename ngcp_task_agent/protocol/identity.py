@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import FrozenSet, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, FrozenSet, Mapping, NamedTuple, Tuple
 
 
 class Identity(NamedTuple):
@@ -20,6 +20,23 @@ class Identity(NamedTuple):
     def is_called(self, name: str) -> bool:
         """Whether this is one of its names, ignoring case."""
         return name.strip().lower() in self.names
+
+    def described(self) -> Dict[str, Any]:
+        """Return ``name``, ``aliases``, ``roles``, ``state``, ``status`` and
+        ``labels``, for those who ask about the node.
+        """
+        facts = dict(self.facts)
+        state, status, roles = (
+            facts.pop(name, ()) for name in ("state", "status", "role")
+        )
+        return {
+            "name": self.name,
+            "aliases": sorted(self.names - {self.name.lower()}),
+            "roles": sorted(roles),
+            "state": "".join(state),
+            "status": "".join(status),
+            "labels": {name: "".join(value) for name, value in facts.items()},
+        }
 
     def __str__(self) -> str:
         others = sorted(self.names - {self.name.lower()})
