@@ -15,7 +15,7 @@ from tests.completion import complete
 from tests.integration.conftest import ConfigFolder, Scripted, answer
 from tests.integration.simulated_fleet import JOB, SimulatedNode, script
 from tests.invoking import command, environment, wrapper
-from tests.parts import WITHIN, RedisServer
+from tests.parts import WITHIN, RedisServer, wait_for
 from tests.terminal import Terminal
 
 Open = Callable[..., Terminal]
@@ -192,6 +192,35 @@ def test_follow_in_a_pipe(
     ]
     assert lines[-1] == "n3: all at once"
     assert "n2: … 77 bytes left out" in lines
+
+
+def test_live_output_that_breaks_off(
+    server: RedisServer, scripted: Callable[..., Scripted]
+) -> None:
+    def cut_off(request: Dict[str, Any]) -> Iterator[Any]:
+        yield answer(request, "n1", "accepted")
+        admin = server.connect()
+        # The connection for live output is the newest one.
+        subscribed = admin.client_list(_type="pubsub")
+        newest = max(int(client["id"]) for client in subscribed)
+        admin.client_kill_filter(_id=str(newest))
+        wait_for(lambda: len(admin.client_list(_type="pubsub")) == 2)
+        admin.connection_pool.disconnect()
+        yield answer(request, "n1", "done", data="one\ntwo\n")
+
+    scripted(cut_off)
+    url = f"redis://127.0.0.1:{server.port}"
+    done = subprocess.run(
+        command("--url", url, "t", "--dst", "*", "--follow"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        env=environment(),
+    )
+    # The task's end, and all of its output, still arrive.
+    assert (done.returncode, done.stdout) == (0, "n1: one\nn1: two\n")
+    assert "live output" in done.stderr
 
 
 def test_unused_data_is_reported(

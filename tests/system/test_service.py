@@ -232,6 +232,29 @@ def test_a_reload_keeps_the_process(node: Here) -> None:
     assert node.property("MainPID") == before
 
 
+def test_metrics_where_node_exporter_reads_them(node: Here) -> None:
+    """The folder and its owner are as Debian's package has them."""
+    folder = "/var/lib/prometheus/node-exporter"
+    file = f"{folder}/ngcp-task-agent.prom"
+    node.run("install", "-d", "-o", "daemon", os.path.dirname(folder))
+    node.run("install", "-d", folder)
+    agent = f"{CONFIG}/agent.yml"
+    node.write(agent, f"metrics_file: {file}\n")
+    node.systemctl("reload", UNIT)
+    until(lambda: node.exists(file))
+    assert node.out("stat", "--format=%a %U", file) == "644 root"
+    assert "\nngcp_task_agent_up 1.0\n" in node.read(file)
+    node.systemctl("stop", UNIT)
+    assert "\nngcp_task_agent_up 0.0\n" in node.read(file)
+    node.systemctl("start", UNIT)
+    until(lambda: "\nngcp_task_agent_up 1.0\n" in node.read(file))
+    node.remove(agent)
+    node.systemctl("reload", UNIT)
+    until(lambda: node.out("ls", "-A", folder) == "")
+    node.wait_for_redis()
+    node.remove(os.path.dirname(folder))
+
+
 # The journal
 
 

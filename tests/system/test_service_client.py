@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from tests.system.machine import UNIT, Here, until
 
@@ -58,3 +61,27 @@ def test_completion(node: Here) -> None:
     node.task("hello_from_completion", "true")
     completions = node.complete("ngcp-invoke-task", "--task", "hello_fr")
     assert completions == ["hello_from_completion"]
+
+
+@pytest.mark.parametrize("broker", ["command", "systemd"])
+def test_who_is_there_what_runs_and_its_end(node: Here, broker: str) -> None:
+    def ask(*words: str) -> Any:
+        words = ("ngcp-invoke-task", *words, "--output", "json")
+        return json.loads(node.out(*words))
+
+    node.task("nap", "sleep", ["4321"], broker=broker)
+    node.systemctl("reload", UNIT)
+    asking = node.start_asking("nap")
+    assert asking.next()["status"] == "accepted"
+    (found,) = ask("--nodes")["nodes"]
+    assert (found["running"], found["queued"]) == (1, 0)
+    assert "nap" in [task["name"] for task in ask("--tasks")["tasks"]]
+    (job,) = ask("--jobs")["jobs"]
+    assert (job["task"], job["state"]) == ("nap", "running")
+    until(lambda: node.out("pgrep", "-fx", "sleep 4321"))
+    said = node.run("ngcp-invoke-task", "--cancel", job["uuid"])
+    assert found["name"] in f"{said.stdout}{said.stderr}"
+    ending = asking.next()
+    assert ending["status"] == "error"
+    assert ending["reason"].startswith("cancelled by ")
+    assert node.run("pgrep", "-fx", "sleep 4321", check=False).returncode == 1

@@ -120,6 +120,8 @@ class Invocation(Action):
             self.say(printable(lost))
             self._say_running(call)
             return "lost", EX_UNAVAILABLE
+        if call.live_lost:
+            self.say(f"no more live output: {printable(call.live_lost)}")
         for problem in text.of_problems(call.outcome):
             self.say(problem)
         if self.options.verbose or is_terminal(sys.stderr):
