@@ -6,6 +6,8 @@ out of order is a bug and raises.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import enum
 import functools
 import time
@@ -109,6 +111,9 @@ class Reply:
         self._step(_State.ACCEPTED, _State.ENDED)
         if self._live:
             self._live.end()
+            # It has another connection; let what it has to send leave first.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
         duration = time.monotonic() - self._begin
         if self.durations:
             self.durations.add(duration)

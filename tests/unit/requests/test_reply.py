@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import json
-from typing import Counter, Optional, Tuple
+from typing import Callable, Counter, Optional, Tuple
 
 import pytest
 
@@ -85,6 +86,30 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+async def test_a_cancelled_ending_leaves_after_live_output() -> None:
+    class Live(FakeBackend):
+        def send_live(self, address: str, encode: Callable[[], bytes]) -> bool:
+            self.sent.append((address, encode(), None))
+            return True
+
+    backend = Live()
+    reply = Reply(
+        backend, "feedback", ORIGIN, "sp1", 1 << 20, collections.Counter()
+    )
+    reply.live_address = "live"
+    reply.accepted()
+    take = reply.live_output()
+    assert take
+    take("stdout", b"line")
+    ending = asyncio.ensure_future(reply.ended(Result(data="line")))
+    await asyncio.sleep(0)
+    ending.cancel()
+    await ending
+    addresses = [address for address, _, _ in backend.sent]
+    assert addresses == ["feedback", "live", "feedback"]
+    assert backend.responses()[-1]["status"] == "done"
 
 
 async def test_duration(
