@@ -233,6 +233,7 @@ def test_properties(node: Here) -> None:
     )
     asking = started(node, "bound")
     [unit] = until(lambda: units(node))
+    until(lambda: node.shell("pgrep -fx 'sleep 99' || :"))
     shown = dict(
         line.partition("=")[::2]
         for line in node.systemctl("show", unit).splitlines()
@@ -288,7 +289,7 @@ def test_the_sandbox_of_the_agent_does_not_bind_it(node: Here) -> None:
 def test_variables_are_not_readable_by_others(node: Here) -> None:
     asking = started(node, "long", data={"password": SECRET})
     [unit] = until(lambda: units(node))
-    pid = until(lambda: node.property("MainPID", unit).strip("0"))
+    pid = until(lambda: node.property("MainPID", unit).lstrip("0"))
     assert SECRET in node.read(f"/proc/{pid}/environ")
     agent = node.property("MainPID")
     script = (
