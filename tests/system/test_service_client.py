@@ -78,10 +78,11 @@ def test_who_is_there_what_runs_and_its_end(node: Here, broker: str) -> None:
     assert "nap" in [task["name"] for task in ask("--tasks")["tasks"]]
     (job,) = ask("--jobs")["jobs"]
     assert (job["task"], job["state"]) == ("nap", "running")
-    until(lambda: node.out("pgrep", "-fx", "sleep 4321"))
+    pid = until(lambda: ask("--jobs")["jobs"][0]["pid"])
+    assert node.exists(f"/proc/{pid}")
     said = node.run("ngcp-invoke-task", "--cancel", job["uuid"])
     assert found["name"] in f"{said.stdout}{said.stderr}"
     ending = asking.next()
     assert ending["status"] == "error"
     assert ending["reason"].startswith("cancelled by ")
-    assert node.run("pgrep", "-fx", "sleep 4321", check=False).returncode == 1
+    assert not node.exists(f"/proc/{pid}")
