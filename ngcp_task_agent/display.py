@@ -27,7 +27,7 @@ from ngcp_task_agent.logs.handlers import write_all
 from ngcp_task_agent.logs.lines import printable
 
 _MOST_DRAWN = 500  # rows: more take seconds
-_FOLDED = 20  # columns that the widest cells of a table get at least
+_FOLDED = 20  # characters that the widest column of a table gets at least
 
 # Fast; its false positives are text that printable() does not change.
 _SUSPECT = re.compile(r"[^\n\t -~]+")
@@ -165,8 +165,12 @@ def table(
     from rich.text import Text
 
     width = shutil.get_terminal_size().columns
-    widths = sorted(max(map(len, c)) for c in zip(headings, *cells))
-    widths[-1] = min(widths[-1], _FOLDED)
+    widths = [max(map(len, column)) for column in zip(headings, *cells)]
+    widest = widths.index(max(widths))
+    # Folded between words only: a part of a uuid cannot be copied.
+    words = (len(word) for row in cells for word in row[widest].split())
+    least = max([_FOLDED, *words])
+    widths[widest] = min(widths[widest], least)
     if sum(widths) + 3 * len(widths) + 1 > width:
         lists = [facts(dict(zip(headings, row))) for row in cells]
         return "\n".join(lists)
@@ -175,6 +179,7 @@ def table(
         made.add_column(
             Text(heading),
             justify="right" if number in right else "left",
+            no_wrap=number != widest,
             overflow="fold",
         )
     for row in cells:

@@ -1,4 +1,4 @@
-"""The ``agent`` broker: what clients may ask the agent itself."""
+"""The ``agent`` broker: the built-in tasks, which the agent itself does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ngcp_task_agent.protocol.messages import Request
 
 _ANSWERS = ("ping", "describe", "jobs", "cancel")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
-#: Bytes of a request, which may have to wait and has little to say.
+#: Bytes of a request: it may have to wait, and needs few.
 LONGEST = 32768
 _LONGEST_BY = 300  # bytes of who has cancelled a job
 
@@ -36,9 +36,9 @@ _encode = json.JSONEncoder().encode
 
 
 class AgentBroker(Broker):
-    """Says what the agent is and does, and ends what it does.
+    """Describes the agent and its jobs, and ends a job.
 
-    Where the answer takes long, several requests can get the same one.
+    If an answer takes long to make, several requests can get the same one.
     """
 
     options_schema = {
@@ -69,8 +69,8 @@ class AgentBroker(Broker):
         assert self._agent, "start() comes first"
         if request.size > LONGEST:
             raise Rejected(
-                f"the message has more than {LONGEST} bytes, which this task "
-                "has no use for"
+                f"the message has more than {LONGEST} bytes, which is too "
+                "much for this task"
             )
         if self._answer == "cancel":
             by = cut(printable(request.src), _LONGEST_BY)
@@ -132,7 +132,7 @@ class AgentBroker(Broker):
 
 
 class _Answer(Work):
-    """One answer, which takes so little time that nothing need stop it."""
+    """One answer, which takes so little time that it need not be stopped."""
 
     def __init__(self, make: Callable[[], Awaitable[str]]) -> None:
         self._make = make

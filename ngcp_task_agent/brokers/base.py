@@ -48,7 +48,7 @@ class Result:
     :ivar exit_status: the command's, if there was one
     :ivar by_itself: that it ended for another reason than stop().  Unless this
         is set, a failure after stop() was caused by it.
-    :ivar unused: that the work could make nothing of the request's data
+    :ivar unused: that the work could not use the request's data
     """
 
     data: Union[str, bytes] = ""

@@ -274,7 +274,7 @@ class ProgramBroker(Broker):
     def result(self, ended: Exit, unused: bool = False) -> Result:
         """Build the result for the client.
 
-        :param unused: that the program could make nothing of the data
+        :param unused: that the program could not use the data
         """
         error = self.error(ended)
         detail = _last_line(ended.stderr) if error else ""

@@ -1,9 +1,9 @@
-"""Batches: runs a task on a few nodes after the other.
+"""Batches: runs a task on a few nodes at a time.
 
-The nodes are asked first who they are, by ``ngcp.ping``: once for each group
+First ``ngcp.ping`` finds the nodes: once for each group
 of targets with the same options.  Later a node is addressed by its name, with
-the options of the groups that it belongs to.  It is silent if they no longer
-hold; if it has lost its active state, for instance.
+the options of the groups that it belongs to.  It does not answer if they no
+longer hold: if it has lost its active state, for instance.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Batches:
     ) -> None:
         """The parameters are those of Client.batches(), which makes it."""
         _check(size, max_failures, pause, limit, patience)
-        # Tells now whether it can be sent.
+        # Raises now if it cannot be sent.
         client.send(task, dst, data, channel=channel, options=options)
         self.names: Tuple[str, ...] = ()
         self.missing: Tuple[str, ...] = ()
@@ -266,7 +266,7 @@ class Batches:
             await asyncio.gather(*pings, return_exceptions=True)
 
     def _plan(self, outcomes: Sequence[RequestOutcome]) -> None:
-        """Plan who is reached, from the answers for each group."""
+        """Plan which nodes to reach, from the answers for each group."""
         self.missing = tuple(
             dict.fromkeys(
                 name for outcome in outcomes for name in outcome.missing_nodes
@@ -331,11 +331,13 @@ def _check(
     if limit is not None and not (isinstance(limit, int) and limit > 0):
         raise InvalidRequest("limit must be a whole number from 1")
     if patience.expect is not None:
-        raise InvalidRequest("a batch expects its own nodes, no number")
+        raise InvalidRequest(
+            "expect cannot be given: a batch waits for its own nodes"
+        )
 
 
 def _number(size: Union[int, str], count: int) -> int:
-    """Return how many nodes a batch has, of so many."""
+    """Return how many of ``count`` nodes a batch has."""
     if isinstance(size, int):
         return size
     return max(1, math.ceil(int(size[:-1]) * count / 100))
@@ -360,7 +362,7 @@ def _targets(
 
 
 def _doubled(outcomes: Sequence[RequestOutcome]) -> Set[str]:
-    """Return the names that several nodes have, to which case is the same."""
+    """Return the names that several nodes have; case does not matter."""
     nodes = [node for outcome in outcomes for node in outcome.nodes]
     spelt: Dict[str, Set[str]] = {}
     for node in nodes:

@@ -176,8 +176,7 @@ class Client:
     ) -> List[FleetNode]:
         """Return the nodes that answer, those of older agents included.
 
-        :param dst: and patience, channel: as for run(), which this raises
-            the errors of
+        :param dst: and patience, channel: as for run(); so are the errors
         """
         return fleet.nodes_of(
             await self.run(fleet.PING, dst, patience=patience, channel=channel)
@@ -190,7 +189,7 @@ class Client:
         patience: Patience = _PATIENCE,
         channel: Optional[str] = None,
     ) -> List[FleetTask]:
-        """Return the tasks that can be asked for; arguments as for nodes()."""
+        """Return the tasks that nodes have; arguments as for nodes()."""
         return fleet.tasks_of(
             await self.run(
                 fleet.DESCRIBE, dst, patience=patience, channel=channel
@@ -204,7 +203,7 @@ class Client:
         patience: Patience = _PATIENCE,
         channel: Optional[str] = None,
     ) -> List[FleetJob]:
-        """Return what runs and waits; arguments as for nodes()."""
+        """Return requests that run or wait; arguments as for nodes()."""
         return fleet.jobs_of(
             await self.run(fleet.JOBS, dst, patience=patience, channel=channel)
         )
@@ -219,8 +218,8 @@ class Client:
     ) -> List[str]:
         """End a request that runs or waits, by its ``uuid``.
 
-        :returns: the names of the nodes where it has ended for that; empty if
-            there was none
+        :returns: the names of the nodes that have ended it; empty if none had
+            it
         :raises ClientError: as run()
         """
         return fleet.cancelled_on(
@@ -247,7 +246,7 @@ class Client:
         channel: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
     ) -> Batches:
-        """Run a task on a few nodes after the other: iterate over the result.
+        """Run a task on a few nodes at a time: iterate over the result.
 
         Each iteration runs it on the next nodes, and returns their outcome.
         The nodes are those that answer a ping when the iteration begins.  It
@@ -266,9 +265,9 @@ class Client:
 
         :param size: how many nodes at a time, or a share of them all such as
             ``"10%"``; fewer if a request cannot name so many
-        :param max_failures: how many failures are no reason to stop
+        :param max_failures: stop after more failures than this
         :param pause: seconds between two batches
-        :param limit: at most so many of the nodes, chosen at random
+        :param limit: how many of the nodes at most, chosen at random
         :param patience: with each batch, without ``expect``
         :param channel: and options: as for send()
         :raises InvalidRequest: when it cannot be sent
@@ -305,7 +304,7 @@ class Client:
         """Make a call.
 
         :param live: with live output
-        :param is_question: of another call; it then asks nothing itself
+        :param is_question: another call makes it; it asks nothing itself
         """
         if not self._connection or not self._address:
             raise _NOT_OPEN

@@ -1,7 +1,8 @@
 """Inquiry: what a call asks the agents besides, while it waits.
 
-Who a missing name belongs to, and how long the task may run.  Both by built-in
-tasks, see ngcp-task-agent-protocol(7); without an answer nothing changes.
+Which node a missing name belongs to, and how long the task may run.  Both by
+built-in tasks, see ngcp-task-agent-protocol(7); without an answer nothing
+changes.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ class Inquiry:
     async def _find_names(self, ask: Ask) -> None:
         """Find the nodes that answer by another of their names.
 
-        Each name is asked for alone: whoever answers, even an older agent, has
-        it.
+        Each name has a request of its own: a node that answers it has that
+        name, even if its agent is older and rejects the request.
         """
         patience = Patience(_ANSWER, _ANSWER, expect=1)
         names = self._tally.missing[:_MOST_NAMES]
@@ -136,7 +137,7 @@ class Inquiry:
                     self._tally.found(name)
 
     async def _find_limit(self, ask: Ask) -> None:
-        """Wait as long as the nodes that have not ended say."""
+        """Wait as long as the nodes that have not ended say they may run."""
         running = {
             node.node: node.accepted or 0.0
             for node in self._tally.nodes

@@ -33,7 +33,7 @@ class NodeOutcome:
     """The outcome on one node; times in seconds after sending.
 
     :ivar status: ``accepted`` for a node whose task has not ended
-    :ivar unused: the task could make nothing of the request's data
+    :ivar unused: the task could not use the request's data
     :ivar doubled: several nodes have this name; the worst of their outcomes
     """
 

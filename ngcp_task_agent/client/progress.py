@@ -22,7 +22,7 @@ from ngcp_task_agent.client.errors import RedisUnavailable
 from ngcp_task_agent.client.responses import ReceivedResponse
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
-MAX_WAITING = 16 << 20  # characters of lines that nobody has taken yet
+MAX_WAITING = 16 << 20  # characters of lines that are not taken yet
 LONGEST_LINE = 65536  # characters; a longer one becomes several
 _LARGEST = 1 << 20  # bytes of a message
 _MOST_NODES = 10_000
@@ -243,7 +243,7 @@ class _Output:
 
 
 def _nothing() -> None:
-    """Wake nobody."""
+    """Nothing waits for lines."""
 
 
 def _size(line: LiveLine) -> int:
@@ -253,7 +253,7 @@ def _size(line: LiveLine) -> int:
 class LiveFeed:
     """The lines of one request, and the connection that they come over.
 
-    To lose it is no failure of the request.
+    If it is lost, the request goes on.
 
     :ivar lost: why there is no more live output, or empty
     """

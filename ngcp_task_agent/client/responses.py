@@ -43,7 +43,7 @@ class ReceivedResponse:
     :ivar reason: a sentence for ``rejected`` and ``error``, else empty
     :ivar data: the task's output for ``done`` and ``error``, else None
     :ivar seconds: from sending the request to this response
-    :ivar unused: the task could make nothing of the request's data
+    :ivar unused: the task could not use the request's data
     """
 
     node: str

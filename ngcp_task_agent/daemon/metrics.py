@@ -1,7 +1,7 @@
 """MetricsFile: the agent's counters in a file, for node_exporter.
 
-A disk can be slow, or hang.  So a thread writes, one at a time, and nothing
-waits for it but the stop, for a moment.
+A disk can be slow, or hang.  So a thread writes, one at a time, and only the
+stop waits for it, briefly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ngcp_task_agent.logs import journal
 from ngcp_task_agent.requests.counters import COUNTED
 
 INTERVAL = 15.0  # seconds between writes; a longer one hangs
-AT_THE_STOP = 1.0  # seconds each for a write that is under way, and the last
+AT_THE_STOP = 1.0  # seconds for a write under way, then for the last one
 
 _FIXES = {
     errno.ENOENT: "create its folder",
@@ -112,7 +112,7 @@ class MetricsFile:
         self._next()
 
     async def stop(self) -> None:
-        """Write a last time, that the agent is down.  Bounded in time."""
+        """Write a last time: the agent is down.  Bounded in time."""
         if self._timer:
             self._timer.cancel()
         self._is_outdated = False
@@ -124,7 +124,7 @@ class MetricsFile:
                 await asyncio.wait({self._writing}, timeout=AT_THE_STOP)
 
     def _next(self) -> None:
-        """Write now, and every INTERVAL; so it is with what to remove."""
+        """Write, and remove old files, now and every INTERVAL."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -186,7 +186,7 @@ class MetricsFile:
             self._begin(is_up=True)
 
     def _report(self, path: Optional[str], what: str, fix: str) -> None:
-        """Log trouble once, until it is over or another."""
+        """Log trouble once, until it is over or changes."""
         text = f"metrics cannot be written to {path}: {what}; {fix}"
         if not path:
             text = f"an old metrics_file cannot be removed: {what}; {fix}"

@@ -304,7 +304,7 @@ class Response:
     :param reason: a sentence for ``rejected`` and ``error``, else empty
     :param data: the task's output for ``done`` and ``error``, else None;
         bytes that are not UTF-8 are replaced
-    :param unused: that the task could make nothing of the request's data
+    :param unused: that the task could not use the request's data
     """
 
     origin: Origin

@@ -1,7 +1,8 @@
 """LiveOutput: what a request's work writes, sent as it comes.
 
-It never waits, and never holds up an answer: what the backend cannot take now
-stays here, the newest of it, and the next message says how much is left out.
+It never waits, and never holds up an answer.  What the backend cannot take now
+is kept here, but only the newest part; the next message says how much is left
+out.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ KEPT = 4 * PIECE  # bytes of each stream that wait
 
 
 class _Stream:
-    """What waits of standard output or standard error.
+    """Standard output or standard error: the part that is not sent yet.
 
     :ivar omitted: bytes left out just before what waits
-    :ivar has_ended: nothing more comes: the rest is a line, too
+    :ivar has_ended: nothing more comes, so the rest counts as a line
     """
 
     def __init__(self, name: str) -> None:
@@ -86,7 +87,7 @@ class _Stream:
 class LiveOutput:
     """Sends messages to the progress channel of one request.
 
-    Of two streams, each has its turn.
+    The two streams take turns.
 
     :param address: where the backend sends them
     :param node: this node's name
@@ -97,7 +98,7 @@ class LiveOutput:
     ) -> None:
         self._backend, self._address = backend, address
         self._origin, self._node = origin, node
-        # The one whose turn it is comes first.
+        # The next one to send comes first.
         self._streams = [_Stream("stdout"), _Stream("stderr")]
         self._number = 0
         self._sent: Deque[float] = deque(maxlen=PER_SECOND)  # when
@@ -116,9 +117,9 @@ class LiveOutput:
             self._step()
 
     def end(self) -> None:
-        """Send what is left, as far as the rate allows: the newest.
+        """Send the newest of what is left, as much as the rate allows.
 
-        What comes later is not sent.
+        What is written later is not sent.
         """
         if self._timer:
             self._timer.cancel()

@@ -331,7 +331,7 @@ def test_data(fleet: Fleet) -> None:
     assert done.out == '{"x": 1}\n'
     done = fleet.invoke("words", "--dst", "prx01a", "--data", '"bob"', "-v")
     assert done.status == 0
-    assert "prx01a: the task made nothing of --data" in done.err
+    assert "prx01a: the task could not use --data" in done.err
     done = fleet.invoke("words", "--dst", "prx01a", "--data", '"bob"')
     assert (done.status, done.err) == (0, "")
 

@@ -234,7 +234,7 @@ def test_unused_data_is_reported(
     arguments = ("t", "--dst", "n1", "--data", '"bob"')
     shown = terminal(*arguments, TERM="dumb")
     shown.end(0)
-    assert "n1: the task made nothing of --data, which is no obj" in shown.text
+    assert "n1: the task could not use --data, which is no obj" in shown.text
     shown = terminal(*arguments, "-q", TERM="dumb")
     shown.end(0)
     assert shown.text == ""

@@ -44,6 +44,21 @@ def test_long_text_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "│          │ calls again.              │         │" in lines
 
 
+UUID = "cb88ac76-f348-4614-866f-43877b893e7e"
+
+
+@pytest.mark.parametrize("width", range(20, 100))
+def test_words_are_never_divided(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = [UUID, "restart", "Restart the proxy and all that depends on it."]
+    headings = ("Request", "Task", "Description")
+    shown = display.table(headings, [row], is_drawn=True)
+    assert UUID in shown
+    assert {"restart", "depends"} <= set(shown.split())
+
+
 def test_list_where_a_table_is_too_wide(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] TASK | --nodes | --tasks | --jobs | "
         "--cancel UUID",
         description="Run a task on the nodes of a cluster, and wait for it; "
-        "or ask who is there, and what can run or runs.",
+        "or list nodes, tasks and what runs, or end it.",
         epilog="Exit status: 0 done, 1 a task ended in error or there was "
         "nothing to cancel, 2 wrong usage, 3 rejected, 4 no node answered, 5 "
         "a node is missing or never ended, 69 Redis cannot be reached or "
@@ -57,7 +57,7 @@ def _add_actions(to: argparse.ArgumentParser) -> None:
     one.add_argument("--task", metavar="NAME", help="the same, as an option")
     for option, text in (
         ("--nodes", "list the nodes that answer; with -q, only their names"),
-        ("--tasks", "list the tasks that can be asked for"),
+        ("--tasks", "list the tasks that can be requested"),
         ("--jobs", "list the requests that run or wait"),
     ):
         one.add_argument(option, action="store_true", help=text)
@@ -65,7 +65,7 @@ def _add_actions(to: argparse.ArgumentParser) -> None:
         "--cancel",
         metavar="UUID",
         type=_uuid,
-        help="end the request of this uuid, which runs or waits",
+        help="end the request with this uuid, whether it runs or waits",
     )
 
 
@@ -112,13 +112,13 @@ def _add_rolling(to: argparse.ArgumentParser) -> None:
         "--batch",
         metavar="N|N%",
         type=_batch,
-        help="run it on so many nodes at a time",
+        help="run it on N nodes, or on N%% of them, at a time",
     )
     to.add_argument(
         "--max-failures",
         metavar="N",
         type=_count,
-        help="with --batch: go on after so many failures (default: 0)",
+        help="with --batch: stop after more than N failures (default: 0)",
     )
     to.add_argument(
         "--pause",
@@ -201,7 +201,7 @@ def parse(argv: Optional[List[str]]) -> argparse.Namespace:
     """Read the command line, or complete it and exit.
 
     :returns: the options, ``patience``, made from three of them, and
-        ``reader_timeout``: seconds to wait for whoever reads standard output
+        ``reader_timeout``: seconds to wait for the reader of standard output
     """
     command_line = parser()
     if "_ARGCOMPLETE" in os.environ:

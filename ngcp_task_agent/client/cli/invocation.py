@@ -157,7 +157,7 @@ class _Burst:
 
     def show(self) -> None:
         texts, self._texts, self._size = self._texts, [], 0
-        # Whoever reads the writer's error reports it.
+        # The writer keeps its error, and check() reports it.
         with contextlib.suppress(WriteError):
             self._show("".join(texts))
 

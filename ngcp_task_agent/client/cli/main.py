@@ -135,9 +135,9 @@ def _act(options: argparse.Namespace, say: Say) -> int:
 def _choose(options: argparse.Namespace) -> Type[Action]:
     # Imported here: a call that runs a task loads none of the others.
     if options.task is None:
-        from ngcp_task_agent.client.cli.fleet import Fleet
+        from ngcp_task_agent.client.cli.built_in import BuiltIn
 
-        return Fleet
+        return BuiltIn
     if options.batch is not None or options.limit is not None:
         from ngcp_task_agent.client.cli.rolling import Rolling
 

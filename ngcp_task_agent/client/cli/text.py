@@ -76,12 +76,12 @@ def not_unique(name: str) -> str:
 
 
 def of_unused(outcome: RequestOutcome) -> List[str]:
-    """Name the nodes whose task made nothing of the data, and the way out."""
+    """Name the nodes whose task could not use the data, and say what to do."""
     unused = tuple(node for node in outcome.nodes if node.unused)
     if not unused:
         return []
     return [
-        f"{names(unused)}: the task made nothing of --data, which is no "
+        f"{names(unused)}: the task could not use --data, which is no "
         "object or too large for $NGCP_TASK_DATA: give "
         """'{"extra_args": ["WORD"]}' for words of its command line, or """
         "write 'stdin: data' into the task's file"

@@ -204,7 +204,7 @@ def test_unused_data() -> None:
     assert text.of_unused(outcome(*NODES)) == []
     unused = [replace(node, unused=True) for node in NODES[:2]]
     (line,) = text.of_unused(outcome(*unused))
-    assert line.startswith("sp1, sp2: the task made nothing of --data")
+    assert line.startswith("sp1, sp2: the task could not use --data")
     assert "'stdin: data'" in line
 
 

@@ -1,7 +1,6 @@
-"""Asks the agents themselves: who is there, what can run, what runs.
+"""Requests a built-in task: --nodes, --tasks, --jobs or --cancel.
 
---nodes, --tasks, --jobs and --cancel are requests for built-in tasks, see
-ngcp-task-agent-protocol(7).
+See BUILT-IN TASKS in ngcp-task-agent-protocol(7).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from ngcp_task_agent.client.outcome import (
 from ngcp_task_agent.logs.lines import printable
 
 _SAVING = 1.0  # seconds
-_EVERYBODY = "*"
+_ALL_NODES = "*"
 
 
-class Fleet(Action):
+class BuiltIn(Action):
     """One request for a built-in task, and a list of what was answered."""
 
     def __init__(
@@ -77,8 +76,8 @@ class Fleet(Action):
                 f"'{self.options.cancel}' that runs or waits"
             )
             return EX_NONE
-        # Whoever rejects a ping is there, and one node's job is cancelled
-        # whatever others say.
+        # A node that rejects a ping is there.  A job that one node has
+        # cancelled is cancelled, whatever the others say.
         if verdict is Verdict.REJECTED and self._kind in ("nodes", "cancel"):
             verdict = Verdict.DONE
         return EXIT_STATUSES[verdict]
@@ -110,7 +109,7 @@ class Fleet(Action):
     async def _save(self, found: Sequence[Any]) -> None:
         """Keep names for completion, unless others would be lost for it."""
         words = self._listing.seen(found)
-        if words and (self._kind == "jobs" or self.options.dst == _EVERYBODY):
+        if words and (self._kind == "jobs" or self.options.dst == _ALL_NODES):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
                     asyncio.to_thread(seen.save, words), _SAVING
@@ -122,7 +121,7 @@ def _refusing(outcome: RequestOutcome) -> Tuple[NodeOutcome, ...]:
 
 
 def _refusals(outcome: RequestOutcome) -> List[str]:
-    """Return a line for each reason why nodes are alive but do not say."""
+    """Return a line for each reason why nodes rejected or failed."""
     by_reason: Dict[str, List[str]] = defaultdict(list)
     for node in _refusing(outcome):
         by_reason[f"{node.status.value}: {node.reason}"].append(node.node)
