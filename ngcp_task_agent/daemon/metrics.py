@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 import threading
 import time
 from typing import (
@@ -212,6 +213,7 @@ def _write(path: str, snapshot: Snapshot) -> None:
 
     from ngcp_task_agent.daemon.prometheus import text
 
+    _check_kind(path)
     folder, name = os.path.split(path)
     fd, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
@@ -225,7 +227,20 @@ def _write(path: str, snapshot: Snapshot) -> None:
         raise
 
 
+def _check_kind(path: str) -> None:
+    """
+    :raises OSError: for what must not be replaced, such as ``/dev/null``
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+            raise OSError(errno.EEXIST, "It is there, and is no file")
+
+
 def _remove(path: str) -> None:
     """Remove a file that is no longer written: its values would stay."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _check_kind(path)
         os.unlink(path)

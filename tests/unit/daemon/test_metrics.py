@@ -255,6 +255,34 @@ async def test_a_file_of_others_is_not_removed(bench: Bench) -> None:
     assert mine.is_dir()
 
 
+async def test_what_is_no_file_stays(
+    bench: Bench, journal_records: Records
+) -> None:
+    """As root, a path such as /dev/null would end the system's own."""
+    os.mkfifo(bench.path)
+    bench.move()
+    await until(lambda: journal_records.of(journal.METRICS_NOT_WRITTEN))
+    assert bench.path.is_fifo()
+    bench.move(None)
+    await bench.file.stop()
+    assert bench.path.is_fifo()
+    assert [path.name for path in bench.folder.iterdir()] == ["agent.prom"]
+
+
+async def test_what_has_taken_the_place_of_the_old_one_stays(
+    bench: Bench,
+) -> None:
+    bench.move()
+    await until(bench.is_written)
+    before, bench.path = bench.path, bench.folder / "new.prom"
+    before.unlink()
+    os.mkfifo(before)
+    bench.move()
+    await until(bench.is_written)
+    await bench.file.stop()
+    assert before.is_fifo()
+
+
 async def test_none_at_all(bench: Bench) -> None:
     bench.move(None)
     await bench.file.stop()
