@@ -6,12 +6,13 @@ may send anything: what is malformed is left out, and what is long is cut.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ngcp_task_agent.client.outcome import NodeOutcome, RequestOutcome
 from ngcp_task_agent.client.responses import Status
+from ngcp_task_agent.errors import Rejected
+from ngcp_task_agent.protocol.messages import load_json
 
 PING = "ngcp.ping"
 DESCRIBE = "ngcp.describe"
@@ -178,10 +179,10 @@ def _answer(node: NodeOutcome) -> Optional[Dict[str, Any]]:
     if node.status is not Status.DONE or not data or len(data) > _LARGEST:
         return None
     try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError):
+        # Bounded, as one node's answer must not spoil the JSON of all.
+        return dict(load_json(data))
+    except Rejected:
         return None
-    return answer if isinstance(answer, dict) else None
 
 
 def _objects(node: NodeOutcome, key: str) -> Iterator[Dict[str, Any]]:

@@ -89,6 +89,7 @@ def _is_target(name: str) -> bool:
         name.isprintable()
         and name == name.strip()
         and not set(name) & _SPECIAL
+        and not name.startswith("-")  # would be an option
         and name.lower() not in ("local", "localhost")
     )
 

@@ -129,6 +129,16 @@ def test_malformed_answers(data: Any) -> None:
     assert fleet.cancelled_on(said(data)) == []
 
 
+@pytest.mark.parametrize(
+    "schema",
+    ["[" * 900 + "]" * 900, "NaN", "1e999"],
+    ids=["deep", "NaN", "too large"],
+)
+def test_schema_that_cannot_be_written_as_json(schema: str) -> None:
+    task = f'{{"name": "reload", "data_schema": {schema}}}'
+    assert fleet.tasks_of(said(f'{{"tasks": [{task}]}}')) == []
+
+
 @pytest.mark.parametrize("timeout", [None, "x", -1])
 def test_timeout_that_is_not_said(timeout: Any) -> None:
     (task,) = fleet.tasks_of(said({"tasks": [{**TASK, "timeout": timeout}]}))

@@ -82,7 +82,7 @@ def test_words_of_nodes() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["*", "a,b", "a|b", "a?", "a[b]", " a", "a\n", "LocalHost", "local"],
+    ["*", "a,b", "a|b", "a?", "a[b]", " a", "a\n", "LocalHost", "local", "-q"],
 )
 def test_name_that_means_others_is_left_out(name: str) -> None:
     assert names([FleetNode(name), FleetNode("prx01a")]) == "prx01a\n"
