@@ -82,7 +82,7 @@ def test_who_is_there_what_runs_and_its_end(node: Here, broker: str) -> None:
     assert node.exists(f"/proc/{pid}")
     said = node.run("ngcp-invoke-task", "--cancel", job["uuid"])
     assert found["name"] in f"{said.stdout}{said.stderr}"
-    ending = asking.next()
+    [ending] = asking.answers()
     assert ending["status"] == "error"
     assert ending["reason"].startswith("cancelled by ")
     assert not node.exists(f"/proc/{pid}")
