@@ -16,8 +16,12 @@ SCRIPT = ROOT / "bin/ngcp-invoke-task"
 
 
 def environment(**more: str) -> Dict[str, str]:
-    """Return this environment, with another terminal size."""
+    """Return this environment, with another terminal size.
+
+    Without the names that the user's own commands have kept.
+    """
     mine = {**os.environ, "PYTHONPATH": str(ROOT)}
+    mine["XDG_CACHE_HOME"] = f"{os.devnull}/no-folder"
     for name in ("COLUMNS", "LINES"):
         mine.pop(name, None)
     return {**mine, **more}
