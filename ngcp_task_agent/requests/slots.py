@@ -55,7 +55,7 @@ class Slots:
 
     @property
     def is_free(self) -> bool:
-        """Whether whoever asks for a slot now need not wait."""
+        """Whether a slot can be had now, without waiting."""
         return not self._has_granted and self._has_room and not self._waiters
 
     @property
