@@ -176,6 +176,34 @@ async def test_tls_on_one_side_only(
     await server.wait_closed()
 
 
+@pytest.mark.parametrize(
+    ("tls", "says", "why"),
+    [
+        (None, b"-ERR max number of clients reached\r\n", "max number of cl"),
+        (None, b"-DENIED it is in protected mode\r\n", "it is in protected m"),
+        ({}, b"", "Connection reset by peer; if that port is without TLS"),
+    ],
+)
+async def test_server_that_hangs_up_at_once(
+    tls: Any, says: bytes, why: str
+) -> None:
+    async def serve(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(says)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    options = {"port": port, **({} if tls is None else {"tls": tls})}
+    for _ in range(10):
+        with pytest.raises(RedisUnavailable, match=f"cannot .*: {why}"):
+            async with Client(Address(options)):
+                pass
+    server.close()
+    await server.wait_closed()
+
+
 async def test_spare_password_that_is_wrong(tmp_path: Path) -> None:
     async with running(Server(tmp_path)) as server:
         server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
