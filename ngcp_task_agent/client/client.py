@@ -16,7 +16,7 @@ from ngcp_task_agent.backends.redis.dial import (
 from ngcp_task_agent.client import fleet
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.connection import Connection
-from ngcp_task_agent.client.discovery import Address, find
+from ngcp_task_agent.client.discovery import PASSWORDS, Address, find
 from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
@@ -349,7 +349,9 @@ class Client:
         """Make a connection that subscribes to a channel."""
         options = self._address.server if self._address else {}
         spare = has_tls = None
+        has_password = True
         if not self._dial and self._address:
+            has_password = bool(options.keys() & PASSWORDS)
             if "unix_socket" not in options:
                 has_tls = options.get("tls") is not None
             if self._address.is_password_spare:
@@ -362,6 +364,7 @@ class Client:
             on_message,
             self._ping_interval,
             has_tls,
+            has_password,
             spare,
         )
 

@@ -21,6 +21,7 @@ from ngcp_task_agent.client.errors import ConnectionLost, RedisUnavailable
 _NO_PASSWORD = (
     "; give the password in REDISCLI_AUTH, in the URL or in the backend's file"
 )
+_SPARE_PASSWORD = "; the password was that in REDISCLI_AUTH"
 # What a port without TLS makes of a client with TLS (Redis waits for more),
 # and the other way round.
 _NO_TLS = ("no answer within", "WRONG_VERSION_NUMBER", "closed by", "reset by")
@@ -33,8 +34,10 @@ _USE_TLS = (
     "; if that port wants TLS, use rediss://, or give 'tls' in the backend's "
     "file"
 )
-# What servers say, old and new ones, that were given one and want none.
+# What servers say, old and new ones, that were given one and want none,
 _WANTS_NONE = ("without any password", "no password is set")
+# or another one.
+_WRONG_PASSWORD = ("invalid password", "invalid username-password pair")
 
 
 class Connection:
@@ -46,6 +49,7 @@ class Connection:
     :param ping_interval: seconds of silence after which Redis is pinged; it
         is lost after two of them
     :param has_tls: None if there is no such choice
+    :param has_password: whether ``dial`` gives one
     :param spare: makes connections without a password, for a server that says
         it wants none
     :ivar lost: done when the subscription is lost; its result says why
@@ -59,11 +63,13 @@ class Connection:
         on_message: Callable[[bytes], None],
         ping_interval: float,
         has_tls: Optional[bool] = None,
+        has_password: bool = True,
         spare: Optional[Dial] = None,
     ) -> None:
         self._dial = dial
         self._spare = spare
         self._has_tls = has_tls
+        self._has_password = has_password
         self._server = server
         self._channel = channel
         self._on_message = on_message
@@ -185,8 +191,13 @@ class Connection:
     def _unavailable(self, error: LinkError) -> RedisUnavailable:
         refuses = str(error).startswith("refuses ")
         why = f"{error}" if refuses else f"cannot be reached: {error}"
-        if "Authentication required" in why:
+        is_wrong = any(sign in why for sign in _WRONG_PASSWORD)
+        if "Authentication required" in why or (
+            is_wrong and not self._has_password
+        ):
             why = why.rstrip(".") + _NO_PASSWORD
+        elif is_wrong and self._spare:
+            why = why.rstrip(".") + _SPARE_PASSWORD
         elif self._has_tls and any(sign in why for sign in _NO_TLS):
             why = why.rstrip(".") + _USE_NO_TLS
         elif self._has_tls is False and any(sign in why for sign in _TLS):

@@ -204,12 +204,29 @@ async def test_server_that_hangs_up_at_once(
     await server.wait_closed()
 
 
-async def test_spare_password_that_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("login", "is_spare", "advice"),
+    [
+        ({"password": "x"}, True, "; the password was that in REDISCLI_AUTH$"),
+        ({"password": "x"}, False, "is disabled.$"),
+        ({"password_file": "x"}, False, "is disabled.$"),
+        ({"username": "u"}, False, "; give the password in REDISCLI_AUTH,"),
+    ],
+)
+async def test_password_that_is_refused(
+    login: Any, is_spare: bool, advice: str, tmp_path: Path
+) -> None:
+    if "password_file" in login:
+        login = {"password_file": str(tmp_path / "file")}
+        (tmp_path / "file").write_text("x")
     async with running(Server(tmp_path)) as server:
-        server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
-        options = {**server.options, "password": "x"}
-        address = Address(options, CHANNEL, "me", is_password_spare=True)
-        with pytest.raises(RedisUnavailable, match="invalid password"):
+        server.replies["AUTH"] = (
+            b"-WRONGPASS invalid username-password pair or user is disabled."
+            b"\r\n"
+        )
+        options = {**server.options, **login}
+        address = Address(options, CHANNEL, "me", is_password_spare=is_spare)
+        with pytest.raises(RedisUnavailable, match=advice):
             async with Client(address):
                 pass
         assert server.count("AUTH") == 1
