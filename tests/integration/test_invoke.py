@@ -435,7 +435,9 @@ def test_hanging_name_lookup() -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+)
 def test_interrupted(number: int, one: Path, schema: Any) -> None:
     process = subprocess.Popen(
         [

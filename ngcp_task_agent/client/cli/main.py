@@ -24,6 +24,7 @@ from ngcp_task_agent.client.cli.exit_status import (
     EX_SOFTWARE,
     EX_UNAVAILABLE,
     EX_USAGE,
+    SIGNALS,
 )
 from ngcp_task_agent.client.cli.report import PROGRAM, Say
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
@@ -153,7 +154,7 @@ def end(status: int) -> NoReturn:
     A shell ends its loop if a command in it dies of the signal of Ctrl-C; an
     exit status alone does not tell it.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         if status == BY_SIGNAL + number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
