@@ -397,6 +397,7 @@ def test_redis_dies_during_a_call(
     server.start()
     assert process.returncode == 69
     assert b"still running or queued: sp1\n" in err
+    assert b"to end it: ngcp-invoke-task --cancel " in err
     assert b"is lost: " in err
     document = json.loads(out)
     schema.validate(document)
@@ -888,7 +889,8 @@ def test_nodes_still_running_when_the_output_breaks_are_named(
     finally:
         os.close(out)
     assert done.returncode == (74 if is_full else 141)
-    first, *more = done.stderr.decode().splitlines()
+    first, cancel, *more = done.stderr.decode().splitlines()
+    assert cancel.startswith("ngcp-invoke-task: to end it: ngcp-invoke-task ")
     assert first.startswith("ngcp-invoke-task: still running or queued: ")
     # With lines, it breaks at the first, before the others may have arrived.
     assert first.endswith(" n2" if form == "text" else ("n1", "n2"))
