@@ -146,7 +146,9 @@ class Connection:
                     f"the request was being sent: {error}"
                 ) from None
             if isinstance(reply, ResponseError):
-                refusal = LinkError(f"refuses to publish: {reply}")
+                refusal = LinkError(
+                    f"refuses to publish to {channel}: {reply}"
+                )
                 raise self._unavailable(refusal)
 
     async def _link(

@@ -374,7 +374,10 @@ async def test_closed_publishing_connection_is_replaced(
             "resetchannels +@all",
             "refuses to subscribe to ngcp-task-agent-feedback-",
         ),
-        ("allchannels +@all -publish", "refuses to publish: "),
+        (
+            "allchannels +@all -publish",
+            "refuses to publish to ngcp-task-agent-redis: ",
+        ),
         ("allchannels -@all +client|setname", "refuses to subscribe to ngcp-"),
         ("allchannels +@all off", "refuses the login: "),
     ],

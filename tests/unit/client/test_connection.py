@@ -82,7 +82,8 @@ async def test_a_refused_publish(tmp_path: Path) -> None:
         async with client_of(server) as client:
             for _ in range(2):
                 with pytest.raises(
-                    RedisUnavailable, match="refuses to publish: .*no perm"
+                    RedisUnavailable,
+                    match="refuses to publish to control: .*no perm",
                 ) as caught:
                     await begin(client)
                 assert not isinstance(caught.value, ConnectionLost)
