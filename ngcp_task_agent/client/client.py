@@ -163,9 +163,7 @@ class Client:
             channel=channel,
             options=options,
         )
-        async for _ in call:
-            pass
-        return call.outcome
+        return await _outcome(call)
 
     async def nodes(
         self,
@@ -374,14 +372,22 @@ class Client:
         call = self._call(
             task, dst, None, patience, channel, None, is_question=True
         )
-        async for _ in call:
-            pass
-        return call.outcome
+        return await _outcome(call)
 
     def _deliver(self, message: Message) -> None:
         call = self._calls.get(message.ref)
         if call:
             call.take(message)
+
+
+async def _outcome(call: Call) -> RequestOutcome:
+    """Wait until a call has ended."""
+    try:
+        async for _ in call:
+            pass
+    finally:
+        call.stop()
+    return call.outcome
 
 
 def _channel() -> str:

@@ -273,7 +273,7 @@ class LiveFeed:
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
-        self.is_closed = True
-        if self._connection.lost.done():
+        if not self.is_closed and self._connection.lost.done():
             self.lost = self.lost or self._connection.lost.result()
+        self.is_closed = True
         await self._connection.close()

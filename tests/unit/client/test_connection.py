@@ -95,6 +95,25 @@ async def test_a_refused_publish(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(task, WITHIN)).succeeded
 
 
+async def test_cancelled_call_asks_no_more(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        async with client_of(server) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted", "done")
+            await task
+            before = asyncio.all_tasks()
+            task = asyncio.create_task(client.run("t", "alias"))
+            await until(lambda: len(server.published) == 2)
+            answer(server, client, "accepted", "done")
+            # Whose name is it?
+            await until(lambda: len(server.published) == 3)
+            task.cancel()
+            await asyncio.wait({task})
+            await asyncio.sleep(0.1)
+            assert asyncio.all_tasks() == before
+
+
 REFUSALS: List[Any] = [
     pytest.param(
         *("SUBSCRIBE", REFUSED, "refuses to subscribe to .*no permission"),
