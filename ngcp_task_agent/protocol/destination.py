@@ -43,7 +43,8 @@ class Target(NamedTuple):
     options: Tuple[Option, ...]
 
     def matches(self, node: Identity, src: str, via_own_server: bool) -> bool:
-        if is_local(self.pattern.text):
+        # As is_local(), whose call would take time for each message.
+        if self.pattern.text.lower() in _LOCAL:
             named = via_own_server or node.is_called(src)
         else:
             named = self.pattern.matches_any(node.names)
