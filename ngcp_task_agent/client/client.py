@@ -273,21 +273,25 @@ class Client:
         :raises InvalidRequest: when it cannot be sent
         """
         # Imported here: a client that does not use it starts sooner.
-        from ngcp_task_agent.client.batches import Batches
+        from ngcp_task_agent.client.batches import Batches, Pace
 
-        return Batches(
-            self,
-            task,
-            dst,
-            data,
-            size=size,
-            max_failures=max_failures,
-            pause=pause,
-            limit=limit,
-            patience=patience,
-            channel=channel,
-            options=options,
-        )
+        def send(patience: Patience, dst: str) -> Call:
+            return self.send(
+                task,
+                dst,
+                data,
+                patience=patience,
+                channel=channel,
+                options=options,
+            )
+
+        async def ping(patience: Patience, dst: str) -> RequestOutcome:
+            return await self.run(
+                fleet.PING, dst, patience=patience, channel=channel
+            )
+
+        pace = Pace(size, max_failures, pause, limit)
+        return Batches(send, ping, dst, patience, pace)
 
     def _call(
         self,
