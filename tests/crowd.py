@@ -63,13 +63,13 @@ class Played:
             else:
                 data = json.dumps(self._built_in(task, request["data"]))
         if ends in ("done", "error", "never"):
-            yield _answer(request, self.name, "accepted")
+            yield answer(request, self.name, "accepted")
         if ends == "done":
-            yield _answer(request, self.name, ends, data=data)
+            yield answer(request, self.name, ends, data=data)
         if ends == "error":
-            yield _answer(request, self.name, ends, data=data, reason=reason)
+            yield answer(request, self.name, ends, data=data, reason=reason)
         if ends == "rejected":
-            yield _answer(request, self.name, ends, reason=reason)
+            yield answer(request, self.name, ends, reason=reason)
 
     def _built_in(self, task: str, data: Any) -> Dict[str, Any]:
         if task == "ngcp.ping":
@@ -153,14 +153,10 @@ class Crowd:
                 yield from node.answers(request)
 
 
-def _answer(
-    request: Dict[str, Any],
-    node: str,
-    status: str,
-    *,
-    reason: str = "",
-    data: Any = None,
+def answer(
+    request: Dict[str, Any], node: str, status: str, **more: Any
 ) -> Dict[str, Any]:
+    """Make a response to a request, as an agent sends it."""
     return {
         "uuid": str(uuid.uuid4()),
         "ref": request["uuid"],
@@ -168,6 +164,7 @@ def _answer(
         "src": node,
         "dst": request["src"],
         "status": status,
-        "reason": reason,
-        "data": data,
+        "reason": "",
+        "data": "" if status in ("done", "error") else None,
+        **more,
     }

@@ -12,8 +12,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 import pytest
 
 from tests.completion import complete
-from tests.crowd import JOB, Crowd, Played
-from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.crowd import JOB, Crowd, Played, answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.invoking import command, environment, wrapper
 from tests.parts import WITHIN, RedisServer, wait_for
 from tests.terminal import Terminal
