@@ -25,7 +25,8 @@ from ngcp_task_agent.client import (
     find,
     run_task,
 )
-from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.parts import WITHIN, Daemon, RedisServer
 
 Start = Callable[..., Daemon]

@@ -18,7 +18,8 @@ import jsonschema
 import pytest
 import redis
 
-from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.invoking import (
     Invoked,
     command,

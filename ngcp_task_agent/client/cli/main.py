@@ -151,8 +151,8 @@ def _choose(options: argparse.Namespace) -> Type[Action]:
 def end(status: int) -> NoReturn:
     """End the process, which must have written all its output.
 
-    A shell ends its loop if a command in it dies of the signal of Ctrl-C; an
-    exit status alone does not tell it.
+    At Ctrl-C, a shell leaves its loop only if the signal has ended the command
+    that ran in it: the exit status that stands for the signal is not enough.
     """
     for number in SIGNALS:
         if status == BY_SIGNAL + number:
