@@ -142,7 +142,7 @@ class Batches:
 
         ``REJECTED``; ``UNFINISHED`` for a node that is silent, or has not
         ended; ``ERROR`` for a task that ended in error, a name that several
-        nodes have, or a node that has answered before its turn.
+        nodes have, or a node that has answered in the turn of another.
         """
         if not self._call:
             return dict(self._failures)
