@@ -196,7 +196,7 @@ class Batches:
 
         ``REJECTED``; ``UNFINISHED`` for a node that is silent, or has not
         ended; ``ERROR`` for a task that ended in error, a name that several
-        nodes have, or a node that has answered before its turn.
+        nodes have, or a node that has answered in the turn of another.
         """
         latest = self._latest.failures if self._latest else {}
         return {**self._failures, **latest}

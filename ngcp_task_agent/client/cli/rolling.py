@@ -198,7 +198,7 @@ def _problems(batch: Batch) -> List[str]:
             problems.append(text.not_unique(node.node))
         elif node.node not in mine:
             problems.append(
-                f"{printable(node.node)}: answered before its turn: one of "
-                "its names is that of another node"
+                f"{printable(node.node)}: answered in the turn of another: "
+                "one of its names is that of the other"
             )
     return problems
