@@ -490,6 +490,30 @@ def test_interrupted_before_redis_answers(
     assert b"Traceback" not in err
 
 
+LATE_SIGNAL = """
+import asyncio, os, runpy, signal, sys
+remove = asyncio.SelectorEventLoop.remove_signal_handler
+def late(self, number):
+    if number == signal.SIGINT:
+        os.kill(os.getpid(), number)
+    return remove(self, number)
+asyncio.SelectorEventLoop.remove_signal_handler = late
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_signal_while_the_command_ends(one: Path) -> None:
+    python, *words = command("--config-dir", str(one), "echo", *PATIENT)
+    done = subprocess.run(
+        [python, "-c", LATE_SIGNAL, *words, "--expect", "1"],
+        capture_output=True,
+        env=environment(),
+        timeout=WITHIN,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_data_arrives(one: Path) -> None:
     arguments = ("--dst", "sp1", "--expect", "1", *PATIENT)
     done = invoke(one, "echo", "--data", '{"é": [1, null]}', *arguments)

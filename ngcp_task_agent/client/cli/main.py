@@ -130,6 +130,8 @@ def _act(options: argparse.Namespace, say: Say) -> int:
                     say(printable(note))
         raise
     finally:
+        # A late signal would be written to a pipe that the loop has closed.
+        signal.set_wakeup_fd(-1)
         loop.close()
 
 
