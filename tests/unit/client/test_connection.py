@@ -216,8 +216,10 @@ async def test_server_that_hangs_up_at_once(
     server = await asyncio.start_server(serve, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
     options = {"port": port, **({} if tls is None else {"tls": tls})}
+    # redis-py 8 hangs up before it is read, if the server is fast.
+    why = f"cannot be reached: ({why}|Connection reset by peer)"
     for _ in range(10):
-        with pytest.raises(RedisUnavailable, match=f"cannot .*: {why}"):
+        with pytest.raises(RedisUnavailable, match=why):
             async with Client(Address(options)):
                 pass
     server.close()
