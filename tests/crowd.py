@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ngcp_task_agent.protocol import destination
 from ngcp_task_agent.protocol.identity import Identity
+
+JOB = "cb88ac76-f348-4614-866f-43877b893e7e"
 
 
 @dataclass
@@ -16,56 +19,121 @@ class Played:
     """A node.
 
     :param ends: how it ends a request: ``done``, ``error`` or ``rejected``;
-        or ``never`` after it has accepted, or ``silent``
+        or ``never`` after it has accepted, or ``silent``; or ``deaf`` to the
+        built-in tasks, too
+    :param data: what its tasks write
+    :param reason: why they fail, if they do
     :param is_old: whether it knows no built-in tasks
+    :param tasks: that it describes, with their descriptions
+    :param jobs: the uuids of what runs there
     """
 
     name: str
-    aliases: Tuple[str, ...] = ()
-    roles: Tuple[str, ...] = ()
+    aliases: Sequence[str] = ()
+    roles: Sequence[str] = ()
     state: str = "active"
+    labels: Mapping[str, str] = field(default_factory=dict)
     ends: str = "done"
     data: str = ""
+    reason: str = "as the test wants it"
     is_old: bool = False
+    tasks: Mapping[str, str] = field(
+        default_factory=lambda: {"reload": "Load the routes again."}
+    )
+    jobs: List[str] = field(default_factory=list)
 
     def identity(self) -> Identity:
         names = frozenset(n.lower() for n in (self.name, *self.aliases))
         facts = {
             "state": (self.state,),
             "status": ("online",),
-            "role": self.roles,
+            "role": tuple(self.roles),
+            **{key: (value,) for key, value in self.labels.items()},
         }
         return Identity(self.name, names, facts)
 
-    def ping(self) -> str:
-        """Return the data of ``ngcp.ping``."""
-        return json.dumps(
-            {
-                "version": "1.6.0",
-                "node": {
-                    "name": self.name,
-                    "aliases": list(self.aliases),
-                    "roles": list(self.roles),
-                    "state": self.state,
-                    "status": "online",
-                    "labels": {},
-                },
-                "uptime": 60.0,
+    def answers(self, request: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+        """Make the responses to a request."""
+        task = request["task"]
+        ends, data, reason = self.ends, self.data, self.reason
+        if task.startswith("ngcp.") and ends != "deaf":
+            ends, reason = "done", f"unknown task '{task}'"
+            if self.is_old:
+                ends = "rejected"
+            else:
+                data = json.dumps(self._built_in(task, request["data"]))
+        if ends in ("done", "error", "never"):
+            yield answer(request, self.name, "accepted")
+        if ends == "done":
+            yield answer(request, self.name, ends, data=data)
+        if ends == "error":
+            yield answer(request, self.name, ends, data=data, reason=reason)
+        if ends == "rejected":
+            yield answer(request, self.name, ends, reason=reason)
+
+    def _built_in(self, task: str, data: Any) -> Dict[str, Any]:
+        if task == "ngcp.ping":
+            return self._facts()
+        if task == "ngcp.describe":
+            return {**self._facts(), "tasks": list(self._described())}
+        if task == "ngcp.jobs":
+            return {"jobs": list(self._running())}
+        count = self.jobs.count(data["ref"])
+        if count:
+            self.jobs.remove(data["ref"])
+        return {"cancelled": count}
+
+    def _facts(self) -> Dict[str, Any]:
+        return {
+            "version": "1.6.0",
+            "node": {
+                "name": self.name,
+                "aliases": list(self.aliases),
+                "roles": list(self.roles),
+                "state": self.state,
+                "status": "online",
+                "labels": dict(self.labels),
+            },
+            "uptime": 7384.5,
+            "running": len(self.jobs),
+            "queued": 0,
+        }
+
+    def _described(self) -> Iterator[Dict[str, Any]]:
+        for name, description in self.tasks.items():
+            yield {
+                "name": name,
+                "description": description,
+                "broker": "command",
+                "data_schema": None,
+                "extra_args": False,
+                "timeout": 300,
+                "max_running": 8,
                 "running": 0,
                 "queued": 0,
             }
-        )
+
+    def _running(self) -> Iterator[Dict[str, Any]]:
+        for job in self.jobs:
+            yield {
+                "uuid": job,
+                "task": "reload",
+                "src": "web01",
+                "state": "running",
+                "since": time.time() - 61,
+                "pid": 4711,
+            }
 
 
 class Crowd:
     """Nodes that share a control channel.
 
-    :ivar requests: those that were received, pings excepted
-    :ivar ran: the names of the nodes that took a request, pings excepted
+    :ivar requests: those that were received, built-in tasks excepted
+    :ivar ran: the names of the nodes that took one of these
     """
 
     def __init__(self, *nodes: Played) -> None:
-        self.nodes = nodes
+        self.nodes = list(nodes)
         self.requests: List[Dict[str, Any]] = []
         self.ran: List[str] = []
 
@@ -74,38 +142,21 @@ class Crowd:
 
     def answers(self, request: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
         """Make the responses to a request."""
-        is_ping = request["task"] == "ngcp.ping"
-        if not is_ping:
+        is_built_in = request["task"].startswith("ngcp.")
+        if not is_built_in:
             self.requests.append(request)
         dst = destination.parse(request["dst"])
         for node in self.nodes:
-            if not dst.matches(node.identity(), request["src"]):
-                continue
-            if is_ping:
-                ends = "rejected" if node.is_old else "done"
-                data, reason = node.ping(), "unknown task 'ngcp.ping'"
-            else:
-                self.ran.append(node.name)
-                ends = node.ends
-                data, reason = node.data, "as the test wants it"
-            yield from _answers(request, node.name, ends, data, reason)
+            if dst.matches(node.identity(), request["src"]):
+                if not is_built_in:
+                    self.ran.append(node.name)
+                yield from node.answers(request)
 
 
-def _answers(
-    request: Dict[str, Any], node: str, ends: str, data: str, reason: str
-) -> Iterator[Dict[str, Any]]:
-    if ends in ("done", "error", "never"):
-        yield _answer(request, node, "accepted", "", None)
-    if ends in ("done", "error"):
-        why = reason if ends == "error" else ""
-        yield _answer(request, node, ends, why, data)
-    if ends == "rejected":
-        yield _answer(request, node, ends, reason, None)
-
-
-def _answer(
-    request: Dict[str, Any], node: str, status: str, reason: str, data: Any
+def answer(
+    request: Dict[str, Any], node: str, status: str, **more: Any
 ) -> Dict[str, Any]:
+    """Make a response to a request, as an agent sends it."""
     return {
         "uuid": str(uuid.uuid4()),
         "ref": request["uuid"],
@@ -113,6 +164,7 @@ def _answer(
         "src": node,
         "dst": request["src"],
         "status": status,
-        "reason": reason,
-        "data": data,
+        "reason": "",
+        "data": "" if status in ("done", "error") else None,
+        **more,
     }

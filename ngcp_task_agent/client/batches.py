@@ -1,10 +1,4 @@
-"""Batches: runs a task on a few nodes at a time.
-
-First ``ngcp.ping`` finds the nodes: once for each group
-of targets with the same options.  Later a node is addressed by its name, with
-the options of the groups that it belongs to.  It does not answer if they no
-longer hold: if it has lost its active state, for instance.
-"""
+"""Batches: runs a task on a few nodes at a time."""
 
 from __future__ import annotations
 
@@ -12,26 +6,25 @@ import asyncio
 import math
 import random
 import re
-from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import (
-    TYPE_CHECKING,
-    Any,
     AsyncIterator,
-    Deque,
+    Callable,
     Dict,
-    List,
-    Mapping,
     NamedTuple,
     Optional,
     Sequence,
-    Set,
     Tuple,
     Union,
 )
 
-from ngcp_task_agent.client import fleet
-from ngcp_task_agent.client.addressing import Group, groups_of, target_of
+from ngcp_task_agent.client.addressing import (
+    Matches,
+    Ping,
+    find_nodes,
+    groups_of,
+)
 from ngcp_task_agent.client.call import Call
 from ngcp_task_agent.client.errors import InvalidRequest
 from ngcp_task_agent.client.outcome import RequestOutcome, Verdict
@@ -40,15 +33,8 @@ from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.display import in_order
 from ngcp_task_agent.protocol.messages import LONGEST
 
-if TYPE_CHECKING:
-    from ngcp_task_agent.client.client import Client
-
 # Each is asked by a request of its own.
 _MOST_GROUPS = 32
-# A node that is too slow to answer the ping is left out: be more patient.
-_TIMES_SETTLE = 3
-# A node that has accepted the ping is there, whether or not the ping ends.
-_PING_TIMEOUT = 5.0  # seconds
 _LONGEST_PAUSE = 1e8  # seconds; event loops cannot wait for centuries
 
 _SHARE = re.compile(r"([1-9][0-9]?|100)%")
@@ -56,14 +42,105 @@ _SHARE = re.compile(r"([1-9][0-9]?|100)%")
 _ORDER = (Verdict.ERROR, Verdict.UNFINISHED, Verdict.REJECTED)
 
 
-class _Turn(NamedTuple):
-    """A node to reach.
+@dataclass(frozen=True)
+class Pace:
+    """How many nodes at a time, and when to stop: see Client.batches().
 
-    :ivar dst: the targets that address it
+    :raises InvalidRequest: for a value out of its range
     """
 
-    name: str
-    dst: str
+    size: Union[int, str]
+    max_failures: int
+    pause: float
+    limit: Optional[int]
+
+    def __post_init__(self) -> None:
+        if not (
+            _SHARE.fullmatch(self.size)
+            if isinstance(self.size, str)
+            else isinstance(self.size, int) and self.size > 0
+        ):
+            raise InvalidRequest(
+                "size must be a whole number from 1, or a text from '1%' to "
+                "'100%'"
+            )
+        most = self.max_failures
+        if not (isinstance(most, int) and most >= 0):
+            raise InvalidRequest("max_failures must be a whole number from 0")
+        pause, limit = self.pause, self.limit
+        if not (
+            isinstance(pause, (int, float)) and 0 <= pause <= _LONGEST_PAUSE
+        ):
+            raise InvalidRequest("pause must be a number of seconds from 0")
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise InvalidRequest("limit must be a whole number from 1")
+
+    def size_of(self, count: int) -> int:
+        """Return how many of ``count`` nodes a batch has."""
+        if isinstance(self.size, int):
+            return self.size
+        return max(1, math.ceil(int(self.size[:-1]) * count / 100))
+
+    def choose(self, names: Sequence[str]) -> Sequence[str]:
+        """Choose nodes at random, as many as the limit allows."""
+        if self.limit is None or self.limit >= len(names):
+            return names
+        return random.sample(names, self.limit)
+
+
+class Batch(NamedTuple):
+    """Some nodes, and the request that runs the task on them."""
+
+    names: Tuple[str, ...]
+    call: Call
+
+    @property
+    def outcome(self) -> RequestOutcome:
+        """The outcome so far, or the final one.
+
+        Its ``missing_nodes`` are all of the batch that are silent.
+        """
+        outcome = self.call.outcome
+        answered = {node.node for node in outcome.nodes}
+        return replace(
+            outcome,
+            missing_nodes=tuple(n for n in self.names if n not in answered),
+        )
+
+    @property
+    def failures(self) -> Dict[str, Verdict]:
+        """What is wrong with nodes so far; see Batches.failures."""
+        outcome = self.outcome
+        found: Dict[str, Verdict] = {}
+        mine = set(self.names)
+        for node in outcome.nodes:
+            if (
+                node.status is Status.ERROR
+                or node.doubled
+                or node.node not in mine
+            ):
+                found[node.node] = Verdict.ERROR
+            elif node.status is Status.ACCEPTED:
+                found[node.node] = Verdict.UNFINISHED
+            elif node.status is Status.REJECTED:
+                found[node.node] = Verdict.REJECTED
+        silent = sorted(outcome.missing_nodes)
+        return {**found, **dict.fromkeys(silent, Verdict.UNFINISHED)}
+
+    async def responses(self) -> AsyncIterator[ReceivedResponse]:
+        """Send the request, and iterate over responses.
+
+        Ends when all nodes have ended or rejected, or are silent.
+
+        :raises RedisUnavailable: as the iteration over batches
+        """
+        ahead = set(self.names)
+        async for response in self.call:
+            yield response
+            if response.status is not Status.ACCEPTED:
+                ahead.discard(response.node)
+            if not ahead:
+                self.call.stop()
 
 
 class Batches:
@@ -78,63 +155,40 @@ class Batches:
 
     def __init__(
         self,
-        client: Client,
-        task: str,
+        send: Callable[[Patience, str], Call],
+        ping: Ping,
         dst: str,
-        data: Any,
-        *,
-        size: Union[int, str],
-        max_failures: int,
-        pause: float,
-        limit: Optional[int],
         patience: Patience,
-        channel: Optional[str],
-        options: Optional[Mapping[str, Any]],
+        pace: Pace,
     ) -> None:
-        """The parameters are those of Client.batches(), which makes it."""
-        _check(size, max_failures, pause, limit, patience)
-        # Raises now if it cannot be sent.
-        client.send(task, dst, data, channel=channel, options=options)
-        self.names: Tuple[str, ...] = ()
-        self.missing: Tuple[str, ...] = ()
-        self._client = client
-        self._task, self._data = task, data
-        self._channel, self._options = channel, options
-        self._size = size
-        self._max_failures = max_failures
-        self._pause = pause
-        self._limit = limit
-        self._patience = patience
-        self._groups = groups_of(dst)
-        if len(self._groups) > _MOST_GROUPS:
+        """
+        :param send: makes the request to a ``dst``
+        :raises InvalidRequest: when it cannot be sent
+        """
+        if patience.expect is not None:
+            raise InvalidRequest(
+                "expect cannot be given: a batch waits for its own nodes"
+            )
+        # A batch ends early if all its nodes have ended.
+        for_all = replace(
+            patience, settle=max(patience.settle, patience.answer_timeout)
+        )
+        self._send = partial(send, for_all)
+        self._send(dst)  # raises now if it cannot be sent
+        groups = groups_of(dst)
+        if len(groups) > _MOST_GROUPS:
             raise InvalidRequest(
                 f"dst: more than {_MOST_GROUPS} different options"
             )
-        self._has_asked = False
-        self._ahead: Deque[_Turn] = deque()
+        self._find = partial(find_nodes, groups, ping, patience)
+        self._pace = pace
+        self.names: Tuple[str, ...] = ()
+        self.missing: Tuple[str, ...] = ()
+        # The dst of each node, by its name; None until they have been asked.
+        self._ahead: Optional[Dict[str, str]] = None
         self._left_out: Tuple[str, ...] = ()
-        self._failures: Dict[str, Verdict] = {}  # of what has ended
-        self._latest: Tuple[str, ...] = ()
-        self._call: Optional[Call] = None
-
-    @property
-    def latest(self) -> Tuple[str, ...]:
-        """The nodes of the latest batch."""
-        return self._latest
-
-    @property
-    def outcome(self) -> RequestOutcome:
-        """The outcome of the latest batch, so far or final.
-
-        Its ``missing_nodes`` are all of the batch that are silent.
-        """
-        assert self._call, "no batch has begun"
-        outcome = self._call.outcome
-        answered = {node.node for node in outcome.nodes}
-        return replace(
-            outcome,
-            missing_nodes=tuple(n for n in self._latest if n not in answered),
-        )
+        self._failures: Dict[str, Verdict] = {}  # before the latest batch
+        self._latest: Optional[Batch] = None
 
     @property
     def failures(self) -> Dict[str, Verdict]:
@@ -142,16 +196,15 @@ class Batches:
 
         ``REJECTED``; ``UNFINISHED`` for a node that is silent, or has not
         ended; ``ERROR`` for a task that ended in error, a name that several
-        nodes have, or a node that has answered before its turn.
+        nodes have, or a node that has answered in the turn of another.
         """
-        if not self._call:
-            return dict(self._failures)
-        return {**self._failures, **_failures(self.outcome, self._latest)}
+        latest = self._latest.failures if self._latest else {}
+        return {**self._failures, **latest}
 
     @property
     def not_reached(self) -> Tuple[str, ...]:
         """The nodes that were there and that no request has been sent to."""
-        return (*(turn.name for turn in self._ahead), *self._left_out)
+        return (*(self._ahead or ()), *self._left_out)
 
     @property
     def verdict(self) -> Verdict:
@@ -173,224 +226,66 @@ class Batches:
         :raises InvalidRequest: when the name and options of a node are too
             long to address it; then nothing has been done
         """
-        if not await self.begin():
+        batch = await self.begin()
+        if not batch:
             raise StopAsyncIteration
-        async for _ in self.responses():
+        async for _ in batch.responses():
             pass
-        return self.outcome
+        return batch.outcome
 
-    async def begin(self) -> bool:
-        """Begin the next batch; return whether there is one.
+    async def begin(self) -> Optional[Batch]:
+        """Begin the next batch; return None after the last.
 
-        Iterate over its responses() before the next call of this.  So does
-        the iteration over the batches.
+        Iterate over its responses() before you call this again.
 
         :raises RedisUnavailable: and InvalidRequest: as the iteration
         """
-        if not self._has_asked:
-            self._plan(await self._ask())
-            self._has_asked = True
-        if self._call:
+        if self._ahead is None:
+            self._ahead = self._plan(await self._find())
+        if self._latest:
             self._failures = self.failures
-            early = {node.node for node in self._call.outcome.nodes}
-            if not early <= set(self._latest):
-                self._ahead = deque(
-                    turn for turn in self._ahead if turn.name not in early
-                )
-        if not self._ahead or len(self.failures) > self._max_failures:
-            return False
-        if self._call:
-            await asyncio.sleep(self._pause)
-        turns = self._next()
-        self._latest = tuple(turn.name for turn in turns)
-        self._call = self._client.send(
-            self._task,
-            ",".join(turn.dst for turn in turns),
-            self._data,
-            patience=self._patience_for_all,
-            channel=self._channel,
-            options=self._options,
-        )
-        return True
+            for node in self._latest.outcome.nodes:
+                # It may have answered before its turn.
+                self._ahead.pop(node.node, None)
+        if not self._ahead or len(self._failures) > self._pace.max_failures:
+            return None
+        if self._latest:
+            await asyncio.sleep(self._pace.pause)
+        size = self._pace.size_of(len(self.names))
+        turns = _take(self._ahead, size)
+        call = self._send(",".join(turns.values()))
+        self._latest = Batch(tuple(turns), call)
+        return self._latest
 
-    async def responses(self) -> AsyncIterator[ReceivedResponse]:
-        """Send the request of the latest batch, and iterate over responses.
-
-        Ends when all its nodes have ended or rejected, or are silent.
-
-        :raises RedisUnavailable: as the iteration over batches
-        """
-        assert self._call, "no batch has begun"
-        ahead = set(self._latest)
-        async for response in self._call:
-            yield response
-            if response.status is not Status.ACCEPTED:
-                ahead.discard(response.node)
-            if not ahead:
-                self._call.stop()
-
-    def stop(self) -> None:
-        """Stop waiting for the latest batch."""
-        if self._call:
-            self._call.stop()
-
-    @property
-    def _patience_for_all(self) -> Patience:
-        """The patience with a batch, which ends early if all have ended."""
-        mine = self._patience
-        return replace(mine, settle=max(mine.settle, mine.answer_timeout))
-
-    async def _ask(self) -> Sequence[RequestOutcome]:
-        """Ask who is there; return the answers for each group."""
-        patience = replace(
-            self._patience,
-            timeout=self._patience.answer_timeout + _PING_TIMEOUT,
-            settle=self._patience.settle * _TIMES_SETTLE,
-        )
-        pings = [
-            asyncio.ensure_future(
-                self._client.run(
-                    fleet.PING,
-                    group.dst,
-                    patience=patience,
-                    channel=self._channel,
-                )
-            )
-            for group in self._groups
-        ]
-        try:
-            return await asyncio.gather(*pings)
-        finally:
-            for ping in pings:
-                ping.cancel()
-            await asyncio.gather(*pings, return_exceptions=True)
-
-    def _plan(self, outcomes: Sequence[RequestOutcome]) -> None:
-        """Plan which nodes to reach, from the answers for each group."""
-        self.missing = tuple(
-            dict.fromkeys(
-                name for outcome in outcomes for name in outcome.missing_nodes
-            )
-        )
-        targets = _targets(self._groups, outcomes)
-        doubled = _doubled(outcomes)
+    def _plan(self, matches: Matches) -> Dict[str, str]:
+        """Return the ``dst`` of each node to reach, in their order."""
+        addresses, doubled, missing = matches
+        chosen = self._pace.choose(list(addresses.keys() - doubled))
+        names = tuple(sorted(chosen, key=in_order))
+        self.missing = missing
         self._left_out = tuple(sorted(doubled, key=in_order))
         self._failures = {
-            **dict.fromkeys(self.missing, Verdict.UNFINISHED),
+            **dict.fromkeys(missing, Verdict.UNFINISHED),
             **dict.fromkeys(self._left_out, Verdict.ERROR),
         }
-        names = sorted(targets.keys() - doubled, key=in_order)
-        if self._limit is not None and self._limit < len(names):
-            chosen = set(random.sample(names, self._limit))
-            names = [name for name in names if name in chosen]
-        turns = [_Turn(name, ",".join(targets[name])) for name in names]
-        for turn in turns:
-            if len(turn.dst) > LONGEST["dst"]:
+        for name in names:
+            if len(addresses[name]) > LONGEST["dst"]:
                 raise InvalidRequest(
-                    f"dst: the options are too long to address {turn.name} "
-                    "alone"
+                    f"dst: the options are too long to address {name} alone"
                 )
-        self.names = tuple(names)
-        self._ahead.extend(turns)
-
-    def _next(self) -> List[_Turn]:
-        """Take the nodes of the next batch, as many as a request can name."""
-        turns: List[_Turn] = []
-        left = LONGEST["dst"]
-        size = _number(self._size, len(self.names))
-        while self._ahead and len(turns) < size:
-            left -= len(self._ahead[0].dst) + bool(turns)
-            if left < 0:
-                break
-            turns.append(self._ahead.popleft())
-        return turns
+        self.names = names
+        return {name: addresses[name] for name in names}
 
 
-def _check(
-    size: Union[int, str],
-    max_failures: int,
-    pause: float,
-    limit: Optional[int],
-    patience: Patience,
-) -> None:
-    """
-    :raises InvalidRequest: for a value out of its range
-    """
-    if not (
-        _SHARE.fullmatch(size)
-        if isinstance(size, str)
-        else isinstance(size, int) and size > 0
-    ):
-        raise InvalidRequest(
-            "size must be a whole number from 1, or a text from '1%' to '100%'"
-        )
-    if not (isinstance(max_failures, int) and max_failures >= 0):
-        raise InvalidRequest("max_failures must be a whole number from 0")
-    if not (isinstance(pause, (int, float)) and 0 <= pause <= _LONGEST_PAUSE):
-        raise InvalidRequest("pause must be a number of seconds from 0")
-    if limit is not None and not (isinstance(limit, int) and limit > 0):
-        raise InvalidRequest("limit must be a whole number from 1")
-    if patience.expect is not None:
-        raise InvalidRequest(
-            "expect cannot be given: a batch waits for its own nodes"
-        )
-
-
-def _number(size: Union[int, str], count: int) -> int:
-    """Return how many of ``count`` nodes a batch has."""
-    if isinstance(size, int):
-        return size
-    return max(1, math.ceil(int(size[:-1]) * count / 100))
-
-
-def _targets(
-    groups: Sequence[Group], outcomes: Sequence[RequestOutcome]
-) -> Dict[str, List[str]]:
-    """Return what addresses each node that has answered, by its name."""
-    targets: Dict[str, List[str]] = {}
-    for group, outcome in zip(groups, outcomes):
-        # A server that only one machine can reach may have several agents:
-        # "local" is all of them, which cannot be one's turn.
-        as_it_is = group.is_local and len(outcome.nodes) == 1
-        for node in outcome.nodes:
-            targets.setdefault(node.node, []).extend(
-                group.targets
-                if as_it_is
-                else [target_of(node.node, group.options)]
-            )
-    return targets
-
-
-def _doubled(outcomes: Sequence[RequestOutcome]) -> Set[str]:
-    """Return the names that several nodes have; case does not matter."""
-    nodes = [node for outcome in outcomes for node in outcome.nodes]
-    spelt: Dict[str, Set[str]] = {}
-    for node in nodes:
-        spelt.setdefault(node.node.lower(), set()).add(node.node)
-    return {node.node for node in nodes if node.doubled}.union(
-        *(names for names in spelt.values() if len(names) > 1)
-    )
-
-
-def _failures(
-    outcome: RequestOutcome, names: Sequence[str]
-) -> Dict[str, Verdict]:
-    """Return what is wrong with a batch, see Batches.failures.
-
-    :param names: of its nodes
-    """
-    found: Dict[str, Verdict] = {}
-    mine = set(names)
-    for node in outcome.nodes:
-        if (
-            node.status is Status.ERROR
-            or node.doubled
-            or node.node not in mine
-        ):
-            found[node.node] = Verdict.ERROR
-        elif node.status is Status.ACCEPTED:
-            found[node.node] = Verdict.UNFINISHED
-        elif node.status is Status.REJECTED:
-            found[node.node] = Verdict.REJECTED
-    silent = mine.difference(node.node for node in outcome.nodes)
-    return {**found, **dict.fromkeys(sorted(silent), Verdict.UNFINISHED)}
+def _take(ahead: Dict[str, str], size: int) -> Dict[str, str]:
+    """Take the nodes of the next batch, as many as a request can name."""
+    taken: Dict[str, str] = {}
+    room = LONGEST["dst"] + 1
+    for name, dst in ahead.items():
+        room -= len(dst) + 1
+        if room < 0 or len(taken) == size:
+            break
+        taken[name] = dst
+    for name in taken:
+        del ahead[name]
+    return taken

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import (
     Any,
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -101,23 +102,17 @@ class Call:
             self._fresh.append(response)
             self._wake()
 
-    async def follow(
-        self,
-    ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
+    def follow(self) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
         """Iterate over the responses and, with ``live``, over the output.
 
         The lines of a node come before its ending.  Those of a node without
-        live output all come then.
+        live output all come then, as does the rest of them if an iteration is
+        broken off and another one follows.
 
         :raises RedisUnavailable: and ConnectionLost: as the iteration over
             the call itself
         """
-        if self._feed:
-            async for item in self._follow(self._feed.lines):
-                yield item
-        else:
-            async for response in self:
-                yield response
+        return self._follow(self._feed.lines) if self._feed else self
 
     async def lines(self) -> AsyncIterator[LiveLine]:
         """Iterate over the lines of output only; see follow().
@@ -126,9 +121,13 @@ class Call:
         """
         feed = self._feed
         lines = feed.lines if feed else LiveLines(self.request.uuid)
-        async for item in self._follow(lines):
-            if isinstance(item, LiveLine):
-                yield item
+        items = self._follow(lines)
+        try:
+            async for item in items:
+                if isinstance(item, LiveLine):
+                    yield item
+        finally:
+            await items.aclose()
 
     @property
     def live_lost(self) -> str:
@@ -137,20 +136,24 @@ class Call:
 
     async def _follow(
         self, lines: LiveLines
-    ) -> AsyncIterator[Union[ReceivedResponse, LiveLine]]:
-        while True:
-            await self._wait(lines)
-            while lines:
-                yield lines.pop()
-            if self._fresh:
-                response = self._fresh.popleft()
-                for line in lines.end(response):
-                    yield line
-                yield response
-            elif self._clock.state is CallState.ENDED:
-                break
-        for line in lines.close():
-            yield line
+    ) -> AsyncGenerator[Union[ReceivedResponse, LiveLine], None]:
+        try:
+            while True:
+                await self._wait(lines)
+                while lines:
+                    yield lines.pop()
+                if self._fresh:
+                    response = self._fresh.popleft()
+                    for line in lines.end(response):
+                        yield line
+                    yield response
+                elif self._clock.state is CallState.ENDED:
+                    break
+            for line in lines.close():
+                yield line
+        finally:
+            if self._feed:
+                await self._feed.close()
 
     def __aiter__(self) -> Call:
         return self

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Union
 from weakref import WeakValueDictionary
 
-from ngcp_task_agent.backends.redis.dial import (
-    describe_server,
-    dial_like,
-    dial_server,
-)
+from ngcp_task_agent.backends.redis.dial import dial_like
 from ngcp_task_agent.client import fleet
 from ngcp_task_agent.client.call import Call
-from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.discovery import Address, find
+from ngcp_task_agent.client.endpoint import Endpoint
 from ngcp_task_agent.client.fleet import FleetJob, FleetNode, FleetTask
 from ngcp_task_agent.client.inbox import Inbox
 from ngcp_task_agent.client.outcome import RequestOutcome, Tally
 from ngcp_task_agent.client.progress import LiveFeed, LiveLines
 from ngcp_task_agent.client.requests import OutgoingRequest, check_channel
 from ngcp_task_agent.client.responses import Message
+from ngcp_task_agent.client.session import Session
 from ngcp_task_agent.client.waiting import Patience
 from ngcp_task_agent.config.loader import DEFAULT_DIR
 from ngcp_task_agent.protocol import destination
@@ -74,11 +71,13 @@ class Client:
         """
         self.feedback_channel = _channel()
         self._address = address
-        self._dial = None if redis is None else dial_like(redis)
+        self._endpoint: Optional[Endpoint] = None
+        if redis is not None:
+            self._endpoint = Endpoint("the given client", dial_like(redis))
         self._connect_timeout = connect_timeout
         self._ping_interval = ping_interval
         self._max_data = max_data
-        self._connection: Optional[Connection] = None
+        self._session: Optional[Session] = None
         # It holds bytes, which take less memory than text.
         self._inbox = Inbox(self._deliver, max_data // 2)
         self._feeds: List[LiveFeed] = []
@@ -91,18 +90,23 @@ class Client:
         :raises RedisUnavailable: when Redis cannot be reached
         """
         if self._address is None:
-            where = find if self._dial is None else Address
+            where = find if self._endpoint is None else Address
             self._address = await asyncio.to_thread(where)
-        connection = self._connection_to(
-            self.feedback_channel, self._inbox.put
+        if self._endpoint is None:
+            self._endpoint = Endpoint.of(self._address)
+        session = Session(
+            self._endpoint,
+            self.feedback_channel,
+            self._inbox.put,
+            self._ping_interval,
         )
-        await connection.open(self._connect_timeout)
-        self._connection = connection
+        await session.open(self._connect_timeout)
+        self._session = session
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._connection:
-            await self._connection.close()
+        if self._session:
+            await self._session.close()
         for feed in self._feeds:
             await feed.close()
         await self._inbox.close()
@@ -163,9 +167,7 @@ class Client:
             channel=channel,
             options=options,
         )
-        async for _ in call:
-            pass
-        return call.outcome
+        return await _outcome(call)
 
     async def nodes(
         self,
@@ -273,21 +275,25 @@ class Client:
         :raises InvalidRequest: when it cannot be sent
         """
         # Imported here: a client that does not use it starts sooner.
-        from ngcp_task_agent.client.batches import Batches
+        from ngcp_task_agent.client.batches import Batches, Pace
 
-        return Batches(
-            self,
-            task,
-            dst,
-            data,
-            size=size,
-            max_failures=max_failures,
-            pause=pause,
-            limit=limit,
-            patience=patience,
-            channel=channel,
-            options=options,
-        )
+        def send(patience: Patience, dst: str) -> Call:
+            return self.send(
+                task,
+                dst,
+                data,
+                patience=patience,
+                channel=channel,
+                options=options,
+            )
+
+        async def ping(patience: Patience, dst: str) -> RequestOutcome:
+            return await self.run(
+                fleet.PING, dst, patience=patience, channel=channel
+            )
+
+        pace = Pace(size, max_failures, pause, limit)
+        return Batches(send, ping, dst, patience, pace)
 
     def _call(
         self,
@@ -306,7 +312,7 @@ class Client:
         :param live: with live output
         :param is_question: another call makes it; it asks nothing itself
         """
-        if not self._connection or not self._address:
+        if not self._session or not self._address:
             raise _NOT_OPEN
         check_channel(channel)
         request = OutgoingRequest(
@@ -318,52 +324,35 @@ class Client:
         )
         progress_channel = _channel() if live else ""
         body = request.encode(self.feedback_channel, progress_channel)
+        feed = None
+        if live:
+            feed = self._feed(self._session, request, progress_channel)
         call = Call(
             request,
             patience,
             Tally(self._max_data, destination.parse(dst).names),
-            partial(self._connection.publish, channel, body),
-            self._connection.lost,
+            partial(self._session.publish, channel, body),
+            self._session.lost,
             self._inbox.drain,
             self._address.task_timeout(task),
             None if is_question else partial(self._ask, channel),
-            self._feed(request, progress_channel) if live else None,
+            feed,
         )
         self._calls[request.uuid] = call
         return call
 
-    def _feed(self, request: OutgoingRequest, channel: str) -> LiveFeed:
+    def _feed(
+        self, session: Session, request: OutgoingRequest, channel: str
+    ) -> LiveFeed:
         """Make the live output of a request.
 
-        On a connection of its own: Redis drops one that takes too much.
+        In a session of its own: Redis drops one that takes too much.
         """
         lines = LiveLines(request.uuid)
-        feed = LiveFeed(lines, self._connection_to(channel, lines.take))
+        feed = LiveFeed(lines, session.beside(channel, lines.take))
         self._feeds = [f for f in self._feeds if not f.is_closed]
         self._feeds.append(feed)
         return feed
-
-    def _connection_to(
-        self, channel: str, on_message: Callable[[bytes], None]
-    ) -> Connection:
-        """Make a connection that subscribes to a channel."""
-        options = self._address.server if self._address else {}
-        spare = has_tls = None
-        if not self._dial and self._address:
-            if "unix_socket" not in options:
-                has_tls = options.get("tls") is not None
-            if self._address.is_password_spare:
-                bare = {k: v for k, v in options.items() if k != "password"}
-                spare = dial_server(bare)
-        return Connection(
-            self._dial or dial_server(options),
-            "the given client" if self._dial else describe_server(options),
-            channel,
-            on_message,
-            self._ping_interval,
-            has_tls,
-            spare,
-        )
 
     async def _ask(
         self, channel: str, task: str, dst: str, patience: Patience
@@ -371,14 +360,22 @@ class Client:
         call = self._call(
             task, dst, None, patience, channel, None, is_question=True
         )
-        async for _ in call:
-            pass
-        return call.outcome
+        return await _outcome(call)
 
     def _deliver(self, message: Message) -> None:
         call = self._calls.get(message.ref)
         if call:
             call.take(message)
+
+
+async def _outcome(call: Call) -> RequestOutcome:
+    """Wait until a call has ended."""
+    try:
+        async for _ in call:
+            pass
+    finally:
+        call.stop()
+    return call.outcome
 
 
 def _channel() -> str:

@@ -18,7 +18,8 @@ from ngcp_task_agent.node.ngcp_files import find_name
 
 CONTROL_CHANNEL = "ngcp-task-agent-redis"
 PASSWORD_VARIABLE = "REDISCLI_AUTH"  # redis-cli reads it, too
-_PASSWORDS = frozenset({"password", "password_file"})
+#: The options of a backend that give it.
+PASSWORDS = frozenset({"password", "password_file"})
 _TYPE = "redis"
 DEFAULT_BACKEND = _TYPE  # the name that nodes use
 _ADVICE = "; use sudo, or give both --url and --channel"
@@ -178,7 +179,7 @@ def find(
                 f"nothing says where Redis is: trying {describe_server({})}"
             )
     password = os.environ.get(PASSWORD_VARIABLE)
-    is_spare = bool(password) and not server.keys() & _PASSWORDS
+    is_spare = bool(password) and not server.keys() & PASSWORDS
     if is_spare:
         server = {**server, "password": password}
         notes.append(f"the password is taken from ${PASSWORD_VARIABLE}")

@@ -90,7 +90,6 @@ class Inquiry:
         due = math.inf
         if (
             self._tally.has_missing
-            and self._tally.strangers
             and self._tally.answered > self._asked
             and self._rounds < _MOST_ROUNDS
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Dict, Iterable, Optional, Set, Tuple
+from typing import Dict, Iterable, Optional, Tuple
 
 from ngcp_task_agent.client.requests import OutgoingRequest
 from ngcp_task_agent.client.responses import (
@@ -129,19 +129,15 @@ class Tally:
     :param expected: names of nodes that should answer, each once
     :ivar running: how many names have accepted and not ended
     :ivar latest: when the last response came, in seconds after sending
-    :ivar strangers: how many nodes of other names than the expected have
-        answered
     """
 
     def __init__(self, max_data: int, expected: Iterable[str] = ()) -> None:
         self.running = 0
         self.latest = 0.0
-        self.strangers = 0
         self._max_data = max_data
         self._joiner = Joiner(max_data)
         self._nodes: Dict[str, _Node] = {}
         self._missing = {name.lower(): name for name in expected}
-        self._found: Set[str] = set()
 
     @property
     def nodes(self) -> Tuple[NodeOutcome, ...]:
@@ -202,7 +198,7 @@ class Tally:
         self.latest = seconds
         if not node:
             node = self._nodes[whole.src] = _Node()
-            self._greet(whole.src)
+            self.found(whole.src)
         was_running = node.is_running
         node.take(whole, seconds)
         self.running += node.is_running - was_running
@@ -216,13 +212,6 @@ class Tally:
             seconds,
             whole.unused,
         )
-
-    def _greet(self, name: str) -> None:
-        key = name.lower()
-        if self._missing.pop(key, None) is not None:
-            self._found.add(key)
-        elif key not in self._found:
-            self.strangers += 1
 
 
 class _Node:

@@ -17,9 +17,9 @@ from typing import (
     Optional,
 )
 
-from ngcp_task_agent.client.connection import Connection
 from ngcp_task_agent.client.errors import RedisUnavailable
 from ngcp_task_agent.client.responses import ReceivedResponse
+from ngcp_task_agent.client.session import Session
 from ngcp_task_agent.protocol.messages import LONGEST_NAME
 
 MAX_WAITING = 16 << 20  # characters of lines that are not taken yet
@@ -251,29 +251,29 @@ def _size(line: LiveLine) -> int:
 
 
 class LiveFeed:
-    """The lines of one request, and the connection that they come over.
+    """The lines of one request, and the session that they come over.
 
     If it is lost, the request goes on.
 
     :ivar lost: why there is no more live output, or empty
     """
 
-    def __init__(self, lines: LiveLines, connection: Connection) -> None:
+    def __init__(self, lines: LiveLines, session: Session) -> None:
         self.lines = lines
         self.lost = ""
         self.is_closed = False
-        self._connection = connection
+        self._session = session
 
     async def open(self, timeout: float) -> None:
         """Subscribe, within ``timeout`` seconds."""
         try:
-            await self._connection.open(timeout)
+            await self._session.open(timeout)
         except RedisUnavailable as error:
             self.lost = str(error)
 
     async def close(self) -> None:
         """Close at once; a second time does nothing."""
+        if not self.is_closed and self._session.lost.done():
+            self.lost = self.lost or self._session.lost.result()
         self.is_closed = True
-        if self._connection.lost.done():
-            self.lost = self.lost or self._connection.lost.result()
-        await self._connection.close()
+        await self._session.close()

@@ -28,7 +28,8 @@ from tests.attacks.load import (
     memory,
     wide,
 )
-from tests.integration.conftest import ConfigFolder, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder
 from tests.parts import (
     CHANNEL,
     WITHIN,

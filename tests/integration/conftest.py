@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List
 
@@ -199,21 +198,6 @@ def certificate(folder: Path) -> Path:
         *("-extfile", "ext", "-out", "server.pem"),
     )
     return folder
-
-
-def answer(
-    request: Dict[str, Any], node: str, status: str, **more: Any
-) -> Dict[str, Any]:
-    """Make a response to a request, as an agent sends it."""
-    return {
-        "uuid": str(uuid.uuid4()),
-        "ref": request["uuid"],
-        "src": node,
-        "status": status,
-        "reason": "",
-        "data": "" if status in ("done", "error") else None,
-        **more,
-    }
 
 
 class Scripted:

@@ -25,7 +25,8 @@ from ngcp_task_agent.client import (
     find,
     run_task,
 )
-from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.parts import WITHIN, Daemon, RedisServer
 
 Start = Callable[..., Daemon]
@@ -374,7 +375,10 @@ async def test_closed_publishing_connection_is_replaced(
             "resetchannels +@all",
             "refuses to subscribe to ngcp-task-agent-feedback-",
         ),
-        ("allchannels +@all -publish", "refuses to publish: "),
+        (
+            "allchannels +@all -publish",
+            "refuses to publish to ngcp-task-agent-redis: ",
+        ),
         ("allchannels -@all +client|setname", "refuses to subscribe to ngcp-"),
         ("allchannels +@all off", "refuses the login: "),
     ],

@@ -18,7 +18,8 @@ import jsonschema
 import pytest
 import redis
 
-from tests.integration.conftest import ConfigFolder, Scripted, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.invoking import (
     Invoked,
     command,
@@ -397,6 +398,7 @@ def test_redis_dies_during_a_call(
     server.start()
     assert process.returncode == 69
     assert b"still running or queued: sp1\n" in err
+    assert b"to end it: ngcp-invoke-task --cancel " in err
     assert b"is lost: " in err
     document = json.loads(out)
     schema.validate(document)
@@ -435,7 +437,9 @@ def test_hanging_name_lookup() -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+)
 def test_interrupted(number: int, one: Path, schema: Any) -> None:
     process = subprocess.Popen(
         [
@@ -484,6 +488,30 @@ def test_interrupted_before_redis_answers(
     _, err = process.communicate(timeout=WITHIN)
     assert process.returncode == -signal.SIGINT
     assert b"Traceback" not in err
+
+
+LATE_SIGNAL = """
+import asyncio, os, runpy, signal, sys
+remove = asyncio.SelectorEventLoop.remove_signal_handler
+def late(self, number):
+    if number == signal.SIGINT:
+        os.kill(os.getpid(), number)
+    return remove(self, number)
+asyncio.SelectorEventLoop.remove_signal_handler = late
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_signal_while_the_command_ends(one: Path) -> None:
+    python, *words = command("--config-dir", str(one), "echo", *PATIENT)
+    done = subprocess.run(
+        [python, "-c", LATE_SIGNAL, *words, "--expect", "1"],
+        capture_output=True,
+        env=environment(),
+        timeout=WITHIN,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_data_arrives(one: Path) -> None:
@@ -886,7 +914,8 @@ def test_nodes_still_running_when_the_output_breaks_are_named(
     finally:
         os.close(out)
     assert done.returncode == (74 if is_full else 141)
-    first, *more = done.stderr.decode().splitlines()
+    first, cancel, *more = done.stderr.decode().splitlines()
+    assert cancel.startswith("ngcp-invoke-task: to end it: ngcp-invoke-task ")
     assert first.startswith("ngcp-invoke-task: still running or queued: ")
     # With lines, it breaks at the first, before the others may have arrived.
     assert first.endswith(" n2" if form == "text" else ("n1", "n2"))

@@ -7,13 +7,13 @@ import re
 import subprocess
 from importlib import resources
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import jsonschema
 import pytest
 
+from tests.crowd import JOB, Crowd, Played
 from tests.integration.conftest import ConfigFolder, Scripted
-from tests.integration.simulated_fleet import JOB, SimulatedNode, script
 from tests.invoking import Invoked, command, environment
 from tests.parts import WITHIN, Daemon, RedisServer
 
@@ -27,10 +27,10 @@ def schema() -> Any:
 
 
 @pytest.fixture
-def fleet(scripted: Callable[..., Scripted]) -> List[SimulatedNode]:
+def fleet(scripted: Callable[..., Scripted]) -> Crowd:
     """Twelve nodes: roles and states differ, one is old, one is deaf."""
     nodes = [
-        SimulatedNode(
+        Played(
             f"prx{number:02}{half}",
             roles=["proxy"],
             state="active" if half == "a" else "inactive",
@@ -40,20 +40,19 @@ def fleet(scripted: Callable[..., Scripted]) -> List[SimulatedNode]:
         for half in "ab"
     ]
     nodes += [
-        SimulatedNode(
-            "lb01a", roles=["lb"], tasks={"reload": "", "drain": ""}
-        ),
-        SimulatedNode("lb01b", roles=["lb"], state="inactive", is_old=True),
-        SimulatedNode("db01a", roles=["db"], jobs=[JOB]),
-        SimulatedNode("db01b", roles=["db"], is_deaf=True),
+        Played("lb01a", roles=["lb"], tasks={"reload": "", "drain": ""}),
+        Played("lb01b", roles=["lb"], state="inactive", is_old=True),
+        Played("db01a", roles=["db"], jobs=[JOB]),
+        Played("db01b", roles=["db"], ends="deaf"),
     ]
-    scripted(script(nodes))
-    return nodes
+    crowd = Crowd(*nodes)
+    scripted(crowd.answers)
+    return crowd
 
 
 @pytest.fixture
 def ask(
-    server: RedisServer, folder: Path, fleet: List[SimulatedNode]
+    server: RedisServer, folder: Path, fleet: Crowd
 ) -> Callable[..., Invoked]:
     """Call the command with some arguments."""
 
@@ -110,10 +109,10 @@ def test_names_are_the_next_destination(ask: Ask) -> None:
 
 
 def test_names_that_mean_others_are_no_destination(
-    ask: Ask, fleet: List[SimulatedNode]
+    ask: Ask, fleet: Crowd
 ) -> None:
     for name in ("*", "a,b", "x|y", "p?", "[ab]", "localhost", "\x1b[2J"):
-        fleet.append(SimulatedNode(name))
+        fleet.nodes.append(Played(name))
     done = ask("--nodes", "-q", "--dst", "*")
     assert done.out.splitlines() == THERE
     # They are there nevertheless, but cannot control a terminal.
@@ -196,8 +195,8 @@ def test_jobs(ask: Ask, schema: Any) -> None:
     assert (done.status, done.out, done.err) == (0, "", "")
 
 
-def test_cancel(ask: Ask, schema: Any, fleet: List[SimulatedNode]) -> None:
-    fleet[0].jobs.append(JOB)
+def test_cancel(ask: Ask, schema: Any, fleet: Crowd) -> None:
+    fleet.nodes[0].jobs.append(JOB)
     done = ask("--cancel", JOB)
     assert done.status == 0
     assert done.out == "db01a: cancelled\nprx01a: cancelled\n"
@@ -207,7 +206,7 @@ def test_cancel(ask: Ask, schema: Any, fleet: List[SimulatedNode]) -> None:
         "ngcp-invoke-task: none of the nodes that answered has a request "
         f"'{JOB}' that runs or waits\n"
     )
-    fleet[0].jobs.append(JOB)
+    fleet.nodes[0].jobs.append(JOB)
     done = ask("--cancel", JOB, "--dst", "prx*", "--output", "json")
     document = done.json()
     schema.validate(document)
@@ -233,10 +232,8 @@ def test_missing_node_of_a_task(ask: Ask, schema: Any) -> None:
     assert (done.status, done.err) == (5, "")
 
 
-def test_two_nodes_of_one_name(
-    ask: Ask, schema: Any, fleet: List[SimulatedNode]
-) -> None:
-    fleet.append(SimulatedNode("prx01a"))
+def test_two_nodes_of_one_name(ask: Ask, schema: Any, fleet: Crowd) -> None:
+    fleet.nodes.append(Played("prx01a"))
     for arguments in (("reload",), ("--nodes",)):
         done = ask(*arguments, "--dst", "prx01*")
         assert done.status == 1
@@ -251,17 +248,18 @@ def test_two_nodes_of_one_name(
     assert doubled == {"prx01a": True, "prx01b": False}
 
 
-def test_task_as_an_argument(ask: Ask, fleet: List[SimulatedNode]) -> None:
-    fleet[0].output = "it is done\n"
+def test_task_as_an_argument(ask: Ask, fleet: Crowd) -> None:
+    fleet.nodes[0].data = "it is done\n"
     for words in (["reload"], ["reload", "--task", "reload"]):
         done = ask(*words, "--dst", "prx01a")
         assert (done.status, done.out, done.err) == (0, "it is done\n", "")
 
 
-def test_label_and_gathered(ask: Ask, fleet: List[SimulatedNode]) -> None:
-    for node in fleet[:4]:
-        node.output = "five\nroutes\n"
-    fleet[4].reason = "ended with exit status 3: no database"
+def test_label_and_gathered(ask: Ask, fleet: Crowd) -> None:
+    for node in fleet.nodes[:4]:
+        node.data = "five\nroutes\n"
+    fleet.nodes[4].ends = "error"
+    fleet.nodes[4].reason = "ended with exit status 3: no database"
     done = ask("reload", "--dst", "prx01*", "--label")
     assert sorted(done.out.splitlines()) == [
         "prx01a: five",

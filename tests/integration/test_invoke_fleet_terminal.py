@@ -12,8 +12,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 import pytest
 
 from tests.completion import complete
-from tests.integration.conftest import ConfigFolder, Scripted, answer
-from tests.integration.simulated_fleet import JOB, SimulatedNode, script
+from tests.crowd import JOB, Crowd, Played, answer
+from tests.integration.conftest import ConfigFolder, Scripted
 from tests.invoking import command, environment, wrapper
 from tests.parts import WITHIN, RedisServer, wait_for
 from tests.terminal import Terminal
@@ -41,15 +41,22 @@ def terminal(server: RedisServer, folder: Path) -> Iterator[Open]:
 
 
 @pytest.fixture
-def fleet(scripted: Callable[..., Scripted]) -> List[SimulatedNode]:
+def fleet(scripted: Callable[..., Scripted]) -> Crowd:
     nodes = [
-        SimulatedNode("prx01a", roles=["proxy"], output="same\n"),
-        SimulatedNode("prx01b", roles=["proxy"], output="same\n"),
-        SimulatedNode("lb01\x1b[2J", roles=["lb"], output="other"),
-        SimulatedNode("db01", is_old=True, tasks={}, jobs=[JOB]),
+        Played("prx01a", roles=["proxy"], data="same\n"),
+        Played("prx01b", roles=["proxy"], data="same\n"),
+        Played("lb01\x1b[2J", roles=["lb"], data="other"),
+        Played(
+            "db01",
+            is_old=True,
+            ends="rejected",
+            reason="unknown task 'reload'",
+            jobs=[JOB],
+        ),
     ]
-    scripted(script(nodes))
-    return nodes
+    crowd = Crowd(*nodes)
+    scripted(crowd.answers)
+    return crowd
 
 
 @pytest.mark.usefixtures("fleet")
@@ -115,9 +122,10 @@ def test_gathered(terminal: Open) -> None:
     ],
 )
 def test_live_view_fits_the_terminal(
-    columns: int, row: str, terminal: Open, fleet: List[SimulatedNode]
+    columns: int, row: str, terminal: Open, fleet: Crowd
 ) -> None:
-    fleet[0].reason = "no database"
+    fleet.nodes[0].ends = "error"
+    fleet.nodes[0].reason = "no database"
     shown = terminal("reload", "--dst", "prx*", size=(columns, 20))
     shown.end(1)
     assert re.search(row, shown.text)
@@ -125,7 +133,7 @@ def test_live_view_fits_the_terminal(
 
 
 def test_live_view_names_who_has_not_answered(
-    terminal: Open, fleet: List[SimulatedNode]
+    terminal: Open, fleet: Crowd
 ) -> None:
     shown = terminal("reload", "--dst", "prx01a,prx02a")
     shown.read_until("no answer yet: prx02a")

@@ -165,6 +165,13 @@ def test_two_nodes_of_one_name(nodes: Nodes) -> None:
     assert done.err.endswith("not reached: prx01a\n")
 
 
+def test_node_that_answers_for_another(nodes: Nodes) -> None:
+    run = nodes(Played("prx01a", aliases=("prx01b",)), Played("prx01b"))
+    done = run("--dst", "*", "--batch", "1")
+    assert (done.status, run.crowd.ran[:1]) == (1, ["prx01a"])
+    assert "prx01a: answered in the turn of another: one of its na" in done.err
+
+
 def test_nobody_is_there(nodes: Nodes) -> None:
     done = nodes()("--dst", "x\x1b*", "--batch", "1", *SILENCE)
     assert (done.status, done.out) == (4, "")

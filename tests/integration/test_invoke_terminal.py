@@ -15,7 +15,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 import pytest
 
 from tests.completion import complete
-from tests.integration.conftest import ConfigFolder, answer
+from tests.crowd import answer
+from tests.integration.conftest import ConfigFolder
 from tests.invoking import command, environment, wrapper
 from tests.parts import WITHIN, Daemon, RedisServer
 from tests.terminal import Terminal

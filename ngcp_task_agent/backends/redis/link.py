@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import ssl
@@ -234,9 +235,10 @@ class Link:
         connection, transport = self._connection, self._transport
         is_closing = transport is not None and transport.is_closing()
         if is_closing or not connection.is_connected:
-            # The reader has not seen it yet.  redis-py would connect again,
-            # and Python 3.12 and 3.13 would go on watching a descriptor that
-            # is another's by then (github.com/python/cpython/issues/136234).
+            # The reader will say why.  redis-py would connect again, and
+            # Python 3.12 and 3.13 would go on watching a descriptor that is
+            # another's by then (github.com/python/cpython/issues/136234).
+            await wait_for_any(self.closed, timeout=_STILL_READ)
             self._end(LinkError("the connection is lost"))
         self.check()
         try:
@@ -273,11 +275,13 @@ def _link_error(error: BaseException, is_opening: bool = False) -> LinkError:
         return Refused(f"refuses the login: {error}")
     # Not redis-py's: a file that the options name.
     is_refused = is_opening and isinstance(error, (ValueError, OSError))
-    is_wrapper = isinstance(error, (RedisError, AttributeError))
+    is_wrapper = isinstance(error, (RedisError, AttributeError, IndexError))
     if is_wrapper and isinstance(cause, OSError):
         error = cause
     text = str(error) or type(error).__name__
-    if isinstance(error, ssl.SSLCertVerificationError):
+    if isinstance(error, ConnectionResetError):
+        text = os.strerror(errno.ECONNRESET)  # asyncio's own says nothing
+    elif isinstance(error, ssl.SSLCertVerificationError):
         text = f"its certificate is not valid: {error.verify_message}"
     elif isinstance(error, ssl.SSLError):
         text = f"TLS: {error.reason or text}"

@@ -27,12 +27,13 @@ _MESSAGE = re.compile(
 class ReplyParser(DefaultParser):  # type: ignore[misc]
     """Replaces redis-py's parser; does not decode."""
 
-    # Without LOADING, for which redis-py would disconnect.
     EXCEPTION_CLASSES = {
-        code: kind
-        for code, kind in DefaultParser.EXCEPTION_CLASSES.items()
-        if code != "LOADING"
+        **DefaultParser.EXCEPTION_CLASSES,
+        # In protected mode, the server says so and hangs up.
+        "DENIED": ConnectionError,
     }
+    # redis-py would disconnect.
+    del EXCEPTION_CLASSES["LOADING"]
 
     def __init__(self, socket_read_size: int) -> None:
         super().__init__(socket_read_size)

@@ -13,7 +13,7 @@ from typing import Any, Optional, TextIO, Tuple
 
 from ngcp_task_agent import display
 from ngcp_task_agent.client.cli import report
-from ngcp_task_agent.client.cli.exit_status import BY_SIGNAL
+from ngcp_task_agent.client.cli.exit_status import BY_SIGNAL, SIGNALS
 from ngcp_task_agent.client.cli.report import PROGRAM, Say
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
 from ngcp_task_agent.client.client import CONNECT_TIMEOUT, Client
@@ -37,8 +37,8 @@ class Action(ABC):
     :ivar writer: standard output
     :ivar is_shared: whether standard output and standard error are one file,
         which has one writer
-    :ivar signal: the SIGINT or SIGTERM that ends the action, once it is there;
-        act() is then cancelled
+    :ivar signal: the one that ends the action, once it is there; act() is
+        then cancelled
     """
 
     def __init__(
@@ -155,11 +155,7 @@ class Action(ABC):
             raise WriteError(OSError(errno.ETIMEDOUT, reason))
 
     def _handle_signals(self) -> None:
-        """Let SIGINT and SIGTERM cancel the action.
-
-        Ignored ones stay ignored, as shells ignore SIGINT for background
-        commands.
-        """
+        """Let signals cancel the action; ignored ones stay ignored."""
         task: Any = asyncio.current_task()
 
         def interrupt(number: int) -> None:
@@ -168,7 +164,7 @@ class Action(ABC):
                 task.cancel()
 
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, partial(interrupt, number))
 

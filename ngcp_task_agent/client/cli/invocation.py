@@ -112,9 +112,6 @@ class Invocation(Action):
         """Report the outcome; return it as a word and an exit status."""
         if self.signal is not None:
             self._say_running(call, "interrupted; ", "no node that answered")
-            if call.outcome.unfinished:
-                uuid = call.request.uuid
-                self.say(f"to end it: {self.cancel_line(uuid)}")
             return "interrupted", BY_SIGNAL + self.signal
         if lost:
             self.say(printable(lost))
@@ -134,6 +131,8 @@ class Invocation(Action):
         running = text.names(call.outcome.unfinished) or none
         if running:
             self.say(f"{why}still running or queued: {running}")
+        if call.outcome.unfinished:
+            self.say(f"to end it: {self.cancel_line(call.request.uuid)}")
 
 
 class _Burst:

@@ -24,6 +24,7 @@ from ngcp_task_agent.client.cli.exit_status import (
     EX_SOFTWARE,
     EX_UNAVAILABLE,
     EX_USAGE,
+    SIGNALS,
 )
 from ngcp_task_agent.client.cli.report import PROGRAM, Say
 from ngcp_task_agent.client.cli.writer import WriteError, Writer
@@ -129,6 +130,8 @@ def _act(options: argparse.Namespace, say: Say) -> int:
                     say(printable(note))
         raise
     finally:
+        # A late signal would be written to a pipe that the loop has closed.
+        signal.set_wakeup_fd(-1)
         loop.close()
 
 
@@ -150,10 +153,10 @@ def _choose(options: argparse.Namespace) -> Type[Action]:
 def end(status: int) -> NoReturn:
     """End the process, which must have written all its output.
 
-    A shell ends its loop if a command in it dies of the signal of Ctrl-C; an
-    exit status alone does not tell it.
+    At Ctrl-C, a shell leaves its loop only if the signal has ended the command
+    that ran in it: the exit status that stands for the signal is not enough.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         if status == BY_SIGNAL + number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -6,9 +6,9 @@ import argparse
 import asyncio
 import sys
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, Tuple
 
-from ngcp_task_agent.client.batches import Batches
+from ngcp_task_agent.client.batches import Batch, Batches
 from ngcp_task_agent.client.cli import labels, text
 from ngcp_task_agent.client.cli.action import Action, is_terminal
 from ngcp_task_agent.client.cli.exit_status import (
@@ -22,23 +22,13 @@ from ngcp_task_agent.client.cli.writer import WriteError
 from ngcp_task_agent.client.client import Client
 from ngcp_task_agent.client.discovery import Address
 from ngcp_task_agent.client.errors import RedisUnavailable
-from ngcp_task_agent.client.outcome import RequestOutcome, Verdict
+from ngcp_task_agent.client.outcome import Verdict
 from ngcp_task_agent.display import seconds
 from ngcp_task_agent.logs.lines import printable
 
 _MOST_BEGUN = 20  # names of a batch in a line
 _MOST_LEFT = 1000  # names that are not reached: what is left to do
 _NEVER = 10**9  # failures that stop a run
-
-
-class _Batch(NamedTuple):
-    """A batch that has begun.
-
-    :ivar nodes: the names of its nodes
-    """
-
-    nodes: Tuple[str, ...]
-    outcome: RequestOutcome
 
 
 class Rolling(Action):
@@ -55,8 +45,8 @@ class Rolling(Action):
         self._allowed = _NEVER
         if options.batch is not None:
             self._allowed = options.max_failures or 0
-        self._ended: List[_Batch] = []
-        self._is_under_way = False  # the batch after these
+        self._begun: List[Batch] = []
+        self._is_under_way = False  # the last of these
 
     async def act(self, client: Client) -> int:
         options = self.options
@@ -75,7 +65,7 @@ class Rolling(Action):
         try:
             await self._run(batches)
         except RedisUnavailable as error:
-            if not batches.latest:
+            if not self._begun:
                 raise
             lost = str(error)
         except WriteError:
@@ -91,8 +81,7 @@ class Rolling(Action):
 
     async def _run(self, batches: Batches) -> None:
         loop = asyncio.get_running_loop()
-        self.writer.on_error = partial(loop.call_soon_threadsafe, batches.stop)
-        is_begun = await batches.begin()
+        batch = await batches.begin()
         if isinstance(self._form, labels.Headed) and len(batches.names) > 1:
             # What a batch writes must not be held until the next one.
             self._form = labels.Headed(is_alone=False)
@@ -101,29 +90,31 @@ class Rolling(Action):
         for name, verdict in batches.failures.items():
             if verdict is Verdict.ERROR:
                 self.say(text.not_unique(name))
-        while is_begun:
+        while batch:
+            self.writer.on_error = partial(
+                loop.call_soon_threadsafe, batch.call.stop
+            )
+            self._begun.append(batch)
             self._is_under_way = True
-            self._say_begun(batches)
-            async for response in batches.responses():
+            self._say_begun(batch, len(batches.not_reached))
+            async for response in batch.responses():
                 self._view.response(response)
                 self.write(self._form.response(response))
             self.writer.check()
-            for problem in _problems(batches):
+            for problem in _problems(batch):
                 self.say(problem)
-            self._ended.append(_Batch(batches.latest, batches.outcome))
             self._is_under_way = False
-            is_begun = await batches.begin()
+            batch = await batches.begin()
 
-    def _say_begun(self, batches: Batches) -> None:
-        names = text.listed(batches.latest, _MOST_BEGUN)
-        ahead = len(batches.not_reached)
+    def _say_begun(self, batch: Batch, ahead: int) -> None:
+        names = text.listed(batch.names, _MOST_BEGUN)
         if self.options.batch is None:
             self.say(f"chosen at random: {names}")
         else:
             to_go = f"; {ahead} to go" if ahead else ""
-            self.say(f"batch {len(self._ended) + 1}: {names}{to_go}")
+            self.say(f"batch {len(self._begun)}: {names}{to_go}")
         if self.options.verbose:
-            self.say(f"request {batches.outcome.request.uuid}")
+            self.say(f"request {batch.call.request.uuid}")
 
     def _conclude(self, batches: Batches, lost: str) -> Tuple[str, int]:
         """Report the outcome; return it as a word and an exit status."""
@@ -150,9 +141,9 @@ class Rolling(Action):
     def _say_rest(self, batches: Batches) -> None:
         """Name the nodes that still run, and those that are not reached."""
         if self._is_under_way:
-            batches.stop()
-            outcome = batches.outcome
-            self._ended.append(_Batch(batches.latest, outcome))
+            batch = self._begun[-1]
+            batch.call.stop()
+            outcome = batch.outcome
             if outcome.unfinished:
                 running = text.names(outcome.unfinished)
                 self.say(f"still running or queued: {running}")
@@ -167,7 +158,7 @@ class Rolling(Action):
         self, batches: Batches, status: str, exit_status: int, took: float
     ) -> Dict[str, Any]:
         """Return the outcome as output.schema.json describes it."""
-        outcomes = [batch.outcome for batch in self._ended]
+        outcomes = [batch.outcome for batch in self._begun]
         silent = [name for o in outcomes for name in o.missing_nodes]
         return {
             "task": self.options.task,
@@ -182,17 +173,17 @@ class Rolling(Action):
                 {
                     "uuid": outcome.request.uuid,
                     "seconds": round(outcome.seconds, 6),
-                    "nodes": list(nodes),
+                    "nodes": list(batch.names),
                 }
-                for nodes, outcome in self._ended
+                for batch, outcome in zip(self._begun, outcomes)
             ],
             "nodes": [fields(n) for o in outcomes for n in o.nodes],
         }
 
 
-def _problems(batches: Batches) -> List[str]:
+def _problems(batch: Batch) -> List[str]:
     """List what went wrong, apart from what the nodes themselves reported."""
-    outcome, mine = batches.outcome, set(batches.latest)
+    outcome, mine = batch.outcome, set(batch.names)
     problems = [
         f"{printable(name)}: {text.NO_ANSWER}"
         for name in outcome.missing_nodes
@@ -207,7 +198,7 @@ def _problems(batches: Batches) -> List[str]:
             problems.append(text.not_unique(node.node))
         elif node.node not in mine:
             problems.append(
-                f"{printable(node.node)}: answered before its turn: one of "
-                "its names is that of another node"
+                f"{printable(node.node)}: answered in the turn of another: "
+                "one of its names is that of the other"
             )
     return problems

@@ -433,13 +433,21 @@ async def test_node_that_only_answers_a_ping_is_missing() -> None:
     assert call.outcome.missing_nodes == ("alias", "sp2")
 
 
-async def test_nobody_is_asked_without_a_node_of_another_name() -> None:
-    wire, agents = Wire(), Agents()
-    call = wire.make("sp1,sp2", ask=agents, answer_timeout=0.2)
-    later(0.01, wire.answer, "SP1", "rejected")
+async def test_node_that_is_given_by_two_of_its_names() -> None:
+    wire, agents = Wire(), Agents({"alias": ["sp1"]})
+    call = wire.make("sp1,alias", ask=agents, answer_timeout=LONG)
+    later(0.01, wire.answer, "sp1", "rejected")
+    await statuses(call)
+    assert call.outcome.missing_nodes == ()
+    assert call.outcome.seconds < LONG
+
+
+async def test_nobody_is_asked_while_no_node_has_answered() -> None:
+    agents = Agents()
+    call = Wire().make("sp1,sp2", ask=agents, answer_timeout=0.2)
     await statuses(call)
     assert agents.asked == []
-    assert call.outcome.missing_nodes == ("sp2",)
+    assert call.outcome.missing_nodes == ("sp1", "sp2")
 
 
 async def test_question_that_fails_changes_nothing() -> None:

@@ -82,7 +82,8 @@ async def test_a_refused_publish(tmp_path: Path) -> None:
         async with client_of(server) as client:
             for _ in range(2):
                 with pytest.raises(
-                    RedisUnavailable, match="refuses to publish: .*no perm"
+                    RedisUnavailable,
+                    match="refuses to publish to control: .*no perm",
                 ) as caught:
                     await begin(client)
                 assert not isinstance(caught.value, ConnectionLost)
@@ -92,6 +93,25 @@ async def test_a_refused_publish(tmp_path: Path) -> None:
             await until(lambda: server.published)
             answer(server, client, "accepted", "done")
             assert (await asyncio.wait_for(task, WITHIN)).succeeded
+
+
+async def test_cancelled_call_asks_no_more(tmp_path: Path) -> None:
+    async with running(Server(tmp_path)) as server:
+        async with client_of(server) as client:
+            task = begin(client)
+            await until(lambda: server.published)
+            answer(server, client, "accepted", "done")
+            await task
+            before = asyncio.all_tasks()
+            task = asyncio.create_task(client.run("t", "alias"))
+            await until(lambda: len(server.published) == 2)
+            answer(server, client, "accepted", "done")
+            # Whose name is it?
+            await until(lambda: len(server.published) == 3)
+            task.cancel()
+            await asyncio.wait({task})
+            await asyncio.sleep(0.1)
+            assert asyncio.all_tasks() == before
 
 
 REFUSALS: List[Any] = [
@@ -176,12 +196,59 @@ async def test_tls_on_one_side_only(
     await server.wait_closed()
 
 
-async def test_spare_password_that_is_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tls", "says", "why"),
+    [
+        (None, b"-ERR max number of clients reached\r\n", "max number of cl"),
+        (None, b"-DENIED it is in protected mode\r\n", "it is in protected m"),
+        ({}, b"", "Connection reset by peer; if that port is without TLS"),
+    ],
+)
+async def test_server_that_hangs_up_at_once(
+    tls: Any, says: bytes, why: str
+) -> None:
+    async def serve(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writer.write(says)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    options = {"port": port, **({} if tls is None else {"tls": tls})}
+    # redis-py 8 hangs up before it is read, if the server is fast.
+    why = f"cannot be reached: ({why}|Connection reset by peer)"
+    for _ in range(10):
+        with pytest.raises(RedisUnavailable, match=why):
+            async with Client(Address(options)):
+                pass
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("login", "is_spare", "advice"),
+    [
+        ({"password": "x"}, True, "; the password was that in REDISCLI_AUTH$"),
+        ({"password": "x"}, False, "is disabled.$"),
+        ({"password_file": "x"}, False, "is disabled.$"),
+        ({"username": "u"}, False, "; give the password in REDISCLI_AUTH,"),
+    ],
+)
+async def test_password_that_is_refused(
+    login: Any, is_spare: bool, advice: str, tmp_path: Path
+) -> None:
+    if "password_file" in login:
+        login = {"password_file": str(tmp_path / "file")}
+        (tmp_path / "file").write_text("x")
     async with running(Server(tmp_path)) as server:
-        server.replies["AUTH"] = b"-WRONGPASS invalid password\r\n"
-        options = {**server.options, "password": "x"}
-        address = Address(options, CHANNEL, "me", is_password_spare=True)
-        with pytest.raises(RedisUnavailable, match="invalid password"):
+        server.replies["AUTH"] = (
+            b"-WRONGPASS invalid username-password pair or user is disabled."
+            b"\r\n"
+        )
+        options = {**server.options, **login}
+        address = Address(options, CHANNEL, "me", is_password_spare=is_spare)
+        with pytest.raises(RedisUnavailable, match=advice):
             async with Client(address):
                 pass
         assert server.count("AUTH") == 1

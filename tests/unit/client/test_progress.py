@@ -293,15 +293,44 @@ async def test_lines_without_live_output(tmp_path: Path) -> None:
         assert await asyncio.wait_for(task, WITHIN) == ["one", "two"]
 
 
-async def test_abandoned_live_output_ends_with_the_client(
-    tmp_path: Path,
+@pytest.mark.parametrize("how", ["break", "cancel", "stop"])
+async def test_live_output_that_is_broken_off(
+    how: str, tmp_path: Path
 ) -> None:
     async with connected(tmp_path) as (server, client):
         call = client.send("t", "*", patience=PATIENCE, live=True)
-        task = asyncio.ensure_future(_texts(call.lines()))
+
+        async def some() -> None:
+            async for _ in call.lines():
+                if how == "break":
+                    break
+                if how == "stop":
+                    call.stop()
+
+        task = asyncio.ensure_future(some())
         await until(lambda: server.published)
-        task.cancel()
+        write(server, 1, "one\n")
+        if how == "cancel":
+            await asyncio.sleep(0.1)
+            task.cancel()
         await asyncio.wait({task})
+        # The connection of its own is closed,
+        await until(lambda: server.subscribed == {client.feedback_channel})
+        if how != "stop":
+            # but the call can go on.
+            respond(server, client, "done", "one\ntwo\n")
+            assert await _texts(call.lines()) == ["two"]
+    assert call.live_lost == ""
+    assert server.clients == 0
+
+
+async def test_client_closes_live_output(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (server, client):
+        call = client.send("t", "*", patience=PATIENCE, live=True)
+        first = asyncio.ensure_future(call.__anext__())
+        await until(lambda: server.published)
+        respond(server, client, "accepted", "")
+        await first
     assert server.clients == 0
 
 
