@@ -98,7 +98,7 @@ async def main(address, name, path, calls):
     async def call(of, member, *body):
         try:
             await connection.call(name, path, of, member, "s" * len(body),
-                                  *body)
+                                  *body, within=50)
         except BusError as error:
             return [error.name, str(error)]
         return ["", ""]
