@@ -89,6 +89,13 @@ def test_plain_columns_on_a_dumb_terminal(terminal: Open) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
+def test_no_jobs(terminal: Open) -> None:
+    shown = terminal("--jobs", "--dst", "prx01a")
+    shown.end(0)
+    assert shown.text == "ngcp-invoke-task: no request runs or waits\n"
+
+
+@pytest.mark.usefixtures("fleet")
 def test_heading_for_each_node(terminal: Open) -> None:
     shown = terminal("reload", "--dst", "prx*,lb*")
     shown.end(0)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import sys
 from collections import defaultdict
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ngcp_task_agent import display
 from ngcp_task_agent.client.cli import listings, seen, text
-from ngcp_task_agent.client.cli.action import Action
+from ngcp_task_agent.client.cli.action import Action, is_terminal
 from ngcp_task_agent.client.cli.exit_status import EX_NONE, EXIT_STATUSES
 from ngcp_task_agent.client.cli.report import Say
 from ngcp_task_agent.client.client import Client
@@ -56,6 +57,9 @@ class BuiltIn(Action):
         found = self._listing.found(outcome)
         exit_status = self._conclude(outcome, found)
         self.write(self._shown(outcome, found, exit_status))
+        is_seen = not options.quiet and is_terminal(sys.stderr)
+        if self._kind == "jobs" and outcome.nodes and not found and is_seen:
+            self.say("no request runs or waits")
         await self._save(found)
         return exit_status
 

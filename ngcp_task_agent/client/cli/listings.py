@@ -46,7 +46,8 @@ def _table(
     rows: Sequence[Sequence[str]],
     right: Sequence[int] = (),
 ) -> str:
-    """Make a table of the columns that are not empty."""
+    """Make a table; no node takes much room in it."""
+    rows = [[text.cut(cell) for cell in row] for row in rows]
     is_drawn = is_terminal(sys.stdout) and not display.is_dumb()
     return display.table(headings, rows, right, is_drawn=is_drawn)
 
@@ -66,7 +67,7 @@ def _nodes_shown(found: Sequence[FleetNode]) -> str:
             "" if node.uptime is None else display.span(node.uptime),
             "" if node.running is None else str(node.running),
             "" if node.queued is None else str(node.queued),
-            text.cut(node.reason),
+            node.reason,
         ]
         for node in found
     ]
@@ -121,7 +122,7 @@ def _tasks_shown(found: Sequence[FleetTask]) -> str:
     for task in found:
         nodes[task.name, task.description].append(task.node)
     rows = [
-        [name, text.listed(on, _FEW), text.cut(description)]
+        [name, text.listed(on, _FEW), description]
         for (name, description), on in nodes.items()
     ]
     return _table(("Task", "Nodes", "Description"), rows)

@@ -69,6 +69,19 @@ def test_note_about_a_node_that_does_not_say() -> None:
     assert heads.index("NOTE") == old.index("unknown")
 
 
+@pytest.mark.parametrize("kind", ["nodes", "tasks", "jobs"])
+def test_long_texts_are_cut(kind: str) -> None:
+    long = "x" * 100_000
+    answer = {
+        **about(name=long, roles=[long] * 9, state=long, status=long),
+        "version": long,
+        "tasks": [{"name": long, "description": long}],
+        "jobs": [{"uuid": long, "task": long, "src": long, "state": long}],
+    }
+    (_, line) = shown(kind, outcome(prx1=answer))
+    assert len(line) < 5_000
+
+
 def test_words_of_nodes() -> None:
     listing = LISTINGS["nodes"]
     assert listing.seen(listing.found(MIXED)) == {
