@@ -120,7 +120,7 @@ class Action(ABC):
             words += ["--channel", address.channel]
         line = " ".join(map(shlex.quote, words))
         if options.url is not None and "password" in address.server:
-            return f"with the password in ${PASSWORD_VARIABLE}: {line}"
+            line += f"  # with the password in ${PASSWORD_VARIABLE}"
         return line
 
     def write(self, shown: str) -> None:
