@@ -185,7 +185,7 @@ class Link:
     def _deadline(self, timeout: float) -> Iterator[None]:
         # No wait_for(): its extra task would delay what is sent, and before
         # Python 3.12 it can lose a cancellation.
-        error = LinkError(f"no answer within {timeout:g} s")
+        error = LinkError(f"no answer within {round(timeout, 2):g} s")
         loop = asyncio.get_running_loop()
         timer = loop.call_later(timeout, lambda: late())
 
