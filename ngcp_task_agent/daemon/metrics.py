@@ -20,7 +20,6 @@ from typing import (
     Optional,
     Sequence,
     Set,
-    Tuple,
 )
 
 from ngcp_task_agent import __version__
@@ -42,6 +41,7 @@ _FIXES = {
 }
 _NONE = {"received": 0, **dict.fromkeys(COUNTED, 0)}
 _FIX = "choose another place, or check the disk"
+_NOT_WRITTEN = "metrics cannot be written"
 
 
 class Snapshot(NamedTuple):
@@ -100,6 +100,7 @@ class MetricsFile:
         self._timer: Optional[asyncio.TimerHandle] = None
         # While a thread writes:
         self._writing: Optional[asyncio.Future[None]] = None
+        self._target: Optional[str] = None  # None: only removes
         self._began = 0.0
         self._is_outdated = False  # what it writes
         self._trouble = ""
@@ -136,74 +137,82 @@ class MetricsFile:
         if not self._writing:
             self._begin(is_up=True)
         elif time.monotonic() - self._began >= INTERVAL:
-            what = f"writing takes longer than {INTERVAL:g} s"
-            self._report(self._path, what, "check the disk")
+            late = f"takes longer than {INTERVAL:g} s; check the disk"
+            if self._target:
+                what = f"{_NOT_WRITTEN} to {self._target}: writing {late}"
+                self._report(what)
+            else:
+                self._report(f"removing the old metrics_file {late}")
 
     def _begin(self, is_up: bool) -> None:
         loop = asyncio.get_running_loop()
         path, files = self._path, self._files
+        self._target = path
         snapshot = self._take(is_up) if path else None
         self._is_outdated = False
         self._began = time.monotonic()
         self._writing = loop.create_future()
 
         def work() -> None:
-            failure: Optional[Exception] = None
+            trouble = ""
             # First: a reader of both would find everything twice.
             for old in files - {path}:
                 try:
                     _remove(old)
                     files.discard(old)
                 except OSError as error:
-                    failure = error
+                    what = _explain(error, "remove it yourself")
+                    trouble = (
+                        f"the old metrics_file {old} cannot be removed: {what}"
+                    )
             try:
                 if path and snapshot:
                     _write(path, snapshot)
                     files.add(path)
             except Exception as error:
-                failure = error
+                trouble = f"{_NOT_WRITTEN} to {path}: {_explain(error)}"
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._done, path, failure)
+                loop.call_soon_threadsafe(self._done, trouble)
 
         # One that hangs must not keep the process from its end.
         thread = threading.Thread(target=work, name="metrics", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            self._done(path, error)
+            self._done(f"{_NOT_WRITTEN}: {error}; raise the limit of threads")
 
-    def _done(self, path: Optional[str], failure: Optional[Exception]) -> None:
+    def _done(self, trouble: str) -> None:
         assert self._writing, "one at a time"
         self._writing.set_result(None)
         self._writing = None
-        if failure:
-            self._report(path, *_explain(failure))
-        elif self._trouble:
-            self._trouble = ""
-            if path:
-                text = f"metrics are written to {path} again"
+        if trouble:
+            self._report(trouble)
+        else:
+            if self._target and self._trouble.startswith(_NOT_WRITTEN):
+                text = f"metrics are written to {self._target} again"
                 journal.record(journal.METRICS_WRITTEN, text)
+            self._trouble = ""
         if self._is_outdated:
             self._begin(is_up=True)
 
-    def _report(self, path: Optional[str], what: str, fix: str) -> None:
+    def _report(self, trouble: str) -> None:
         """Log trouble once, until it is over or changes."""
-        text = f"metrics cannot be written to {path}: {what}; {fix}"
-        if not path:
-            text = f"an old metrics_file cannot be removed: {what}; {fix}"
-        if text != self._trouble:
-            self._trouble = text
-            journal.record(journal.METRICS_NOT_WRITTEN, text)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            journal.record(journal.METRICS_NOT_WRITTEN, trouble)
 
 
-def _explain(failure: Exception) -> Tuple[str, str]:
-    """Say what is wrong, and what to do."""
-    if isinstance(failure, ImportError):
-        return f"{failure}", "install python3-prometheus-client"
-    if isinstance(failure, OSError):
-        what = failure.strerror or str(failure)
-        return what, _FIXES.get(failure.errno or 0, _FIX)
-    return f"{failure!r}", _FIX
+def _explain(error: Exception, fix: str = _FIX) -> str:
+    """Say what is wrong, and what to do.
+
+    :param fix: for an error that suggests nothing else
+    """
+    if isinstance(error, ImportError):
+        return f"{error}; install python3-prometheus-client"
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        return f"{what}; {_FIXES.get(error.errno or 0, fix)}"
+    return f"{error!r}; {fix}"
 
 
 def _write(path: str, snapshot: Snapshot) -> None:
@@ -240,7 +249,15 @@ def _check_kind(path: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a file that is no longer written: its values would stay."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    """Remove a file that is no longer written: its values would stay.
+
+    What has taken its place stays.
+    """
+    with contextlib.suppress(
+        FileNotFoundError,
+        NotADirectoryError,
+        IsADirectoryError,
+        FileExistsError,
+    ):
         _check_kind(path)
         os.unlink(path)

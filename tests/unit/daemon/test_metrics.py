@@ -269,18 +269,21 @@ async def test_what_is_no_file_stays(
     assert [path.name for path in bench.folder.iterdir()] == ["agent.prom"]
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 async def test_what_has_taken_the_place_of_the_old_one_stays(
-    bench: Bench,
+    make: Callable[[Path], None], bench: Bench, journal_records: Records
 ) -> None:
     bench.move()
     await until(bench.is_written)
     before, bench.path = bench.path, bench.folder / "new.prom"
     before.unlink()
-    os.mkfifo(before)
+    make(before)
     bench.move()
     await until(bench.is_written)
     await bench.file.stop()
-    assert before.is_fifo()
+    assert before.is_fifo() or before.is_dir()
+    # The old file is gone.
+    assert not journal_records.of(journal.METRICS_NOT_WRITTEN)
 
 
 async def test_none_at_all(bench: Bench) -> None:
@@ -364,10 +367,57 @@ async def test_removed_as_soon_as_it_can_be(
         await until(lambda: journal_records.of(journal.METRICS_NOT_WRITTEN))
         await asyncio.sleep(0.1)
         (text,) = journal_records.texts(journal.METRICS_NOT_WRITTEN)
-        assert "an old metrics_file cannot be removed" in text
+        assert text == (
+            f"the old metrics_file {bench.path} cannot be removed: Operation "
+            "not permitted; let the agent's user write to its folder"
+        )
     await until(lambda: not bench.path.exists())
     await bench.file.stop()
     assert not bench.path.exists()
+
+
+async def test_only_the_old_one_cannot_be_removed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+) -> None:
+    bench.move()
+    await until(bench.is_written)
+    before, bench.path = bench.path, bench.folder / "new.prom"
+
+    def fail(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fail)
+        bench.move()
+        await until(lambda: journal_records.of(journal.METRICS_NOT_WRITTEN))
+        await until(bench.is_written)
+    (text,) = journal_records.texts(journal.METRICS_NOT_WRITTEN)
+    assert text == (
+        f"the old metrics_file {before} cannot be removed: Read-only file "
+        "system; remove it yourself"
+    )
+    await until(lambda: not before.exists())
+    await bench.file.stop()
+    # The new one could always be written.
+    assert not journal_records.of(journal.METRICS_WRITTEN)
+
+
+async def test_a_disk_that_hangs_is_the_old_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, journal_records: Records
+) -> None:
+    go = threading.Event()
+    stalling(monkeypatch, go.wait)
+    try:
+        bench.move()
+        before, bench.path = bench.path, bench.folder / "new.prom"
+        bench.move()
+        await until(lambda: journal_records.of(journal.METRICS_NOT_WRITTEN))
+        (text,) = journal_records.texts(journal.METRICS_NOT_WRITTEN)
+        assert f"metrics cannot be written to {before}: writing takes" in text
+    finally:
+        go.set()
+    await until(bench.is_written)
+    await bench.file.stop()
 
 
 async def test_without_the_library(
