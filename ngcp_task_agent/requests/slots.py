@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from typing import Deque
+from collections import OrderedDict
 
 
 class Slots:
@@ -19,7 +17,8 @@ class Slots:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiters: Deque[asyncio.Future[None]] = deque()
+        # Any of thousands can give up: a deque would search for it.
+        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._has_granted = False  # in this round
         self.taken = 0
 
@@ -37,7 +36,7 @@ class Slots:
             self._take()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
+        self._waiters[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
@@ -46,8 +45,7 @@ class Slots:
                 self._release()
             else:
                 # Else those that give up would pile up behind one that runs.
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(turn)
+                self._waiters.pop(turn, None)
             raise
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -69,7 +67,7 @@ class Slots:
     def _grant(self) -> None:
         """Grant the next waiter a slot, unless this round has granted one."""
         while self._waiters and self._has_room and not self._has_granted:
-            turn = self._waiters.popleft()
+            turn, _ = self._waiters.popitem(last=False)
             if not turn.done():
                 self._take()
                 turn.set_result(None)
