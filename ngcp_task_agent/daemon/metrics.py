@@ -27,7 +27,8 @@ from ngcp_task_agent.daemon.runtime import Runtime
 from ngcp_task_agent.logs import journal
 from ngcp_task_agent.requests.counters import COUNTED
 
-INTERVAL = 15.0  # seconds between writes; a longer one hangs
+INTERVAL = 15.0  # seconds between writes
+LONGEST = 15.0  # seconds for a write; a longer one hangs
 AT_THE_STOP = 1.0  # seconds for a write under way, then for the last one
 
 _FIXES = {
@@ -136,8 +137,8 @@ class MetricsFile:
         self._timer = loop.call_later(INTERVAL, self._next)
         if not self._writing:
             self._begin(is_up=True)
-        elif time.monotonic() - self._began >= INTERVAL:
-            late = f"takes longer than {INTERVAL:g} s; check the disk"
+        elif time.monotonic() - self._began >= LONGEST:
+            late = f"takes longer than {LONGEST:g} s; check the disk"
             if self._target:
                 what = f"{_NOT_WRITTEN} to {self._target}: writing {late}"
                 self._report(what)

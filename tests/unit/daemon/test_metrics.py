@@ -449,7 +449,8 @@ async def test_no_thread_can_be_started(
 def stalling(
     monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]
 ) -> None:
-    """Let each write wait just before its end."""
+    """Let each write wait just before its end, and soon be too long."""
+    monkeypatch.setattr(metrics, "LONGEST", 0.05)
     replace = os.replace
 
     def stall(*names: Any) -> None:
