@@ -8,6 +8,7 @@ checks, and of long checks of all tasks.
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from types import FrameType
@@ -98,6 +99,10 @@ class CheckTime:
             raise _busy()
         begin = time.thread_time()
         overrun = False
+        # The garbage is that of the whole agent, and its callbacks would
+        # swallow the interrupt.
+        collects = gc.isenabled()  # not while a configuration is loaded
+        gc.disable()
         signal.signal(signal.SIGVTALRM, self._interrupt)
         self._end = begin + limit
         signal.setitimer(signal.ITIMER_VIRTUAL, limit, _AGAIN)
@@ -108,6 +113,8 @@ class CheckTime:
         finally:
             self._end = None
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            if collects:
+                gc.enable()
             took = time.thread_time() - begin
             self._left -= took if took <= SHORT else took * LONG_COSTS
             self._loop_time.spend(took, is_new=overrun and is_good)

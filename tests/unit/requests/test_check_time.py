@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import signal
 import time
@@ -50,6 +51,27 @@ def test_an_interrupt_that_is_lost_is_repeated() -> None:
 
     with pytest.raises(Rejected):
         CheckTime(LoopTime()).run(work)
+
+
+def test_the_garbage_of_others_does_not_count() -> None:
+    collected = 0
+
+    def count(*_: object) -> None:
+        nonlocal collected
+        collected += 1
+
+    def work() -> None:
+        kept = [[] for _ in range(10_000)]  # type: ignore[var-annotated]
+        assert len(kept) == 10_000
+
+    gc.callbacks.append(count)
+    try:
+        CheckTime(LoopTime()).run(work)
+        assert not collected
+        work()
+        assert collected
+    finally:
+        gc.callbacks.remove(count)
 
 
 def test_no_interrupt_comes_after_the_check(
