@@ -106,7 +106,7 @@ def tasks_of(outcome: RequestOutcome) -> List[FleetTask]:
             _text(task, "name"),
             _text(task, "description"),
             _text(task, "broker"),
-            task.get("data_schema"),
+            _schema(task),
             task.get("extra_args") is True,
             _number(task, "timeout"),
             _count(task, "max_running"),
@@ -190,6 +190,12 @@ def _objects(node: NodeOutcome, key: str) -> Iterator[Dict[str, Any]]:
     for item in found[:_MOST] if isinstance(found, list) else ():
         if isinstance(item, dict):
             yield item
+
+
+def _schema(task: Mapping[str, Any]) -> Any:
+    """Return the JSON Schema; None if it has a wrong type."""
+    found = task.get("data_schema")
+    return found if isinstance(found, (dict, bool)) else None
 
 
 def _text(answer: Mapping[str, Any], key: str) -> str:

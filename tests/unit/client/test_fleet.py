@@ -139,6 +139,16 @@ def test_schema_that_cannot_be_written_as_json(schema: str) -> None:
     assert fleet.tasks_of(said(f'{{"tasks": [{task}]}}')) == []
 
 
+@pytest.mark.parametrize(
+    ("schema", "taken"),
+    [("text", None), (5, None), ([{}], None), (True, True), (False, False)],
+)
+def test_schema_of_a_wrong_type(schema: Any, taken: Any) -> None:
+    tasks = [{**TASK, "data_schema": schema}]
+    (task,) = fleet.tasks_of(said({"tasks": tasks}))
+    assert task.data_schema is taken
+
+
 @pytest.mark.parametrize("timeout", [None, "x", -1])
 def test_timeout_that_is_not_said(timeout: Any) -> None:
     (task,) = fleet.tasks_of(said({"tasks": [{**TASK, "timeout": timeout}]}))
